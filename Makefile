@@ -1,0 +1,50 @@
+# Every verb of the project. `make help` lists them.
+SHELL   := /bin/bash
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+DATASET ?= pc_parts_mini
+ARCH    ?=
+RUN     ?=
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run train export clean-notebooks refresh gate test docs lab bench
+
+help: ## list the verbs
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## make .venv with the package and its development requirements
+$(VENV)/.ready: settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.12") if sys.version_info < (3,10) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+run: setup ## set up, train on a drawn miniature, evaluate, print the numbers (needs no hub)
+	@HF_HUB_OFFLINE=1 $(BIN)/imgclf_run pc_parts_mini
+
+train: setup ## train and evaluate: make train DATASET=chest_xray [ARCH=resnet18] [RUN=name] [ARGS="-p epochs 5"]
+	@$(BIN)/imgclf_run "$(DATASET)" $(if $(ARCH),--arch $(ARCH)) $(if $(RUN),--run "$(RUN)") $(ARGS)
+
+export: setup ## write the modules from the notebooks, and clean the notebooks
+	@$(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean
+
+refresh: setup ## run every notebook on its miniature and keep the small outputs
+	@cd nbs && HF_HUB_OFFLINE=1 ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace [0-9]*.ipynb
+	@$(BIN)/nbdev_clean
+
+gate: setup ## clean, exported, importable, tagged, of readable size
+	@$(BIN)/python -m pytest tests/test_gate.py
+
+test: gate ## the gate, every notebook, and the tests that a notebook cannot hold
+	HF_HUB_OFFLINE=1 $(BIN)/nbdev_test --n_workers 2
+	$(BIN)/python -m pytest --ignore tests/test_gate.py
+
+docs: setup ## build the site into _docs, stop at broken links
+	@$(BIN)/python docs.py
+
+lab: setup ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab nbs

@@ -1,0 +1,19 @@
+"The package's metadata, all of it from settings.ini"
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import find_packages, setup
+
+config = ConfigParser(delimiters=['='], interpolation=None)
+config.read('settings.ini', encoding='utf-8')
+cfg = config['DEFAULT']
+
+setup(
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
+    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
+    license='Apache-2.0', packages=find_packages(include=['imgclf_nb*']), include_package_data=True,
+    python_requires='>=' + cfg['min_python'],
+    install_requires=cfg['requirements'].split(),
+    extras_require={'dev': cfg['dev_requirements'].split(), 'lite': cfg['lite_requirements'].split()},
+    long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['imgclf_nb=imgclf_nb._modidx:d']},
+)
