@@ -8,12 +8,14 @@ __all__ = ['UserError', 'ParameterError', 'get_close', 'get_root', 'get_data_roo
            'Run', 'get_runs_root', 'get_run', 'open_run']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
-import ast, difflib, importlib.metadata, json, math, os, platform, random, re, subprocess, sys, time
+import ast, difflib, importlib.metadata, json, math, os, platform, random, re, subprocess, sys, time, warnings
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
+
+warnings.filterwarnings('ignore', message='.*torch.jit.script.*is deprecated')  # said by a library of ours, of no use to a reader
 
 # %% ../nbs/00_core.ipynb #5abe9e2d
 class UserError(Exception):

@@ -171,11 +171,10 @@ def join_copies(
     sha256, # the content's hash for each
 )->list:
     "Groups in which byte-identical copies are together too; '' for a picture that is alone"
-    keys = pd.Series([g or f' {i}' for i,g in enumerate(group)]).astype('category')
-    shas = pd.Series(list(sha256)).astype('category')
-    n = len(keys.cat.categories)
-    graph = coo_array((np.ones(len(keys)), (keys.cat.codes, n + shas.cat.codes)), shape=(n + len(shas.cat.categories),)*2)
-    part = pd.Series(connected_components(graph, directed=False)[1][keys.cat.codes])
+    keys, shas = pd.factorize(np.array([g or f' {i}' for i,g in enumerate(group)]))[0], pd.factorize(np.array(list(sha256)))[0]
+    n, m = keys.max() + 1, shas.max() + 1
+    graph = coo_array((np.ones(len(keys)), (keys, n + shas)), shape=(n + m, n + m))  # a group touches its contents, a content its groups
+    part = pd.Series(connected_components(graph, directed=False)[1][keys])
     count, name = part.map(part.value_counts()), {}
     for p,g in zip(part, group):
         if g: name.setdefault(p, g)  # the first known name of a part is its name

@@ -72,7 +72,7 @@ def _check_classes(items, pool, shares):
     small = (n := unit.groupby(pool.label).nunique())[n < need]
     film = set(pool[pool.sequence != ''].label)
     small = small[~small.index.isin(film)]
-    if len(small): raise UserError(f"Class {small.index[0]!r} has {small.iloc[0]} picture{'s'*(small.iloc[0] != 1)} (copies and pictures of one group count once), but {need} are needed "
+    if len(small): raise UserError(f"Class {small.index[0]!r} has {small.iloc[0]} picture{'' if small.iloc[0] == 1 else 's'} (copies and pictures of one group count once), but {need} are needed "
         f"to have one in each of train{''.join(f', {k}' for k in shares)}: add pictures, or take the class away.", 'dataset')
 
 def _check_train(items):
