@@ -7,6 +7,8 @@ __all__ = ['POLICIES', 'get_policy', 'Pixels', 'get_key', 'Augment', 'ToInput', 
            'count_distinct']
 
 # %% ../nbs/02_augmentation.ipynb #008bfc90
+from .core import UserError, check_parameters, get_close, get_device, set_seeds
+
 import dataclasses, os, random
 from pathlib import Path
 
@@ -17,7 +19,6 @@ from fastai.data.transforms import Categorize
 from fastai.torch_core import TensorImage
 from fasttransform import Transform
 
-from .core import UserError, check_parameters, get_close, get_device, set_seeds
 from .data import fill_recipe, get_card, get_items
 from .pictures import Preprocessing
 from .splitting import get_splits

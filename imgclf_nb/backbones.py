@@ -7,12 +7,12 @@ __all__ = ['check_arch', 'rename_lite', 'get_weights', 'get_backbone', 'get_expe
            'save_model', 'load_model', 'get_cost']
 
 # %% ../nbs/00a_backbones.ipynb #b784520a
+from .core import UserError, get_close, get_device, write_json
+
 import importlib.util, json
 from pathlib import Path
 
 import numpy as np, timm, torch
-
-from .core import UserError, get_close, get_device, write_json
 
 # %% ../nbs/00a_backbones.ipynb #07945852
 def check_arch(

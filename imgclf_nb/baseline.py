@@ -7,6 +7,8 @@ __all__ = ['Head', 'TutorialCNN', 'tutorial_cnn', 'SmallCNN', 'small_cnn', 'get_
            'KeepBest', 'get_class_weights', 'get_learner', 'get_predictions', 'plot_history']
 
 # %% ../nbs/03_baseline.ipynb #2ee12bbd
+from .core import UserError, check_parameters, get_device, get_run, open_run, set_allocator, set_seeds, write_csv
+
 import copy, resource, sys, time
 
 import numpy as np, pandas as pd, torch
@@ -22,7 +24,6 @@ import torch.nn.functional as F
 
 from .augmentation import get_dls
 from .backbones import get_backbone, get_cost, get_probabilities, load_model, save_model
-from .core import UserError, check_parameters, get_device, get_run, open_run, set_allocator, set_seeds, write_csv
 from .data import fill_recipe, get_card, get_data_hash, get_items, get_summary
 from .intervals import get_share
 from .pictures import Preprocessing, get_batches

@@ -6,6 +6,8 @@
 __all__ = ['get_preprocessing', 'split_model', 'choose_c', 'get_logistic_head', 'FreezeStatistics']
 
 # %% ../nbs/04_train.ipynb #13837301
+from .core import UserError, check_parameters, get_run, set_allocator, set_seeds
+
 import copy, time
 
 import numpy as np, pandas as pd, torch
@@ -16,12 +18,12 @@ from fastcore.basics import patch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from .augmentation import get_dls
 from .backbones import check_arch, get_backbone, get_expected, get_features
 from .baseline import describe_data, get_class_weights, get_learner, get_scratch_recipe, keep, plot_history
-from .core import UserError, check_parameters, get_run, set_allocator, set_seeds
 from .data import fill_recipe, get_card, get_items, get_summary, show_items
 from .intervals import get_units
 from .pictures import Preprocessing, get_batches
@@ -48,7 +50,9 @@ def split_model(model):
     return [body[:middle], body[middle:], head]
 
 # %% ../nbs/04_train.ipynb #272d25d0
-def _fit_logistic(x, y, c, balanced): return LogisticRegression(C=c, max_iter=1000, class_weight='balanced' if balanced else None).fit(x, y)
+def _fit_logistic(x, y, c, balanced):
+    with threadpool_limits(1, 'blas'):  # numpy's threads and torch's wait for each other: 20 times slower on 2 cores
+        return LogisticRegression(C=c, max_iter=1000, class_weight='balanced' if balanced else None).fit(x, y)
 
 def choose_c(
     x,                 # features `(n, d)`
@@ -68,7 +72,7 @@ def choose_c(
         fits = [(_fit_logistic(x[a], y[a], c, balanced), b) for a,b in folds]
         probs = [np.zeros((len(b), len(labels))) for _,b in fits]
         for p,(m,b) in zip(probs, fits): p[:, np.searchsorted(labels, m.classes_)] = m.predict_proba(x[b])
-        return np.mean([log_loss(y[b], p, labels=labels) for p,(_,b) in zip(probs, fits)])
+        return np.mean([log_loss(y[b], p/p.sum(1, keepdims=True), labels=labels) for p,(_,b) in zip(probs, fits)])  # float32 sums are not quite 1
     return min(cs, key=loss)
 
 # %% ../nbs/04_train.ipynb #4625a159
