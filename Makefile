@@ -9,7 +9,7 @@ RUN     ?=
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run train export clean-notebooks refresh gate test docs lab bench
+.PHONY: help setup run train export clean-notebooks refresh gate test docs lab
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,8 +43,13 @@ test: gate ## the gate, every notebook, and the tests that a notebook cannot hol
 	HF_HUB_OFFLINE=1 $(BIN)/nbdev_test --n_workers 2
 	$(BIN)/python -m pytest --ignore tests/test_gate.py
 
-docs: setup ## build the site into _docs, stop at broken links
-	@$(BIN)/python docs.py
+docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or newer)
+	@rm -rf _proc _docs
+	@$(BIN)/python -W ignore -c 'from nbdev.serve import proc_nbs; proc_nbs(force=True)'
+	@sed -i.bak '/"output-file: /d' _proc/*.ipynb && rm -f _proc/*.bak
+	@sed 's#(nbs/#(#g' README.md > _proc/index.md && cp -r nbs/images _proc/
+	@cd _proc && ../$(BIN)/smalldocs check . && ../$(BIN)/smalldocs render --quiet --strict .
+	@echo "the site is in _docs/index.html"
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs

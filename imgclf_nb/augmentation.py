@@ -108,13 +108,13 @@ def show_policies(
     path,           # a picture
     preprocessing,  # the contract
     policies=None,  # names; all of `POLICIES` by default
-    n:int=8,        # times each
+    n:int=6,        # times each
     seed:int=0,     # of the drawing
 ):
     "The same picture under each policy, one row a policy; the `Figure`"
     import matplotlib.pyplot as plt
     policies = list(policies or POLICIES)
-    fig, axs = plt.subplots(len(policies), n, figsize=(n*.8, len(policies)*.9), squeeze=False)
+    fig, axs = plt.subplots(len(policies), n, figsize=(n*.7, len(policies)*.85), squeeze=False, layout='constrained')
     for row,policy in zip(axs, policies):
         aug = Augment(preprocessing, policy)
         for i,ax in enumerate(row):

@@ -9,8 +9,9 @@ __all__ = ['check_arch', 'rename_lite', 'get_weights', 'get_backbone', 'get_expe
 # %% ../nbs/00a_backbones.ipynb #b784520a
 from .core import UserError, get_close, get_device, write_json
 
-import importlib.util, json
+import importlib.util, json, os, socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np, timm, torch
 
@@ -72,6 +73,13 @@ def _load_state(model, state, source):
 _offline_error = ("No pretrained weights for {arch}: {why}. Either connect to the hub and run again, or download the file elsewhere and give weights=/path/to/file.safetensors, "
     "or take arch=tf_efficientnet_lite0, whose weights came with the installation, or train from scratch with weights=none.")
 
+def _check_reachable(endpoint):
+    "The hub's client would try for half a minute: ask once whether anybody listens there"
+    if any(os.environ.get(o) or os.environ.get(o.lower()) for o in ('HTTPS_PROXY', 'HTTP_PROXY', 'ALL_PROXY')): return  # the proxy knows
+    url = urlsplit(endpoint)
+    try: socket.create_connection((url.hostname, url.port or (443 if url.scheme == 'https' else 80)), timeout=5).close()
+    except OSError as e: raise LookupError(f'{url.hostname} cannot be reached ({e.strerror or e})') from None
+
 def _find_hub(model, arch):
     "The hub's weights file: from its local cache, else downloaded"
     from huggingface_hub import hf_hub_download, constants
@@ -81,6 +89,7 @@ def _find_hub(model, arch):
     try: return hf_hub_download(repo, name, local_files_only=True), f'hub cache {repo}'
     except Exception:  # not in the cache: the next line asks the hub itself, and says what happened if that fails
         if constants.HF_HUB_OFFLINE: raise LookupError('not in the hub cache, and HF_HUB_OFFLINE is set') from None
+    _check_reachable(constants.ENDPOINT)
     return hf_hub_download(repo, name, etag_timeout=5), f'hub {repo}'
 
 def get_weights(
@@ -116,7 +125,7 @@ def get_backbone(
     if n_classes: model.reset_classifier(n_classes)
     return model.eval()
 
-# %% ../nbs/00a_backbones.ipynb #da12acaf
+# %% ../nbs/00a_backbones.ipynb #e0f0e8fa
 def get_expected(
     arch:str, # a timm model's name
 )->dict:
@@ -125,7 +134,7 @@ def get_expected(
     cfg = cfg if isinstance(cfg, dict) else cfg.to_dict()
     return dict(size=cfg['input_size'][-1], mean=list(cfg['mean']), std=list(cfg['std']), interpolation=cfg['interpolation'], crop_pct=cfg['crop_pct'])
 
-# %% ../nbs/00a_backbones.ipynb #b71d1a6a
+# %% ../nbs/00a_backbones.ipynb #63b925f2
 @torch.no_grad()
 def get_features(
     model,           # a timm model
@@ -140,7 +149,7 @@ def get_features(
         return model.forward_head(model.forward_features(xb.flip(-1) if flip else xb), pre_logits=True).float().cpu().numpy()
     return np.concatenate([one(xb) for xb in batches])
 
-# %% ../nbs/00a_backbones.ipynb #a0b48473
+# %% ../nbs/00a_backbones.ipynb #0e1300d9
 @torch.no_grad()
 def get_probabilities(
     model,               # a torch module that answers with logits
@@ -154,7 +163,7 @@ def get_probabilities(
     if not z.isfinite().all(): raise UserError("The model answers with NaN or infinite logits: its training diverged; train it again with a smaller lr.", 'run')
     return (z/temperature).softmax(1).numpy()
 
-# %% ../nbs/00a_backbones.ipynb #38a08824
+# %% ../nbs/00a_backbones.ipynb #7a362bfa
 def save_model(
     folder,     # where to
     model,      # a model of `get_backbone`
@@ -182,7 +191,7 @@ def load_model(
     except RuntimeError as e: raise UserError(f"The weights in {folder} do not fit {card['arch']} ({str(e).splitlines()[-1].strip()}): they come from another version or model.", 'run') from None
     return model, card
 
-# %% ../nbs/00a_backbones.ipynb #13f6de66
+# %% ../nbs/00a_backbones.ipynb #6fac8298
 def get_cost(
     model,           # a torch module
     size:int,        # side of the input in pixels

@@ -78,8 +78,8 @@ def get_scratch_recipe(
     parameters:dict, # checked ones
 )->dict:
     "The parameters with the recipe for training from scratch in the place of None"
-    mini = parameters['dataset'].endswith('_mini')
-    scratch = dict(size=dict(tutorial_cnn=32, small_cnn=64 if mini else 128).get(parameters['arch']), epochs=5 if mini else 20, lr=3e-3, batch_size=16 if mini else 32)
+    mini, own = parameters['dataset'].endswith('_mini'), get_card(parameters['dataset']).own_size
+    scratch = dict(size=dict(tutorial_cnn=32, small_cnn=64 if mini else min(128, own)).get(parameters['arch']), epochs=5 if mini else 20, lr=3e-3, batch_size=16 if mini else 32)
     return fill_recipe({k: scratch.get(k) if v is None else v for k,v in parameters.items()})
 
 # %% ../nbs/03_baseline.ipynb #d935b171
@@ -198,5 +198,6 @@ def plot_history(
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(5,2.6))[1]
     for column,colour in (('train_loss','#0072B2'), ('valid_loss','#D55E00')): ax.plot(history.epoch, history[column], 'o-', color=colour, label=column.replace('_', ' '))
-    ax.set(xlabel='epoch', ylabel='cross-entropy'); ax.legend()
+    ax.set(xlabel='epoch', ylabel='cross-entropy', ylim=(0, None)); ax.legend()
+    ax.xaxis.get_major_locator().set_params(integer=True)
     return ax

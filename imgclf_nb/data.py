@@ -34,17 +34,18 @@ class Card:
     keep_split:bool = True # False: given train / valid / test folders are pooled and cut anew
     positive:str = None    # the class that a two-class question asks for
     resize:str = 'crop'    # as in `Preprocessing`
+    own_size:int = 224     # shorter side of a typical picture, pixels
     defects:str = ''       # known ones
     reference:str = ''     # published results, and what to hold against them
     recipe:dict = field(default_factory=dict) # differences from `RECIPE`
 
 # %% ../nbs/01_data.ipynb #1ddb80e7
 CARDS = dict(
-    pc_parts=Card('PC parts', 'Kaggle asaniczka/pc-parts-images-dataset-classification', 'not stated; web pictures', 14, 3279,
+    pc_parts=Card('PC parts', 'Kaggle asaniczka/pc-parts-images-dataset-classification', 'not stated; web pictures', 14, 3279, own_size=256,
         defects='179 groups of byte-identical files, 84 of them under contradicting labels', reference='accuracy of about 0.97 is the most that the labels allow'),
-    cats_vs_dogs=Card('Cats and dogs', 'Kaggle Cats vs Dogs, or Hugging Face microsoft/cats_vs_dogs', 'not open (Microsoft Asirra)', 2, 25000,
+    cats_vs_dogs=Card('Cats and dogs', 'Kaggle Cats vs Dogs, or Hugging Face microsoft/cats_vs_dogs', 'not open (Microsoft Asirra)', 2, 25000, own_size=360,
         defects='about 1,700 odd or broken files', recipe=dict(policy='light')),
-    fruits360=Card('Fruits-360', 'Kaggle moltean/fruits', 'CC BY-SA 4.0; older versions MIT', 131, 90380, group='films',
+    fruits360=Card('Fruits-360', 'Kaggle moltean/fruits', 'CC BY-SA 4.0; older versions MIT', 131, 90380, group='films', own_size=100,
         defects='neighbouring frames of one film on both sides of the given split', recipe=dict(policy='fruit')),
     instruments=Card('Musical instruments', 'Hugging Face YakupAkdin/instrument-images', 'not stated', 10, 1000, keep_split=False, defects='some greyscale or RGBA'),
     chest_xray=Card('Chest X-ray pneumonia', 'Kaggle tolgadincer/labeled-chest-xray-images', 'CC BY 4.0 (Kermany et al. 2018, doi:10.17632/rscbjbr9sj)', 2, 5856, group='patients', positive='PNEUMONIA',
@@ -238,7 +239,7 @@ def show_items(
     "A grid of pictures, one row a class; the `Figure`"
     import matplotlib.pyplot as plt
     labels = sorted(items.label.unique())[:classes]
-    fig, axs = plt.subplots(len(labels), per_class, figsize=(per_class*side+1, len(labels)*side), squeeze=False)
+    fig, axs = plt.subplots(len(labels), per_class, figsize=(per_class*side+.4, len(labels)*(side+.25)), squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for row,label in zip(axs, labels):
         some = items[items.label == label]

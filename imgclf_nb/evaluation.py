@@ -59,14 +59,13 @@ def get_metrics(
     n, alone = units.max() + 1, units.max() + 1 == len(units)
     counts = draw_counts(n, draws)
     scores = get_scores(get_confusions(targs, preds, units, len(classes), counts))
-    fewest = pd.Series(units).groupby(targs).nunique().min()
-    m = {k: get_interval(scores[k], n if k == 'accuracy' else fewest) for k in ('accuracy', 'balanced_accuracy', 'macro_f1')}
+    m = {k: get_interval(scores[k], n) for k in ('accuracy', 'balanced_accuracy', 'macro_f1')}
     if alone: m['accuracy'] = get_share((targs == preds).sum(), n)  # no groups: Wilson
     m['majority_rate'] = get_interval(get_scores(get_confusions(targs, np.full_like(targs, np.bincount(targs).argmax()), units, len(classes), counts))['accuracy'], n)
     if positive is not None and len(set(targs)) == 2:
         k = at[positive]
-        m['auc'] = get_interval(get_aucs(targs == k, predictions[f'p_{positive}'].to_numpy(), units, counts), fewest)
-        m['sensitivity'], m['specificity'] = get_interval(scores['recall'][:,k], fewest), get_interval(scores['recall'][:,1-k], fewest)
+        m['auc'] = get_interval(get_aucs(targs == k, predictions[f'p_{positive}'].to_numpy(), units, counts), n)
+        for name,c in (('sensitivity', k), ('specificity', 1-k)): m[name] = get_interval(scores['recall'][:,c], len(set(units[targs == c])))
     return m
 
 # %% ../nbs/05_evaluation.ipynb #2ed5cea7

@@ -26,12 +26,15 @@ def get_share(
 
 # %% ../nbs/00e_intervals.ipynb #f8bc48ba
 def get_units(
-    items, # with `group`, `sequence` and `file` columns
+    items,      # with `group`, `sequence`, `frame` and `file` columns
+    arcs:int=5, # a film counts as so many
 )->np.ndarray:
-    "The number of the unit that each picture belongs to: its group, its film, or itself"
-    name = items.group.where(items.group != '', items.sequence.where(items.sequence != '', items.file))
-    return pd.factorize(name)[0]
+    "The number of the unit that each picture belongs to: its group, an arc of neighbouring frames of its film, or itself"
+    at = items.sort_values(['frame', 'file']).groupby('sequence').cumcount().reindex(items.index)
+    arc = items.sequence + '/' + (at*arcs//items.groupby('sequence').file.transform('size')).astype(str)
+    return pd.factorize(items.group.where(items.group != '', arc.where(items.sequence != '', items.file)))[0]
 
+# %% ../nbs/00e_intervals.ipynb #c8d6c43a
 def draw_counts(
     n_units:int,  # how many units there are
     n:int=2000,   # drawings
@@ -41,7 +44,7 @@ def draw_counts(
     w = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1/n_units), size=n)
     return np.r_[np.ones((1, n_units)), w].astype(np.float32)
 
-# %% ../nbs/00e_intervals.ipynb #2b45f933
+# %% ../nbs/00e_intervals.ipynb #dbbad644
 def get_confusions(
     targs,   # true classes as numbers, `(n,)`
     preds,   # predicted ones
@@ -66,7 +69,7 @@ def get_scores(
         return dict(accuracy=c['right'].sum(1)/c['true'].sum(1), balanced_accuracy=np.nanmean(recall, axis=1),
             macro_f1=np.where(occurs, f1, 0).sum(1)/occurs.sum(1), recall=recall, precision=precision, f1=f1)
 
-# %% ../nbs/00e_intervals.ipynb #9f1acdb6
+# %% ../nbs/00e_intervals.ipynb #a830a527
 def get_aucs(
     positive, # truth, `(n,)` of bool
     score,    # the higher, the more positive
@@ -83,7 +86,7 @@ def get_aucs(
         with np.errstate(invalid='ignore', divide='ignore'): out.append((p*(q.cumsum(1) - q/2)).sum(1)/(p.sum(1)*q.sum(1)))
     return np.concatenate(out)
 
-# %% ../nbs/00e_intervals.ipynb #16980bdf
+# %% ../nbs/00e_intervals.ipynb #e1b3a327
 def get_interval(
     draws,       # a metric for each drawing, the first one from the data as it is
     n_units:int, # independent units behind it

@@ -151,16 +151,21 @@ def check_pictures(
     paths = [str(p) for p in paths]
     if not paths: return pd.DataFrame(columns=_columns)
     stats = [(s.st_size, s.st_mtime_ns) if (s := _stat(p)) else (-1, -1) for p in paths]
-    store = get_cache('files')/f"{hashlib.sha256(os.path.dirname(min(paths)).encode()).hexdigest()[:16]}.csv"
-    old = pd.read_csv(store, keep_default_na=False, dtype={'sha256': str, 'mode': str, 'error': str}) if cache and store.exists() else pd.DataFrame(columns=_columns)
+    store = _get_store(paths) if cache else None
+    old = pd.read_csv(store, keep_default_na=False, dtype={'sha256': str, 'mode': str, 'error': str}) if store and store.exists() else pd.DataFrame(columns=_columns)
     known = {(r.path, r.size, r.mtime): r._asdict() for r in old.itertuples(index=False)} if list(old.columns) == _columns else {}
     todo = [(p, *s) for p,s in zip(paths, stats) if (p, *s) not in known]
     with ThreadPoolExecutor(os.cpu_count()) as ex:  # hashing and decoding let go of the GIL
         bar = tqdm(ex.map(check_picture, [t[0] for t in todo]), total=len(todo), desc='reading pictures', disable=not (len(todo) > 2000 if progress is None else progress))
         for t,r in zip(todo, bar): known[t] = dict(zip(_columns[:3], t), **r)
     table = pd.DataFrame([known[(p, *s)] for p,s in zip(paths, stats)], columns=_columns)
-    if cache and todo: write_csv(store, table)
+    if store and todo: write_csv(store, table)
     return table
+
+def _get_store(paths):
+    "The file of remembered answers for the folder of these paths"
+    try: return get_cache('files')/f"{hashlib.sha256(os.path.dirname(min(paths)).encode()).hexdigest()[:16]}.csv"
+    except OSError as e: print(f"Nothing is remembered between runs: {e.filename} cannot be written ({e.strerror}).")
 
 def _stat(p):
     try: return os.stat(p)

@@ -58,7 +58,7 @@ def choose_c(
     x,                 # features `(n, d)`
     y,                 # classes as numbers `(n,)`
     units,             # what is never divided, `(n,)`
-    cs=(.003, .03, .3, 3.), # candidates
+    cs=(.01, .03, .1, .3, 1., 3.), # candidates
     balanced:bool=False,    # every class counts the same
     most:int=4000,          # pictures used at most
 )->float:

@@ -1,0 +1,94 @@
+"Data that people really have: each fault gets a sentence, nothing is dropped in silence"
+import os
+import numpy as np, pandas as pd, pytest
+from PIL import Image
+
+from imgclf_nb.core import UserError
+from imgclf_nb.data import get_items
+from imgclf_nb.pictures import Preprocessing
+from imgclf_nb.splitting import get_splits
+
+
+def fill(folder, classes, n=6, size=24):
+    "Class folders of `n` noise pictures each"
+    rng = np.random.default_rng(0)
+    for c in classes:
+        (folder/c).mkdir(parents=True, exist_ok=True)
+        for i in range(n): Image.fromarray(rng.integers(0, 255, (size,size,3), np.uint8)).save(folder/c/f'{i}.png')
+    return folder
+
+
+def refused(f, says):
+    with pytest.raises(UserError) as e: f()
+    assert says in str(e.value) and '\n' not in str(e.value), str(e.value)
+
+
+def test_an_empty_folder(tmp_path): refused(lambda: get_items(str(tmp_path)), 'no pictures')
+def test_a_folder_of_other_files(tmp_path):
+    (tmp_path/'a').mkdir(); (tmp_path/'a'/'x.txt').write_text('x'); (tmp_path/'README').touch()
+    refused(lambda: get_items(str(tmp_path)), 'no pictures')
+def test_one_class(tmp_path): refused(lambda: get_splits(get_items(str(fill(tmp_path, ['cat'])))), 'only one class')
+def test_a_class_with_one_picture(tmp_path):
+    fill(tmp_path, ['cat', 'dog']); fill(tmp_path, ['emu'], 1)
+    refused(lambda: get_splits(get_items(str(tmp_path))), "'emu' has 1 picture ")
+
+
+def test_broken_files_are_named_and_counted(tmp_path, capsys):
+    fill(tmp_path, ['cat', 'dog'])
+    whole = (tmp_path/'cat'/'0.png').read_bytes()
+    Image.open(tmp_path/'cat'/'0.png').save(tmp_path/'cat'/'whole.jpg')
+    jpg = (tmp_path/'cat'/'whole.jpg').read_bytes()
+    for name,data in (('zero.jpg', b''), ('cut.jpg', jpg[:len(jpg)*2//3]), ('text.jpg', b'<html>'), ('cut.png', whole[:300])): (tmp_path/'dog'/name).write_bytes(data)
+    items = get_items(str(tmp_path))
+    bad = {r['file']: r['reason'] for r in items.attrs['unreadable']}
+    assert set(bad) == {'dog/zero.jpg', 'dog/cut.jpg', 'dog/text.jpg', 'dog/cut.png'} and len(items) == 13
+    out = capsys.readouterr().out
+    assert '4 of 17' in out and all(name in out for name in bad)
+    refused(lambda: get_items(str(tmp_path), strict=True), 'cannot be read')
+
+
+def test_names_in_any_script(tmp_path):
+    names = ['grüne Äpfel', '🎸', '葡萄', 'a,b;"c"', 'tab le']
+    items = get_splits(get_items(str(fill(tmp_path/'my pictures', names))))
+    assert set(items.label) == set(names) and (items.groupby('label').split.nunique() == 3).all()
+
+
+def test_ten_thousand_pixels(tmp_path):
+    Image.new('L', (10_000, 10_000), 7).save(tmp_path/'huge.png')
+    assert Preprocessing(size=32)(tmp_path/'huge.png').shape == (3,32,32)
+
+
+def test_links_in_a_loop(tmp_path):
+    fill(tmp_path, ['cat', 'dog'])
+    os.symlink(tmp_path, tmp_path/'cat'/'loop'); os.symlink(tmp_path/'dog', tmp_path/'eland')
+    assert get_items(str(tmp_path)).label.value_counts()['eland'] == 6
+
+
+@pytest.mark.parametrize('text, says', [('path,kind\ncat/0.png,cat\n', 'no label column'), ('path,label\ncat/9.png,cat\n', 'do not exist'), ('path,label\ncat/0.png,\n', 'no label in line 2'),
+                                        ('path,label,split\ncat/0.png,cat,later\n', "split 'later'"), ('', 'cannot be read as a CSV')])
+def test_csv(tmp_path, text, says):
+    fill(tmp_path, ['cat'])
+    (tmp_path/'a.csv').write_text(text)
+    refused(lambda: get_items(str(tmp_path/'a.csv')), says)
+
+
+def test_a_csv_decides_the_split_and_keeps_its_columns(tmp_path):
+    fill(tmp_path, ['cat', 'dog'])
+    rows = [(f'{c}/{i}.png', c, ['training','training','val','val','test','test'][i], f'p{i}') for c in ('cat','dog') for i in range(6)]
+    pd.DataFrame(rows, columns=['filename','class','split','camera']).to_csv(tmp_path/'a.csv', index=False)
+    items = get_splits(get_items(str(tmp_path/'a.csv')))
+    assert items.groupby('split').size().to_dict() == dict(train=4, valid=4, test=4) and 'camera' in items
+
+
+def test_an_unknown_set_is_never_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv('IMGCLF_DATA', str(tmp_path))
+    refused(lambda: get_items('chest_xray'), 'chest_xray_mini is a drawn stand-in')
+    refused(lambda: get_items('chest_xrai'), 'Did you mean')
+
+
+def test_the_data_root_is_only_read(tmp_path, monkeypatch):
+    fill(tmp_path/'pc_parts', ['cat', 'dog'])
+    monkeypatch.setenv('IMGCLF_DATA', str(tmp_path))
+    before = sorted(tmp_path.rglob('*'))
+    get_splits(get_items('pc_parts'))
+    assert sorted(tmp_path.rglob('*')) == before
