@@ -114,7 +114,7 @@ def show_policies(
     "The same picture under each policy, one row a policy; the `Figure`"
     import matplotlib.pyplot as plt
     policies = list(policies or POLICIES)
-    fig, axs = plt.subplots(len(policies), n, figsize=(n*.7, len(policies)*.85), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(len(policies), n, figsize=(n*.55, len(policies)*.75), squeeze=False, layout='constrained')
     for row,policy in zip(axs, policies):
         aug = Augment(preprocessing, policy)
         for i,ax in enumerate(row):

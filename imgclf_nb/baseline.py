@@ -79,7 +79,7 @@ def get_scratch_recipe(
 )->dict:
     "The parameters with the recipe for training from scratch in the place of None"
     mini, own = parameters['dataset'].endswith('_mini'), get_card(parameters['dataset']).own_size
-    scratch = dict(size=dict(tutorial_cnn=32, small_cnn=64 if mini else min(128, own)).get(parameters['arch']), epochs=5 if mini else 20, lr=3e-3, batch_size=16 if mini else 32)
+    scratch = dict(size=dict(tutorial_cnn=32, small_cnn=64 if mini else min(128, own)).get(parameters['arch']), epochs=15 if mini else 20, lr=3e-3, batch_size=16 if mini else 32)
     return fill_recipe({k: scratch.get(k) if v is None else v for k,v in parameters.items()})
 
 # %% ../nbs/03_baseline.ipynb #d935b171

@@ -235,8 +235,8 @@ def close(self:Run):
 
 # %% ../nbs/00_core.ipynb #a004783b
 def get_runs_root()->Path:
-    "The folder that holds the runs"
-    return get_root()/'runs'
+    "The folder that holds the runs: `IMGCLF_RUNS`, else the project's runs/"
+    return Path(os.environ['IMGCLF_RUNS']).expanduser().resolve() if os.environ.get('IMGCLF_RUNS') else get_root()/'runs'
 
 def _get_folder(run): return Path(run).expanduser().resolve() if any(o in run for o in '/\\') else get_runs_root()/run
 
