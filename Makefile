@@ -49,7 +49,7 @@ docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or n
 	@rm -rf _proc _docs
 	@$(BIN)/python -W ignore -c 'from nbdev.serve import proc_nbs; proc_nbs(force=True)'
 	@sed -i.bak '/"output-file: /d' _proc/*.ipynb && rm -f _proc/*.bak
-	@sed 's#(nbs/#(#g' README.md > _proc/index.md && cp -r nbs/images _proc/
+	@sed 's#(nbs/#(#g' README.md > _proc/index.md && cp -r nbs/images nbs/styles.css _proc/
 	@cd _proc && ../$(BIN)/smalldocs check . && ../$(BIN)/smalldocs render --quiet --strict .
 	@echo "the site is in _docs/index.html"
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Head', 'TutorialCNN', 'tutorial_cnn', 'SmallCNN', 'small_cnn', 'get_scratch_recipe', 'describe_data', 'EpochLine',
-           'KeepBest', 'get_class_weights', 'get_learner', 'get_predictions', 'plot_history']
+           'KeepBest', 'get_class_weights', 'get_learner', 'get_predictions', 'read_predictions', 'plot_history']
 
 # %% ../nbs/03_baseline.ipynb #2ee12bbd
 from .core import UserError, check_parameters, get_device, get_run, open_run, set_allocator, set_seeds, write_csv
@@ -163,7 +163,14 @@ def get_predictions(
     head = dict(path=items.path.values, label=items.label.values, split=items.split.values, predicted=np.array(preprocessing.classes, object)[best], probability=probs.max(1))
     return pd.DataFrame({**head, **{f'p_{c}': p for c,p in zip(preprocessing.classes, probs.T)}})
 
-# %% ../nbs/03_baseline.ipynb #09c78971
+# %% ../nbs/03_baseline.ipynb #710cc9ef
+def read_predictions(
+    run, # a `Run`
+)->pd.DataFrame:
+    "Its predictions.csv; names stay texts, since a class may be called 1 or None"
+    return pd.read_csv(run.path/'predictions.csv', keep_default_na=False, dtype=dict(path=str, label=str, split=str, predicted=str))
+
+# %% ../nbs/03_baseline.ipynb #0c80db61
 def _peak_memory():
     "Peak memory of this process in MB: the GPU's where there is one, else resident memory"
     if torch.cuda.is_available(): return round(torch.cuda.max_memory_allocated()/2**20, 1)
@@ -189,7 +196,7 @@ def keep(self:Learner,
     run.finish(metrics=dict(valid=dict(accuracy=get_share(right, len(predictions)))),
         cost=dict(train_seconds=round(seconds, 1), images_per_second=round(speed, 1), **get_cost(self.model, preprocessing.size, preprocessing.channels), peak_memory_mb=_peak_memory()), **more)
 
-# %% ../nbs/03_baseline.ipynb #374c8db9
+# %% ../nbs/03_baseline.ipynb #62e84a2c
 def plot_history(
     history, # history.csv
     ax=None, # matplotlib `Axes`

@@ -284,7 +284,8 @@ def get_run(
     run.lock = FileLock(path/'.lock', is_singleton=True)
     try: run.lock.acquire(timeout=0)
     except Timeout: raise UserError(f"Run {path.name} is being worked on by another process: wait for it, or give another run name.", 'run') from None
-    write_json(path/'run.json', {**_get_record(notebook, parameters), 'run': path.name, 'resumed': old.get('resumed', [])})
+    again = [dict(epoch=0, step=0, time=datetime.now().astimezone().isoformat(timespec='seconds'))] if old and not refused else []
+    write_json(path/'run.json', {**_get_record(notebook, parameters), 'run': path.name, 'resumed': [*old.get('resumed', []), *again]})
     _watch(run)
     return run
 

@@ -87,7 +87,7 @@ def train_and_evaluate(
     same = r.done and all(r.record['parameters'].get(k) == v for k,v in parameters.items() if v is not None)
     if not same: run_notebook('04_train', run, **parameters)
     else: print(f"{r.path.name} is done since {r.record['started']} (commit {str(r.record['git_commit'])[:12]}); another run name trains anew")
-    if 'test' not in r.record['metrics'] or not (r.path/'05_evaluation.ipynb').exists(): run_notebook('05_evaluation', run)
+    if 'test' not in r.record['metrics'] or not (r.path/'05_evaluation.ipynb').exists(): run_notebook('05_evaluation', run, quiet=True)  # its last words are the headline, which the command prints
     return r
 
 def main():

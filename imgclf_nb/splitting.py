@@ -88,7 +88,7 @@ def get_split_table(
     whole = items.label.value_counts(normalize=True)
     def row(d): return dict(pictures=len(d), groups=d.group.where(d.group != '', d.file).nunique(), films=d.sequence[d.sequence != ''].nunique(), classes=d.label.nunique(),
         largest_deviation=round((d.label.value_counts(normalize=True).reindex(whole.index, fill_value=0) - whole).abs().max(), 3))
-    return pd.DataFrame({s: row(items[items.split == s]) for s in ('train','valid','test')}).T
+    return pd.DataFrame([row(items[items.split == s]) for s in ('train','valid','test')], index=['train','valid','test'])
 
 # %% ../nbs/01b_splitting.ipynb #c46a66d8
 def get_split_hash(

@@ -23,7 +23,7 @@ from torch import nn
 
 from .augmentation import get_dls
 from .backbones import check_arch, get_backbone, get_expected, get_features
-from .baseline import describe_data, get_class_weights, get_learner, get_scratch_recipe, keep, plot_history
+from .baseline import describe_data, get_class_weights, get_learner, get_scratch_recipe, keep, plot_history, read_predictions
 from .data import fill_recipe, get_card, get_items, get_summary, show_items
 from .intervals import get_units
 from .pictures import Preprocessing, get_batches

@@ -103,7 +103,7 @@ def test_a_killed_kernel_leaves_a_run_that_goes_on(tmp_path):
     p.stdout.read(); p.wait(timeout=120)
     assert p.returncode != 0 and read(tmp_path/'run')['status'] == 'running'
     rc, out = command(args[0].name, *args[1:])
-    assert rc == 0 and read(tmp_path/'run')['status'] == 'done', out
+    assert rc == 0 and read(tmp_path/'run')['status'] == 'done' and len(read(tmp_path/'run')['resumed']) == 1, out
 
 
 def _parent(pid):
