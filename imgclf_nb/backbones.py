@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_arch', 'rename_lite', 'get_weights', 'get_backbone', 'get_expected', 'get_features', 'get_probabilities',
-           'save_model', 'load_model', 'get_cost']
+           'save_model', 'load_model', 'check_size', 'get_cost']
 
 # %% ../nbs/00a_backbones.ipynb #b784520a
 from .core import UserError, get_close, get_device, write_json
@@ -173,7 +173,7 @@ def save_model(
     from safetensors.torch import save_file
     folder = Path(folder)
     tmp = folder/'.model.safetensors'
-    save_file({k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}, tmp)
+    save_file({k: v.detach().cpu().contiguous().clone() for k,v in model.state_dict().items()}, tmp)  # clone: some models share tensors
     tmp.replace(folder/'model.safetensors')
     write_json(folder/'model.json', card)
 
@@ -192,6 +192,18 @@ def load_model(
     return model, card
 
 # %% ../nbs/00a_backbones.ipynb #6fac8298
+@torch.no_grad()
+def check_size(
+    model,     # a timm model
+    arch:str,  # its name
+    size:int,  # side of the input in pixels
+    channels:int=3, # of the input
+):
+    "Some models take one size only: a `UserError` with that size where `size` does not fit"
+    try: model.eval()(torch.zeros(1, channels, size, size, device=next(model.parameters()).device))
+    except (AssertionError, RuntimeError, ValueError) as e:
+        raise UserError(f"{arch} does not take {size} pixels ({str(e).splitlines()[0]}): give size={get_expected(arch)['size']}.", 'size') from None
+
 def get_cost(
     model,           # a torch module
     size:int,        # side of the input in pixels

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UserError', 'ParameterError', 'get_close', 'get_root', 'get_data_root', 'get_cache', 'write_text', 'write_json',
-           'write_csv', 'set_seeds', 'set_allocator', 'check_parameters', 'get_commit', 'get_device', 'get_environment',
-           'Run', 'get_runs_root', 'get_run', 'open_run']
+           'write_csv', 'set_seeds', 'set_allocator', 'check_parameters', 'get_commit', 'get_device', 'get_plt',
+           'get_environment', 'Run', 'get_runs_root', 'get_run', 'open_run']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, difflib, importlib.metadata, json, math, os, platform, random, re, subprocess, sys, time, warnings
@@ -170,6 +170,12 @@ def get_device()->str:
     import torch
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
+def get_plt():
+    "matplotlib.pyplot, told to take a $ in a class's name for a dollar"
+    import matplotlib.pyplot as plt
+    plt.rcParams['text.parse_math'] = False
+    return plt
+
 def get_environment()->dict:
     "Python, platform, device and the versions of the packages that a result depends on"
     import torch
@@ -179,6 +185,8 @@ def get_environment()->dict:
                 packages={o: importlib.metadata.version(o) for o in names})
 
 # %% ../nbs/00_core.ipynb #b3b8a46b
+def _now(): return datetime.now().astimezone().isoformat(timespec='seconds')
+
 class Run:
     "A run's folder and its run.json"
     def __init__(self,
@@ -215,6 +223,11 @@ def keep_figure(self:Run,
     return ax
 
 @patch
+def begin(self:Run):
+    "Say that training begins: from here on the run holds something worth keeping"
+    self.update(began=_now())
+
+@patch
 def finish(self:Run, **values):
     "Mark the run as done, with these last entries, and let go of its lock"
     self.update(status='done', error=None, seconds=round(time.time() - self.began, 1), **values)
@@ -238,7 +251,9 @@ def get_runs_root()->Path:
     "The folder that holds the runs: `IMGCLF_RUNS`, else the project's runs/"
     return Path(os.environ['IMGCLF_RUNS']).expanduser().resolve() if os.environ.get('IMGCLF_RUNS') else get_root()/'runs'
 
-def _get_folder(run): return Path(run).expanduser().resolve() if any(o in run for o in '/\\') else get_runs_root()/run
+def _get_folder(run):
+    if run in ('.', '..'): raise UserError(f"run = {run!r} is no name: give a name such as chest, or a folder.", 'run')
+    return Path(run).expanduser().resolve() if any(o in run for o in '/\\') else get_runs_root()/run
 
 def _get_name(p): return re.sub(r'[^\w.-]+', '_', '-'.join([Path(str(p.get('dataset'))).name, str(p.get('arch') or 'recipe'), datetime.now().strftime('%Y%m%d-%H%M%S-%f')[:-3]]))
 
@@ -249,15 +264,18 @@ def _make_folder(path):
     except OSError as e: raise UserError(f"Cannot write the run folder {path} ({e.strerror}): make its parent writable, or give run=/a/folder/that/is.", 'run') from None
 
 def _get_record(notebook, p): return dict(
-    run=None, notebook=notebook, dataset=p.get('dataset'), parameters=p, status='running', error=None,
-    started=datetime.now().astimezone().isoformat(timespec='seconds'), seconds=None, seed=p.get('seed'), split_seed=p.get('split_seed'), data_hash=None, split_hash=None,
+    run=None, notebook=notebook, dataset=p.get('dataset'), parameters=p, status='running', error=None, began=None,
+    started=_now(), seconds=None, seed=p.get('seed'), split_seed=p.get('split_seed'), data_hash=None, split_hash=None,
     git_commit=get_commit(), environment=get_environment(), split_sizes={}, unreadable=None, classes=[], positive_class=None,
     metrics={}, test_opened=0, resumed=[], cost={})
 
 # %% ../nbs/00_core.ipynb #b726fb4f
+def _is_refused(r): return r['status'] == 'failed' and bool((r['error'] or {}).get('parameter')) and not r.get('began')  # nothing was trained
+
 def _keep_refusal(notebook, p, error):
     path = _get_folder(p['run']) if isinstance(p.get('run'), str) and p['run'] else get_runs_root()/_get_name(p)
-    if Run(path).record.get('status', 'failed') != 'failed': return  # what exists is worth more than the refusal
+    old = Run(path).record
+    if old and not _is_refused(old): return  # what exists is worth more than the refusal
     _make_folder(path)
     write_json(path/'run.json', {**_get_record(notebook, p), 'run': path.name, 'status': 'failed', 'error': dict(parameter=error.parameter, message=str(error))})
 
@@ -276,15 +294,18 @@ def get_run(
     from filelock import FileLock, Timeout
     fresh = not parameters.get('run')
     path = get_runs_root()/_get_name(parameters) if fresh else _get_folder(parameters['run'])
-    _make_folder(path)
-    run, old = Run(path), Run(path).record
-    refused = old.get('status') == 'failed' and (old.get('error') or {}).get('parameter')  # never began: nothing to keep
-    if old and not refused: _check_same(old['parameters'], _plain(parameters), path)
-    if old.get('status') == 'done': return run
-    run.lock = FileLock(path/'.lock', is_singleton=True)
-    try: run.lock.acquire(timeout=0)
-    except Timeout: raise UserError(f"Run {path.name} is being worked on by another process: wait for it, or give another run name.", 'run') from None
-    again = [dict(epoch=0, step=0, time=datetime.now().astimezone().isoformat(timespec='seconds'))] if old and not refused else []
+    run = Run(path)
+    if not run.done:
+        _make_folder(path)
+        run.lock = FileLock(path/'.lock', is_singleton=True)
+        try: run.lock.acquire(timeout=0)
+        except Timeout: raise UserError(f"Run {path.name} is being worked on by another process: wait for it, or give another run name.", 'run') from None
+    old = run.record  # read under the lock: another process may have finished it a moment ago
+    try:
+        if old and not _is_refused(old): _check_same(old['parameters'], _plain(parameters), path)
+    except UserError: run.close(); raise
+    if old.get('status') == 'done': run.close(); return run
+    again = [dict(epoch=0, step=0, time=_now())] if old and not _is_refused(old) else []
     write_json(path/'run.json', {**_get_record(notebook, parameters), 'run': path.name, 'resumed': [*old.get('resumed', []), *again]})
     _watch(run)
     return run

@@ -7,7 +7,7 @@ __all__ = ['check_done', 'open_test', 'get_metrics', 'get_class_table', 'plot_co
            'show_mistakes']
 
 # %% ../nbs/05_evaluation.ipynb #39f6596c
-from .core import UserError, check_parameters, get_device, open_run, set_allocator, write_csv
+from .core import UserError, check_parameters, get_device, get_plt, open_run, set_allocator, write_csv
 
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def plot_confusion(
     ax=None,      # matplotlib `Axes`
 ):
     "Confusion matrix as a heat map: colours are shares of the true class, numbers are counts; the `Axes`"
-    import matplotlib.pyplot as plt
+    plt = get_plt()
     k = len(classes)
     side = min(14, 2.2 + .38*k)
     ax = ax or plt.subplots(figsize=(side+.8, side))[1]
@@ -106,7 +106,7 @@ def plot_curves(
     axs=None,        # two matplotlib `Axes`
 ):
     "ROC and precision-recall curves with their areas; the `Figure`"
-    import matplotlib.pyplot as plt
+    plt = get_plt()
     axs = plt.subplots(1, 2, figsize=(8,3.4), layout='constrained')[1] if axs is None else axs
     aucs = get_class_table(predictions, classes).roc_auc.dropna().sort_values()
     shown = [positive] if positive else list(aucs.index[:4])
@@ -138,7 +138,7 @@ def show_mistakes(
     columns:int=6,
 ):
     "The pictures with what they are said to be; the `Figure`, None where there are no mistakes"
-    import matplotlib.pyplot as plt
+    plt = get_plt()
     if mistakes.empty: return None
     rows = -(-len(mistakes)//columns)
     fig, axs = plt.subplots(rows, columns, figsize=(columns*1.5, rows*1.9), squeeze=False, layout='constrained')

@@ -41,8 +41,9 @@ def draw_counts(
     seed:int=0,   # repeatable
 )->np.ndarray:
     "How often each unit is drawn, `(n, n_units)` in float32; the first row is the data as it is"
-    w = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1/n_units), size=n)
-    return np.r_[np.ones((1, n_units)), w].astype(np.float32)
+    rng, p = np.random.default_rng(seed), np.full(n_units, 1/n_units)
+    w = [rng.multinomial(n_units, p, size=min(100, n-i)).astype(np.float32) for i in range(0, n, 100)]
+    return np.concatenate([np.ones((1, n_units), np.float32), *w])
 
 # %% ../nbs/00e_intervals.ipynb #dbbad644
 def get_confusions(

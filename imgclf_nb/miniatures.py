@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2, numpy as np, pandas as pd
 from PIL import Image
 
-from .core import get_root, write_json, write_csv
+from .core import UserError, get_root, write_json, write_csv
 
 # %% ../nbs/00d_miniatures.ipynb #532c91c5
 _pc = dict(
@@ -203,11 +203,12 @@ def get_miniature(
     truth = MINIATURES[name](tmp, np.random.default_rng(list(name.encode())))
     write_csv(tmp/'truth.csv', pd.DataFrame(truth, columns=['path','kind','detail']))
     write_json(tmp/'miniature.json', dict(name=name, version=VERSION, about='drawn by imgclf_nb; not real pictures'))
-    if folder.exists() and not _is_current(folder): shutil.rmtree(folder)  # an older drawing of ours
+    if (folder/'miniature.json').exists() and not _is_current(folder): shutil.rmtree(folder)  # an older drawing of ours
     try: os.rename(tmp, folder)
     except OSError:
-        if not _is_current(folder): raise
-        shutil.rmtree(tmp)  # another process was faster
+        shutil.rmtree(tmp)
+        if not _is_current(folder): raise UserError(f"{folder} is in the way of the miniature of that name: move it.", 'dataset') from None
+        # else another process was faster
     return folder
 
 def get_truth(

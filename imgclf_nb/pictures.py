@@ -20,9 +20,10 @@ from .core import UserError, get_cache, write_csv
 # %% ../nbs/00c_pictures.ipynb #c2bed521
 def _to_8bit(im):
     "16- and 32-bit grey values scaled to 8 bit, where Pillow's own convert clips them"
-    a = np.asarray(im).astype(np.float64)
-    if im.mode == 'F' or a.max(initial=0) > 65535: a = a / max(a.max(initial=0), 1) * 255 if a.max(initial=0) > 1 else a * 255
-    else: a = a / 257  # 65535 / 257 = 255
+    a = np.nan_to_num(np.asarray(im).astype(np.float64))
+    top = a.max(initial=0)
+    if im.mode == 'F' or top > 65535: a = a*255/(top if top > 1 else 1)  # 0–1, or as large as it gets
+    elif im.mode.startswith('I;16') or top > 255: a = a/257  # 65535 / 257 = 255
     return Image.fromarray(a.round().clip(0, 255).astype(np.uint8))
 
 def _on_white(im):
@@ -159,8 +160,12 @@ def check_pictures(
         bar = tqdm(ex.map(check_picture, [t[0] for t in todo]), total=len(todo), desc='reading pictures', disable=not (len(todo) > 2000 if progress is None else progress))
         for t,r in zip(todo, bar): known[t] = dict(zip(_columns[:3], t), **r)
     table = pd.DataFrame([known[(p, *s)] for p,s in zip(paths, stats)], columns=_columns)
-    if store and todo: write_csv(store, table)
+    if store and todo: _remember(store, table[table.error == ''])  # what went wrong may be mended: it is looked at again
     return table
+
+def _remember(store, table):
+    try: write_csv(store, table)
+    except OSError as e: print(f"Nothing is remembered between runs: {store} cannot be written ({e.strerror}).")
 
 def _get_store(paths):
     "The file of remembered answers for the folder of these paths"

@@ -19,22 +19,30 @@ def _draw(seed, name): return int.from_bytes(hashlib.sha256(f'{seed}/{name}'.enc
 _draw(0, 'train/person12'), _draw(0, 'train/person13')
 
 # %% ../nbs/01b_splitting.ipynb #3b7ab363
-def _cut_units(pool, shares, seed):
-    "Within each class, units in the order of their hash fill test and valid up to their shares"
-    unit = pool.group.where(pool.group != '', pool.file)
-    stratum = pool.groupby(unit).label.agg(lambda s: s.mode().iloc[0])  # copies under two labels: the commoner one
-    out = pd.Series('train', index=pool.index)
-    for label,names in stratum.groupby(stratum).groups.items():
-        sizes = unit[unit.isin(names)].value_counts()
-        order = iter(sorted(names, key=lambda n: _draw(seed, n)))
-        for split,share in shares.items():
-            want, have = share*sizes.sum(), 0
-            while share and have < max(1, round(want)) and (name := next(order, None)) is not None:
-                out[unit == name] = split
-                have += sizes[name]
-    return out
+def _get_unit(pool): return pool.group.where(pool.group != '', pool.sequence.where(pool.sequence != '', pool.file))
 
-# %% ../nbs/01b_splitting.ipynb #7b32a7f8
+def _fill(names, sizes, shares, seed):
+    "Units in the order of their hash fill test and valid up to their shares; one that is too large is passed over, and one is always left for each later split"
+    order, where = sorted(names, key=lambda n: _draw(seed, n)), {}
+    total = sum(sizes[n] for n in order)
+    for i,(split,share) in enumerate(shares.items()):
+        want, have, later = max(1, round(share*total)), 0, len(shares) - i  # later splits, train among them
+        for n in list(order):
+            if have >= want or len(order) <= later: break
+            if have + sizes[n]/2 <= want: where[n] = split; have += sizes[n]; order.remove(n)
+        if not have: where[n := min(order, key=sizes.get)] = split; order.remove(n)  # all are too large: the smallest
+    return where
+
+def _cut_units(pool, shares, seed):
+    "`split` of each picture; classes are filled one by one, a unit with several labels counts for its commonest"
+    unit = _get_unit(pool)
+    sizes = unit.value_counts().to_dict()
+    votes = pool.groupby([unit.rename('unit'), 'label']).size().rename('n').reset_index().sort_values(['n','label'], ascending=[False,True])
+    where = {}
+    for _,names in votes.drop_duplicates('unit').groupby('label').unit: where |= _fill(names, sizes, shares, seed)
+    return unit.map(lambda u: where.get(u, 'train'))
+
+# %% ../nbs/01b_splitting.ipynb #3b5d8521
 def _cut_arcs(pool, shares, seed):
     "In each film one contiguous arc of frames for test and one for valid; the film is a circle, its hash says where the arc begins"
     out = pd.Series('train', index=pool.index)
@@ -47,7 +55,7 @@ def _cut_arcs(pool, shares, seed):
             out[order[at:at+k]], at = split, at + k
     return out
 
-# %% ../nbs/01b_splitting.ipynb #68edb946
+# %% ../nbs/01b_splitting.ipynb #568df5ad
 def get_splits(
     items,          # from `get_items`
     valid:float=.2, # share for validation, where none is given
@@ -58,20 +66,18 @@ def get_splits(
     items = items.copy()
     given = set(items.split) - {''}
     pool = items[items.split.isin(['', 'train'])]
-    shares = {k: v for k,v in dict(test=test, valid=valid).items() if k not in given}
-    _check_classes(items, pool, shares)
-    filmed = pool.sequence != ''
+    shares = {k: v for k,v in dict(test=test, valid=valid).items() if k not in given and v}
+    long = pool.groupby('sequence').file.transform('size') >= 10  # a shorter film has no arcs: it stays whole
+    filmed = (pool.sequence != '') & long
+    _check_classes(items, pool[~filmed], set(pool[filmed].label), shares)
     for part,cut in ((pool[filmed], _cut_arcs), (pool[~filmed], _cut_units)):
         if len(part): items.loc[part.index, 'split'] = cut(part, shares, seed)
     return _check_train(items)
 
-def _check_classes(items, pool, shares):
+def _check_classes(items, pool, films, shares):
     if items.label.nunique() < 2: raise UserError(f"There is only one class, {items.label.iloc[0]!r}: a classifier needs at least two folders of pictures.", 'dataset')
-    unit = pool.group.where(pool.group != '', pool.file)
-    need = 1 + sum(share > 0 for share in shares.values())
-    small = (n := unit.groupby(pool.label).nunique())[n < need]
-    film = set(pool[pool.sequence != ''].label)
-    small = small[~small.index.isin(film)]
+    need, n = 1 + len(shares), _get_unit(pool).groupby(pool.label).nunique()
+    small = n[(n < need) & ~n.index.isin(films)]
     if len(small): raise UserError(f"Class {small.index[0]!r} has {small.iloc[0]} picture{'' if small.iloc[0] == 1 else 's'} (copies and pictures of one group count once), but {need} are needed "
         f"to have one in each of train{''.join(f', {k}' for k in shares)}: add pictures, or take the class away.", 'dataset')
 
@@ -80,7 +86,7 @@ def _check_train(items):
     if lost: raise UserError(f"Class {lost[0]!r} has no picture for training: every class needs some outside validation and test.", 'dataset')
     return items
 
-# %% ../nbs/01b_splitting.ipynb #455b014c
+# %% ../nbs/01b_splitting.ipynb #eb7b1b35
 def get_split_table(
     items, # with splits
 )->pd.DataFrame:
@@ -90,7 +96,7 @@ def get_split_table(
         largest_deviation=round((d.label.value_counts(normalize=True).reindex(whole.index, fill_value=0) - whole).abs().max(), 3))
     return pd.DataFrame([row(items[items.split == s]) for s in ('train','valid','test')], index=['train','valid','test'])
 
-# %% ../nbs/01b_splitting.ipynb #c46a66d8
+# %% ../nbs/01b_splitting.ipynb #3d193419
 def get_split_hash(
     items, # with splits
 )->str:

@@ -21,9 +21,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from .augmentation import get_dls
-from .backbones import check_arch, get_backbone, get_expected, get_features
-from .baseline import describe_data, get_class_weights, get_learner, get_scratch_recipe, keep, plot_history, read_predictions
+from .augmentation import get_dls, get_policy
+from .backbones import check_arch, check_size, get_backbone, get_expected, get_features
+from .baseline import describe_data, get_class_weights, get_learner, keep, plot_history, read_predictions
 from .data import fill_recipe, get_card, get_items, get_summary, show_items
 from .intervals import get_units
 from .pictures import Preprocessing, get_batches
@@ -43,7 +43,8 @@ def get_preprocessing(
 # %% ../nbs/04_train.ipynb #59c0da41
 def split_model(model):
     "Three parameter groups for discriminative rates: the first half of the body, the second half, the head"
-    head = list(model.get_classifier().parameters())
+    heads = model.get_classifier()  # some models have two
+    head = [p for h in (heads if isinstance(heads, tuple) else (heads,)) for p in h.parameters()]
     body = [p for p in model.parameters() if not any(p is h for h in head)]
     sizes = np.cumsum([p.numel() for p in body])
     middle = max(1, int(np.searchsorted(sizes, sizes[-1]/10)))  # a tenth of the weights is about half of the layers
@@ -83,8 +84,12 @@ def get_logistic_head(
     k:int,  # number of classes
     balanced:bool=False, # every class counts the same
     mirror=None, # features of the mirrored pictures, `(n, d)` or None
+    most:int=20_000, # pictures used at most
 )->tuple:
     "`(weight (k, d), bias (k,), C)` of a linear layer that answers as the logistic regression does"
+    if len(y) > most:  # many pictures: a random part of them says enough
+        keep = np.random.default_rng(0).permutation(len(y))[:most]
+        x, y, units, mirror = x[keep], y[keep], units[keep], None if mirror is None else mirror[keep]
     c = choose_c(x, y, units, balanced=balanced)
     m = _fit_logistic(x if mirror is None else np.r_[x, mirror], y if mirror is None else np.r_[y, y], c, balanced)
     w, b = (m.coef_, m.intercept_) if k > 2 else (np.r_[-m.coef_, m.coef_]/2, np.r_[-m.intercept_, m.intercept_]/2)

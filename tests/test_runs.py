@@ -45,6 +45,17 @@ def test_a_done_run_is_handed_back_at_once(trained):
     assert rc == 0 and time.time() - t0 < 10 and (d/'model.safetensors').stat().st_mtime_ns == before and read(d)['test_opened'] == 1
 
 
+def test_a_done_run_with_other_parameters_is_not_handed_back(trained):
+    "Also where the difference is a default that was left out, as with a run of another model"
+    from imgclf_nb.running import _is_same
+    r = read(trained[0])
+    assert _is_same(r, dict(dataset='pc_parts_mini')) and not _is_same(r, dict(dataset='pc_parts_mini', epochs=7))
+    assert not _is_same({**r, 'parameters': {**r['parameters'], 'arch': 'resnet18'}}, dict(dataset='pc_parts_mini'))
+    assert not _is_same({**r, 'data_hash': 'other'}, dict(dataset='pc_parts_mini'))
+    rc, out = command('imgclf_run', 'pc_parts_mini', '-p', 'run', trained[0], '-p', 'epochs', '7')
+    assert rc != 0 and 'epochs was 1 and is now 7' in out and 'Traceback' not in out
+
+
 def test_papermill_on_a_done_run_shows_it_again(trained, tmp_path):
     d, _ = trained
     before = (d/'model.safetensors').stat().st_mtime_ns
@@ -92,7 +103,7 @@ def test_from_the_notebooks_folder(tmp_path):
 
 
 def test_a_killed_kernel_leaves_a_run_that_goes_on(tmp_path):
-    "kill -9 on the kernel in the middle: run.json says running; the same command finishes it"
+    "kill -9 on the kernel in the middle: a sentence, the run says failed; the same command finishes it"
     args = [Path(sys.executable).parent/'imgclf_run', 'pc_parts_mini', '--run', tmp_path/'run', '-p', 'epochs', '3']
     p = subprocess.Popen(list(map(str, args)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in p.stdout:
@@ -100,8 +111,9 @@ def test_a_killed_kernel_leaves_a_run_that_goes_on(tmp_path):
     kernels = [pid for pid in map(int, filter(str.isdigit, os.listdir('/proc'))) if _parent(pid) == p.pid and 'ipykernel' in _cmdline(pid)]
     assert kernels
     for k in kernels: os.kill(k, signal.SIGKILL)
-    p.stdout.read(); p.wait(timeout=120)
-    assert p.returncode != 0 and read(tmp_path/'run')['status'] == 'running'
+    out = p.stdout.read(); p.wait(timeout=120)
+    assert p.returncode != 0 and 'ended from outside' in out and 'Traceback' not in out, out
+    assert read(tmp_path/'run')['status'] == 'failed' and (tmp_path/'run'/'04_train.ipynb').exists()
     rc, out = command(args[0].name, *args[1:])
     assert rc == 0 and read(tmp_path/'run')['status'] == 'done' and len(read(tmp_path/'run')['resumed']) == 1, out
 
@@ -126,6 +138,36 @@ def test_two_processes_cannot_work_on_one_run(tmp_path):
     run = get_run('t', p)  # a dead process holds no lock
     assert run.record['status'] == 'running'
     run.close()
+
+
+def test_a_run_that_is_finished_while_we_wait_for_the_lock_is_not_reset(tmp_path, monkeypatch):
+    "The record is read again under the lock"
+    import filelock
+    from imgclf_nb.core import Run, get_run, write_json
+    p = dict(dataset='pc_parts_mini', seed=0, run=str(tmp_path/'a'))
+    get_run('t', p).close()
+    acquire = filelock.FileLock.acquire
+    def late(self, *a, **kw):
+        write_json(tmp_path/'a'/'run.json', {**read(tmp_path/'a'), 'status': 'done', 'metrics': {'valid': 1}})
+        return acquire(self, *a, **kw)
+    monkeypatch.setattr(filelock.FileLock, 'acquire', late)
+    assert get_run('t', p).done and read(tmp_path/'a')['metrics'] == {'valid': 1}
+
+
+def test_a_run_that_had_begun_is_not_forgotten(tmp_path):
+    "A failure after training began keeps its parameters and its error, whatever is refused later"
+    from imgclf_nb.core import ParameterError, UserError, check_parameters, get_run
+    ns = dict(__annotations__=dict(size=int, run=str), size=3, run=str(tmp_path/'a'))
+    run = get_run('t', check_parameters(ns))
+    run.begin(); run.fail(UserError('The loss became nan', 'lr'))
+    with pytest.raises(ParameterError): check_parameters({**ns, 'size': 'x'}, 't')
+    assert read(tmp_path/'a')['error']['message'] == 'The loss became nan'
+    with pytest.raises(UserError, match='size was 3'): get_run('t', {'size': 4, 'run': ns['run']})
+
+
+def test_a_size_that_a_model_cannot_take(tmp_path):
+    rc, out = papermill(tmp_path/'x.ipynb', '-p', 'run', tmp_path/'run', '-p', 'arch', 'tutorial_cnn', '-p', 'weights', 'none', '-p', 'size', '64')
+    assert rc != 0 and read(tmp_path/'run')['error']['parameter'] == 'size' and 'give size=32' in read(tmp_path/'run')['error']['message']
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
