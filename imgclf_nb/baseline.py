@@ -35,16 +35,19 @@ class Head(nn.Module):
     def forward(self, x): return self.forward_head(self.forward_features(x))
     def forward_head(self, x, pre_logits=False): return x if pre_logits else self.classifier(x)
     def get_classifier(self): return self.classifier
-    def reset_classifier(self, num_classes): self.num_classes, self.classifier = num_classes, nn.Linear(self.num_features, num_classes)
+    def reset_classifier(self, num_classes): self.num_classes, self.classifier = num_classes, nn.Linear(self.num_features,
+        num_classes)
 
-def _cfg(size): return dict(input_size=(3,size,size), mean=(.5,)*3, std=(.5,)*3, interpolation='bicubic', crop_pct=1., classifier='classifier', hf_hub_id=None)
+def _cfg(size): return dict(input_size=(3,size,size), mean=(.5,)*3, std=(.5,)*3, interpolation='bicubic', crop_pct=1.,
+    classifier='classifier', hf_hub_id=None)
 
 class TutorialCNN(Head):
     "LeNet-like: two convolutions, three linear layers; 32 × 32 input"
     num_features, pretrained_cfg = 84, _cfg(32)
     def __init__(self, num_classes=10, in_chans=3):
         super().__init__()
-        self.conv1, self.conv2, self.fc1, self.fc2 = nn.Conv2d(in_chans, 6, 5), nn.Conv2d(6, 16, 5), nn.Linear(16*5*5, 120), nn.Linear(120, 84)
+        self.conv1, self.conv2, self.fc1, self.fc2 = nn.Conv2d(in_chans, 6, 5), nn.Conv2d(6, 16, 5), nn.Linear(16*5*5,
+            120), nn.Linear(120, 84)
         self.reset_classifier(num_classes)
     def forward_features(self, x):
         for conv in (self.conv1, self.conv2): x = F.max_pool2d(F.relu(conv(x)), 2)
@@ -62,7 +65,8 @@ class SmallCNN(Head):
     def __init__(self, num_classes=10, in_chans=3, width=24):
         super().__init__()
         ws = [in_chans, *(width*2**i for i in range(4)), width*8]
-        self.stages = nn.Sequential(*(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.Conv2d(b, b, 3, 1, 1, groups=b, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+        self.stages = nn.Sequential(*(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(),
+            nn.Conv2d(b, b, 3, 1, 1, groups=b, bias=False), nn.BatchNorm2d(b), nn.ReLU())
                                       for a,b in zip(ws, ws[1:])))
         self.num_features = ws[-1]
         self.reset_classifier(num_classes)
@@ -84,10 +88,13 @@ def describe_data(
     now = dict(data_hash=get_data_hash(items), split_hash=get_split_hash(items))
     if run.done:
         changed = [k for k,v in now.items() if run.record[k] != v]
-        if changed: raise UserError(f"Run {run.path.name} is done, but the data have changed since ({', '.join(changed)}): give another run name.", 'run')
+        if changed:
+            raise UserError(f"Run {run.path.name} is done, but the data have changed since ({', '.join(changed)}): give another "
+                f"run name.", 'run')
         return classes
     positive = (card.positive if card.positive in classes else classes[1]) if len(classes) == 2 else None
-    run.update(**now, split_sizes={s: int((items.split == s).sum()) for s in ('train','valid','test')}, unreadable=len(items.attrs['unreadable']), classes=classes, positive_class=positive)
+    run.update(**now, split_sizes={s: int((items.split == s).sum()) for s in ('train','valid','test')},
+        unreadable=len(items.attrs['unreadable']), classes=classes, positive_class=positive)
     return classes
 
 # %% ../nbs/03_baseline.ipynb #ec97045d
@@ -99,14 +106,18 @@ class EpochLine(Callback):
     def before_epoch(self): self.t0, self.total, self.n = time.time(), 0., 0
     def after_batch(self):
         if not self.training: return
-        if not torch.isfinite(self.loss): raise UserError(f"The loss became {self.loss.item()} in epoch {self.epoch+1}, step {self.iter+1}: give a smaller lr.", 'lr')
+        if not torch.isfinite(self.loss):
+            raise UserError(f"The loss became {self.loss.item()} in epoch {self.epoch+1}, step {self.iter+1}: give a smaller lr.",
+                'lr')
         self.total, self.n = self.total + self.loss.item()*len(self.y), self.n + len(self.y)
     def after_epoch(self):
         valid, *rest = self.learn.recorder.values[-1][1:]
-        row = dict(epoch=len(self.history) and self.history[-1]['epoch']+1 or 1, train_loss=self.total/max(1, self.n), valid_loss=valid, accuracy=rest[0], seconds=time.time()-self.t0, images=self.n)
+        row = dict(epoch=len(self.history) and self.history[-1]['epoch']+1 or 1, train_loss=self.total/max(1, self.n),
+            valid_loss=valid, accuracy=rest[0], seconds=time.time()-self.t0, images=self.n)
         self.learn.history = [*self.history, row]
         left = (time.time()-self.began)/(self.epoch+1)*(self.n_epoch-self.epoch-1)
-        print(f"epoch {self.epoch+1}/{self.n_epoch}  train loss {row['train_loss']:.3f}  valid loss {valid:.3f}  valid accuracy {row['accuracy']:.3f}  {row['seconds']:.0f} s, about {left:.0f} s left", flush=True)
+        print(f"epoch {self.epoch+1}/{self.n_epoch}  train loss {row['train_loss']:.3f}  valid loss {valid:.3f}  valid accuracy "
+            f"{row['accuracy']:.3f}  {row['seconds']:.0f} s, about {left:.0f} s left", flush=True)
 
 # %% ../nbs/03_baseline.ipynb #f86fa726
 class KeepBest(Callback):
@@ -115,7 +126,8 @@ class KeepBest(Callback):
     def before_fit(self): self.best, self.state, self.best_epoch = np.inf, None, None
     def after_epoch(self):
         loss = self.learn.history[-1]['valid_loss']
-        if loss < self.best: self.best, self.state, self.best_epoch = loss, copy.deepcopy(self.learn.model.state_dict()), self.learn.history[-1]['epoch']
+        if loss < self.best:
+            self.best, self.state, self.best_epoch = loss, copy.deepcopy(self.learn.model.state_dict()), self.learn.history[-1]['epoch']
     def after_fit(self):
         if self.state is not None: self.learn.model.load_state_dict(self.state)
 
@@ -139,7 +151,8 @@ def get_learner(
     device = get_device()
     weight = None if class_weights is None else class_weights.to(device)
     stop = [EarlyStoppingCallback(patience=patience)] if patience else []
-    learn = Learner(dls, model.to(device), loss_func=nn.CrossEntropyLoss(weight=weight), metrics=accuracy, cbs=[EpochLine(), KeepBest(), *stop], **kw)
+    learn = Learner(dls, model.to(device), loss_func=nn.CrossEntropyLoss(weight=weight), metrics=accuracy, cbs=[EpochLine(),
+        KeepBest(), *stop], **kw)
     learn.history = []
     return learn
 
@@ -153,7 +166,8 @@ def get_predictions(
     "One row a picture: `path, label, split, predicted, probability` and `p_<class>` for each class"
     probs = get_probabilities(model, get_batches(items.path, preprocessing), temperature)
     best = probs.argmax(1)
-    head = dict(path=items.path.values, label=items.label.values, split=items.split.values, predicted=np.array(preprocessing.classes, object)[best], probability=probs.max(1))
+    head = dict(path=items.path.values, label=items.label.values, split=items.split.values,
+        predicted=np.array(preprocessing.classes, object)[best], probability=probs.max(1))
     return pd.DataFrame({**head, **{f'p_{c}': p for c,p in zip(preprocessing.classes, probs.T)}})
 
 # %% ../nbs/03_baseline.ipynb #1c0fde1d
@@ -161,7 +175,8 @@ def read_predictions(
     run, # a `Run`
 )->pd.DataFrame:
     "Its predictions.csv; names stay texts, since a class may be called 1 or None"
-    return pd.read_csv(run.path/'predictions.csv', keep_default_na=False, dtype=dict(path=str, label=str, split=str, predicted=str))
+    return pd.read_csv(run.path/'predictions.csv', keep_default_na=False, dtype=dict(path=str, label=str, split=str,
+        predicted=str))
 
 # %% ../nbs/03_baseline.ipynb #09c78971
 def _peak_memory():
@@ -181,15 +196,17 @@ def keep(self:Learner,
     **more           # further entries of run.json
 ):
     "Write model, history and validation predictions into the run and mark it as done"
-    history, pictures = pd.DataFrame(self.history, columns=['epoch','train_loss','valid_loss','accuracy','seconds','images']), items[items.split == 'valid']
-    predictions = get_predictions(self.model, pictures, preprocessing)
-    save_model(run.path, self.model, dict(arch=arch, classes=preprocessing.classes, preprocessing=preprocessing.to_dict(), temperature=1., threshold=None, weights=getattr(self.model, 'source', 'none')))
+    history = pd.DataFrame(self.history, columns=['epoch','train_loss','valid_loss','accuracy','seconds','images'])
+    predictions = get_predictions(self.model, items[items.split == 'valid'], preprocessing)
+    save_model(run.path, self.model, dict(arch=arch, classes=preprocessing.classes, preprocessing=preprocessing.to_dict(),
+        temperature=1., threshold=None, weights=getattr(self.model, 'source', 'none')))
     write_csv(run.path/'history.csv', history.drop(columns='images'))
     write_csv(run.path/'predictions.csv', predictions)
     right = (predictions.label == predictions.predicted).sum()
     speed = history.images.sum()/max(1e-9, history.seconds[history.images > 0].sum())
+    cost = get_cost(self.model, preprocessing.size, preprocessing.channels)
     run.finish(metrics=dict(valid=dict(accuracy=get_share(right, len(predictions)))),
-        cost=dict(train_seconds=round(seconds, 1), images_per_second=round(speed, 1), **get_cost(self.model, preprocessing.size, preprocessing.channels), peak_memory_mb=_peak_memory()), **more)
+        cost=dict(train_seconds=round(seconds, 1), images_per_second=round(speed, 1), **cost, peak_memory_mb=_peak_memory()), **more)
 
 # %% ../nbs/03_baseline.ipynb #374c8db9
 def plot_history(
@@ -199,7 +216,8 @@ def plot_history(
     "Training and validation loss by epoch; the `Axes`"
     plt = get_plt()
     ax = ax or plt.subplots(figsize=(5,2.6))[1]
-    for column,colour in (('train_loss','#0072B2'), ('valid_loss','#D55E00')): ax.plot(history.epoch, history[column], 'o-', color=colour, label=column.replace('_', ' '))
+    for column,colour in (('train_loss','#0072B2'), ('valid_loss','#D55E00')):
+        ax.plot(history.epoch, history[column], 'o-', color=colour, label=column.replace('_', ' '))
     ax.set(xlabel='epoch', ylabel='cross-entropy', ylim=(0, None)); ax.legend()
     ax.xaxis.get_major_locator().set_params(integer=True)
     return ax

@@ -44,14 +44,17 @@ def get_close(
     return f" Did you mean {' or '.join(close)}?" if close else ''
 
 # %% ../nbs/00_core.ipynb #022d485e
-def _is_root(p): return (p/'nbs').is_dir() and (p/'settings.ini').is_file() and 'lib_name = imgclf_nb' in (p/'settings.ini').read_text(encoding='utf-8')
+def _is_root(p):
+    ini = p/'settings.ini'
+    return (p/'nbs').is_dir() and ini.is_file() and 'lib_name = imgclf_nb' in ini.read_text(encoding='utf-8')
 
 def get_root()->Path:
     "The project's folder: `IMGCLF_HOME`, or the first parent of this folder or of this package with our settings.ini; else `UserError`"
     if os.environ.get('IMGCLF_HOME'): return Path(os.environ['IMGCLF_HOME']).expanduser().resolve()
     for p in (*(here := Path.cwd()/'x').parents, *Path(__file__ if '__file__' in globals() else here).resolve().parents):
         if _is_root(p): return p
-    raise UserError(f"No imgclf_nb project in or above {Path.cwd()}: go to the folder that holds settings.ini, or set IMGCLF_HOME to it.")
+    raise UserError(f"No imgclf_nb project in or above {Path.cwd()}: go to the folder that holds settings.ini, or set IMGCLF_HOME "
+        f"to it.")
 
 # %% ../nbs/00_core.ipynb #e9a41bc6
 def get_data_root()->Path:
@@ -135,9 +138,11 @@ def _check_one(name, value, kind, allowed, optional):
         raise ParameterError(f"Parameter {name} = {value!r} is not allowed: it must be {what}{hint}.", name)
     if isinstance(allowed, tuple) and not allowed[0] <= value <= allowed[1]:
         raise ParameterError(f"Parameter {name} = {value!r} is not allowed: it must lie from {allowed[0]} to {allowed[1]}.", name)
-    if kind is float and not math.isfinite(value): raise ParameterError(f"Parameter {name} = {value!r} is not allowed: it must be finite.", name)
+    if kind is float and not math.isfinite(value):
+        raise ParameterError(f"Parameter {name} = {value!r} is not allowed: it must be finite.", name)
     if allowed is not None and not isinstance(allowed, tuple) and value not in allowed:
-        raise ParameterError(f"Parameter {name} = {value!r} is not allowed: it must be one of {', '.join(map(str, allowed))}.{get_close(value, allowed)}", name)
+        raise ParameterError(f"Parameter {name} = {value!r} is not allowed: it must be one of "
+            f"{', '.join(map(str, allowed))}.{get_close(value, allowed)}", name)
     return value
 
 # %% ../nbs/00_core.ipynb #3a252c51
@@ -151,7 +156,9 @@ def check_parameters(
     kinds = {k: v for k,v in ns['__annotations__'].items() if v in _kinds}
     try:
         for name in _get_injected(ns):
-            if name not in kinds: raise ParameterError(f"Unknown parameter {name}: this notebook has {', '.join(kinds)}.{get_close(name, kinds)}", name)
+            if name not in kinds:
+                raise ParameterError(f"Unknown parameter {name}: this notebook has {', '.join(kinds)}.{get_close(name, kinds)}",
+                    name)
         return {k: _check_one(k, ns[k], kind, limits.get(k), k in optional) for k,kind in kinds.items()}
     except ParameterError as e:
         if notebook: _keep_refusal(notebook, {k: ns.get(k) for k in kinds}, e)
@@ -163,7 +170,8 @@ def get_commit()->str:
     def git(*a): return subprocess.run(['git', '-C', str(get_root()), *a], capture_output=True, text=True)
     try: head = git('rev-parse', 'HEAD')
     except FileNotFoundError: return None  # no git on this machine
-    return head.stdout.strip() + '-dirty'*bool(git('status', '--porcelain', '-uno').stdout.strip()) if head.returncode == 0 else None
+    if head.returncode: return None
+    return head.stdout.strip() + '-dirty'*bool(git('status', '--porcelain', '-uno').stdout.strip())
 
 def get_device()->str:
     "'cuda' where torch sees a GPU, else 'cpu'"
@@ -200,7 +208,8 @@ class Run:
         "run.json as a dictionary, empty where there is none"
         p = self.path/'run.json'
         try: return json.loads(p.read_text(encoding='utf-8')) if p.exists() else {}
-        except json.JSONDecodeError as e: raise UserError(f"{p} is damaged ({e}): move the folder away, or give another run name.", 'run') from None
+        except json.JSONDecodeError as e:
+            raise UserError(f"{p} is damaged ({e}): move the folder away, or give another run name.", 'run') from None
 
     @property
     def done(self)->bool: return self.record.get('status') == 'done'
@@ -255,13 +264,18 @@ def _get_folder(run):
     if run in ('.', '..'): raise UserError(f"run = {run!r} is no name: give a name such as chest, or a folder.", 'run')
     return Path(run).expanduser().resolve() if any(o in run for o in '/\\') else get_runs_root()/run
 
-def _get_name(p): return re.sub(r'[^\w.-]+', '_', '-'.join([Path(str(p.get('dataset'))).name, str(p.get('arch') or 'recipe'), datetime.now().strftime('%Y%m%d-%H%M%S-%f')[:-3]]))
+def _get_name(p):
+    "A fresh run's name: set, model, time"
+    time = datetime.now().strftime('%Y%m%d-%H%M%S-%f')[:-3]
+    return re.sub(r'[^\w.-]+', '_', f"{Path(str(p.get('dataset'))).name}-{p.get('arch') or 'recipe'}-{time}")
 
 def _make_folder(path):
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_text(path/'.write', ''); (path/'.write').unlink()
-    except OSError as e: raise UserError(f"Cannot write the run folder {path} ({e.strerror}): make its parent writable, or give run=/a/folder/that/is.", 'run') from None
+    except OSError as e:
+        raise UserError(f"Cannot write the run folder {path} ({e.strerror}): make its parent writable, or give "
+            f"run=/a/folder/that/is.", 'run') from None
 
 def _get_record(notebook, p): return dict(
     run=None, notebook=notebook, dataset=p.get('dataset'), parameters=p, status='running', error=None, began=None,
@@ -270,20 +284,24 @@ def _get_record(notebook, p): return dict(
     metrics={}, test_opened=0, resumed=[], cost={})
 
 # %% ../nbs/00_core.ipynb #b726fb4f
-def _is_refused(r): return r['status'] == 'failed' and bool((r['error'] or {}).get('parameter')) and not r.get('began')  # nothing was trained
+def _is_refused(r):
+    "Stopped by a parameter before anything was trained"
+    return r['status'] == 'failed' and bool((r['error'] or {}).get('parameter')) and not r.get('began')
 
 def _keep_refusal(notebook, p, error):
     path = _get_folder(p['run']) if isinstance(p.get('run'), str) and p['run'] else get_runs_root()/_get_name(p)
     old = Run(path).record
     if old and not _is_refused(old): return  # what exists is worth more than the refusal
     _make_folder(path)
-    write_json(path/'run.json', {**_get_record(notebook, p), 'run': path.name, 'status': 'failed', 'error': dict(parameter=error.parameter, message=str(error))})
+    write_json(path/'run.json', {**_get_record(notebook, p), 'run': path.name, 'status': 'failed',
+        'error': dict(parameter=error.parameter, message=str(error))})
 
 def _check_same(old, new, path):
     diff = {k for k in {*old, *new} - {'run'} if old.get(k) != new.get(k)}
     if not diff: return
     says = ', '.join(f'{k} was {old.get(k)!r} and is now {new.get(k)!r}' for k in sorted(diff))
-    raise UserError(f"Run {path.name} exists with other parameters: {says}. Give another run name, or delete {path} if it is not needed.", 'run')
+    raise UserError(f"Run {path.name} exists with other parameters: {says}. Give another run name, or delete {path} if it is not "
+        f"needed.", 'run')
 
 # %% ../nbs/00_core.ipynb #d038ae69
 def get_run(
@@ -299,14 +317,17 @@ def get_run(
         _make_folder(path)
         run.lock = FileLock(path/'.lock', is_singleton=True)
         try: run.lock.acquire(timeout=0)
-        except Timeout: raise UserError(f"Run {path.name} is being worked on by another process: wait for it, or give another run name.", 'run') from None
+        except Timeout:
+            raise UserError(f"Run {path.name} is being worked on by another process: wait for it, or give another run name.",
+                'run') from None
     old = run.record  # read under the lock: another process may have finished it a moment ago
     try:
         if old and not _is_refused(old): _check_same(old['parameters'], _plain(parameters), path)
     except UserError: run.close(); raise
     if old.get('status') == 'done': run.close(); return run
     again = [dict(epoch=0, step=0, time=_now())] if old and not _is_refused(old) else []
-    write_json(path/'run.json', {**_get_record(notebook, parameters), 'run': path.name, 'resumed': [*old.get('resumed', []), *again]})
+    write_json(path/'run.json', {**_get_record(notebook, parameters), 'run': path.name, 'resumed': [*old.get('resumed', []),
+        *again]})
     _watch(run)
     return run
 
@@ -327,4 +348,5 @@ def open_run(
     path = _get_folder(run) if not Path(run).is_dir() or (get_runs_root()/run).is_dir() else Path(run).resolve()
     if (path/'run.json').exists(): return Run(path)
     names = [o.parent.name for o in get_runs_root().glob('*/run.json')]
-    raise UserError(f"There is no run {run!r} in {path.parent}.{get_close(run, names)} `ls runs` lists them; 04_train makes one.", 'run')
+    raise UserError(f"There is no run {run!r} in {path.parent}.{get_close(run, names)} `ls runs` lists them; 04_train makes one.",
+        'run')

@@ -20,7 +20,8 @@ from .miniatures import MINIATURES, get_miniature
 from .pictures import Preprocessing, check_pictures, open_picture
 
 # %% ../nbs/01_data.ipynb #4db62c22
-RECIPE = dict(arch='tf_efficientnet_lite0', size=224, epochs=3, batch_size=32, lr=3e-4, policy='medium')  # where a card says nothing else
+RECIPE = dict(arch='tf_efficientnet_lite0', size=224, epochs=3, batch_size=32, lr=3e-4,
+    policy='medium')  # where a card says nothing else
 
 @dataclass
 class Card:
@@ -41,15 +42,22 @@ class Card:
 
 # %% ../nbs/01_data.ipynb #1ddb80e7
 CARDS = dict(
-    pc_parts=Card('PC parts', 'Kaggle asaniczka/pc-parts-images-dataset-classification', 'not stated; web pictures', 14, 3279, own_size=256,
-        defects='179 groups of byte-identical files, 84 of them under contradicting labels', reference='accuracy of about 0.97 is the most that the labels allow'),
-    cats_vs_dogs=Card('Cats and dogs', 'Kaggle Cats vs Dogs, or Hugging Face microsoft/cats_vs_dogs', 'not open (Microsoft Asirra)', 2, 25000, own_size=360,
+    pc_parts=Card('PC parts', 'Kaggle asaniczka/pc-parts-images-dataset-classification', 'not stated; web pictures', 14, 3279,
+        own_size=256,
+        defects='179 groups of byte-identical files, 84 of them under contradicting labels', reference='accuracy of about 0.97 is '
+        'the most that the labels allow'),
+    cats_vs_dogs=Card('Cats and dogs', 'Kaggle Cats vs Dogs, or Hugging Face microsoft/cats_vs_dogs',
+        'not open (Microsoft Asirra)', 2, 25000, own_size=360,
         defects='about 1,700 odd or broken files', recipe=dict(policy='light')),
-    fruits360=Card('Fruits-360', 'Kaggle moltean/fruits', 'CC BY-SA 4.0; older versions MIT', 131, 90380, group='films', own_size=100,
+    fruits360=Card('Fruits-360', 'Kaggle moltean/fruits', 'CC BY-SA 4.0; older versions MIT', 131, 90380, group='films',
+        own_size=100,
         defects='neighbouring frames of one film on both sides of the given split', recipe=dict(policy='fruit')),
-    instruments=Card('Musical instruments', 'Hugging Face YakupAkdin/instrument-images', 'not stated', 10, 1000, keep_split=False, defects='some greyscale or RGBA'),
-    chest_xray=Card('Chest X-ray pneumonia', 'Kaggle tolgadincer/labeled-chest-xray-images', 'CC BY 4.0 (Kermany et al. 2018, doi:10.17632/rscbjbr9sj)', 2, 5856, group='patients', positive='PNEUMONIA',
-        resize='letterbox', defects='several films a patient; the given test is from another collection', recipe=dict(policy='xray'),
+    instruments=Card('Musical instruments', 'Hugging Face YakupAkdin/instrument-images', 'not stated', 10, 1000, keep_split=False,
+        defects='some greyscale or RGBA'),
+    chest_xray=Card('Chest X-ray pneumonia', 'Kaggle tolgadincer/labeled-chest-xray-images', 'CC BY 4.0 (Kermany et al. 2018, '
+        'doi:10.17632/rscbjbr9sj)', 2, 5856, group='patients', positive='PNEUMONIA',
+        resize='letterbox', defects='several films a patient; the given test is from another collection',
+        recipe=dict(policy='xray'),
         reference='85–93 % on the given test; 98–99 % on random re-splits that divide patients'))
 
 MINI_RECIPE = dict(epochs=1, size=128, batch_size=16)
@@ -78,9 +86,13 @@ OWN_SIZES = dict(tutorial_cnn=32, small_cnn=None)  # pixels that the networks of
 
 def _as_path(dataset):
     "A path is kept whole, so that it means the same from another folder; a name stays a name"
-    return str(Path(dataset).expanduser().resolve()) if dataset and not _is_name(dataset) and Path(dataset).expanduser().exists() else dataset
+    path = Path(dataset).expanduser()
+    return str(path.resolve()) if dataset and not _is_name(dataset) and path.exists() else dataset
 
-def _is_name(dataset): return Path(dataset).name == dataset and dataset not in ('', '.', '..') and (dataset in CARDS or dataset in MINIATURES or not Path(dataset).exists())
+def _is_name(dataset):
+    "A set's name, or a word that is no file here: looked for under the data root"
+    bare = Path(dataset).name == dataset and dataset not in ('', '.', '..')
+    return bare and (dataset in CARDS or dataset in MINIATURES or not Path(dataset).exists())
 
 # %% ../nbs/01_data.ipynb #3792bb79
 def find_dataset(
@@ -93,18 +105,22 @@ def find_dataset(
     for p in places:
         if p.exists(): return p.resolve()
     if dataset in CARDS:
-        raise UserError(f"The set {dataset} is not at {get_data_root()/dataset}. Get it from {CARDS[dataset].source} and unpack it there, or set IMGCLF_DATA to the folder "
+        raise UserError(f"The set {dataset} is not at {get_data_root()/dataset}. Get it from {CARDS[dataset].source} and unpack "
+            f"it there, or set IMGCLF_DATA to the folder "
             f"that holds {dataset}/. {dataset}_mini is a drawn stand-in that needs no download.", 'dataset')
     names = [*CARDS, *MINIATURES]
-    raise UserError(f"There is no data set, folder or CSV {dataset!r}.{get_close(dataset, names)} Sets with a name: {', '.join(names)}.", 'dataset')
+    raise UserError(f"There is no data set, folder or CSV {dataset!r}.{get_close(dataset, names)} Sets with a name: "
+        f"{', '.join(names)}.", 'dataset')
 
 # %% ../nbs/01_data.ipynb #4e825c0c
 _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pnm .avif .heic .heif .jp2'.split())
-_splits = {name: split for split,names in dict(train='train training', valid='valid val validation dev', test='test testing').items() for name in names.split()}
+_splits = {name: split for split,names in dict(train='train training', valid='valid val validation dev',
+    test='test testing').items() for name in names.split()}
 
 def _get_split(name): return _splits.get(re.sub(r'[ _-]?set$', '', name.lower()), '')
 
-def _subfolders(p): return sorted((o for o in p.iterdir() if o.is_dir() and not o.name.startswith(('.', '__'))), key=lambda o: o.name)
+def _subfolders(p): return sorted((o for o in p.iterdir() if o.is_dir() and not o.name.startswith(('.', '__'))),
+    key=lambda o: o.name)
 
 def _is_picture(name): return Path(name).suffix.lower() in _suffixes and not name.startswith('.')
 
@@ -120,7 +136,8 @@ def _walk(folder, seen=()):
 # %% ../nbs/01_data.ipynb #d69e2f97
 def _descend(p):
     "Past wrapper folders: one folder, that holds folders, and no pictures beside it"
-    while len(subs := _subfolders(p)) == 1 and _subfolders(subs[0]) and not any(_is_picture(o.name) for o in p.iterdir()): p = subs[0]
+    while len(subs := _subfolders(p)) == 1 and _subfolders(subs[0]) and not any(_is_picture(o.name)
+        for o in p.iterdir()): p = subs[0]
     return p
 
 def _from_folder(root):
@@ -131,7 +148,8 @@ def _from_folder(root):
         if left: print(f"Passed over beside the split folders: {', '.join(left)}")
         classes = [(s, c) for o,s in given.items() if s for c in _subfolders(_descend(o))]
     elif sum(map(bool, given.values())) > 1:
-        raise UserError(f"{top} has {', '.join(o.name for o,s in given.items() if s)}, but no training folder with class folders inside: sort the pictures into class folders "
+        raise UserError(f"{top} has {', '.join(o.name for o,s in given.items() if s)}, but no training folder with class folders "
+            f"inside: sort the pictures into class folders "
             "(train/cats/1.jpg, test/cats/2.jpg), or give a CSV with the columns path, label and split.", 'dataset')
     else: classes = [('', c) for c in given]
     rows = [(p, c.name, s) for s,c in classes for p in _walk(c)]
@@ -139,17 +157,20 @@ def _from_folder(root):
     if rows and empty: print(f"Folders without pictures are no classes: {', '.join(empty)}")
     if rows: return pd.DataFrame(rows, columns=['path', 'label', 'split'])
     flat = sum(_is_picture(o.name) for o in top.iterdir())
-    raise UserError(f"{root} holds {f'{flat} pictures but no class folders' if flat else 'no pictures'}: put the pictures of each class into a folder "
+    raise UserError(f"{root} holds {f'{flat} pictures but no class folders' if flat else 'no pictures'}: put the pictures of each "
+        f"class into a folder "
         "named after it (cats/1.jpg, dogs/1.jpg), or give a CSV with the columns path and label.", 'dataset')
 
 # %% ../nbs/01_data.ipynb #6b72358f
-_aliases = dict(path='path file filename filepath image image_path', label='label class target category', split='split', group='group patient patient_id', sequence='sequence', frame='frame')
+_aliases = dict(path='path file filename filepath image image_path', label='label class target category', split='split',
+    group='group patient patient_id', sequence='sequence', frame='frame')
 
 def _read_csv(path):
     tables, why = [], ''
     for sep in (',', ';', '\t'):
         try: tables.append(pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, encoding='utf-8-sig', index_col=False))
-        except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e: why = str(e).splitlines()[0]  # perhaps another separator
+        except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
+            why = str(e).splitlines()[0]  # perhaps another separator
     if not tables: raise UserError(f"{path} cannot be read as a CSV in UTF-8 ({why}): save it as one.", 'dataset')
     return max(tables, key=lambda t: len(t.columns))
 
@@ -159,13 +180,19 @@ def _from_csv(path):
     for name,aliases in _aliases.items():
         found = [c for a in aliases.split() for c in df.columns if c.strip().lower() == a]  # the first alias wins
         if found: df = df.rename(columns={found[0]: name})
-        elif name in ('path', 'label'): raise UserError(f"{path} has no {name} column (it has {', '.join(map(str, df.columns))}): name one of them {name}.", 'dataset')
+        elif name in ('path', 'label'):
+            raise UserError(f"{path} has no {name} column (it has {', '.join(map(str, df.columns))}): name one of them {name}.",
+                'dataset')
     for name in {'label', 'split', 'group'} & set(df.columns): df[name] = df[name].str.strip()
-    if (empty := np.flatnonzero(df.label.str.strip() == '')).size: raise UserError(f"{path} has no label in line {empty[0]+2} ({empty.size} in all): fill it in, or delete the line.", 'dataset')
+    if (empty := np.flatnonzero(df.label.str.strip() == '')).size:
+        raise UserError(f"{path} has no label in line {empty[0]+2} ({empty.size} in all): fill it in, or delete the line.",
+            'dataset')
     df['path'] = [os.path.normpath(Path(path).parent/p) for p in df.path]
     df = _drop_repeats(df, path)
     missing = [p for p in df.path if not os.path.exists(p)]
-    if missing: raise UserError(f"{len(missing)} of {len(df)} files in {path} do not exist, the first is {missing[0]}: correct the paths (they count from the CSV's folder).", 'dataset')
+    if missing:
+        raise UserError(f"{len(missing)} of {len(df)} files in {path} do not exist, the first is {missing[0]}: correct the paths "
+            f"(they count from the CSV's folder).", 'dataset')
     df['split'] = [_check_split(s, path) for s in df.split] if 'split' in df else ''
     return df
 
@@ -173,12 +200,15 @@ def _drop_repeats(df, path):
     "A picture that is listed twice counts once; under two labels it is an error"
     once = df.drop_duplicates(['path', 'label'])
     twice = once[once.path.duplicated()]
-    if len(twice): raise UserError(f"{path} lists {twice.path.iloc[0]} under two labels ({len(twice)} such pictures): decide for one.", 'dataset')
+    if len(twice):
+        raise UserError(f"{path} lists {twice.path.iloc[0]} under two labels ({len(twice)} such pictures): decide for one.",
+            'dataset')
     if len(once) < len(df): print(f"{len(df)-len(once)} lines of {Path(path).name} repeat a picture: each counts once.")
     return once.reset_index(drop=True)
 
 def _check_split(s, path):
-    if s and not _get_split(s): raise UserError(f"{path} has the split {s!r}: use train, valid, test, or leave it empty.", 'dataset')
+    if s and not _get_split(s):
+        raise UserError(f"{path} has the split {s!r}: use train, valid, test, or leave it empty.", 'dataset')
     return _get_split(s)
 
 # %% ../nbs/01_data.ipynb #0b723339
@@ -207,7 +237,8 @@ def join_copies(
     "Groups in which byte-identical copies are together too; '' for a picture that is alone"
     keys, shas = pd.factorize(np.array([g or f' {i}' for i,g in enumerate(group)]))[0], pd.factorize(np.array(list(sha256)))[0]
     n, m = keys.max() + 1, shas.max() + 1
-    graph = coo_array((np.ones(len(keys)), (keys, n + shas)), shape=(n + m, n + m))  # a group touches its contents, a content its groups
+    graph = coo_array((np.ones(len(keys)), (keys, n + shas)),
+        shape=(n + m, n + m))  # a group touches its contents, a content its groups
     part = pd.Series(connected_components(graph, directed=False)[1][keys])
     count, name = part.map(part.value_counts()), {}
     for p,g in zip(part, group):
@@ -237,11 +268,16 @@ def get_items(
     items['file'] = [f.encode('utf-8', 'replace').decode() for f in items.file]
     items = items.assign(**{c: seen[c].values for c in ('sha256', 'bytes', 'width', 'height', 'mode')})
     bad = [dict(file=f, reason=e) for f,e in zip(items.file, seen.error) if e]
-    if bad and strict: raise UserError(f"{bad[0]['file']} cannot be read: {bad[0]['reason']} ({len(bad)} such files). Mend or remove them, or give strict=False to leave them out.", 'strict')
+    if bad and strict:
+        raise UserError(f"{bad[0]['file']} cannot be read: {bad[0]['reason']} ({len(bad)} such files). Mend or remove them, or "
+            f"give strict=False to leave them out.", 'strict')
     if bad: _report(bad, len(items))
     items = items[seen.error.values == ''].sort_values('file').reset_index(drop=True)
-    if items.empty: raise UserError(f"None of the {len(bad)} pictures in {root} can be read; the first: {bad[0]['file']}: {bad[0]['reason']}.", 'dataset')
-    if gone := sorted(classes - set(items.label)): raise UserError(f"Class {gone[0]!r} has no picture that can be read: mend its files, or take the class away.", 'dataset')
+    if items.empty:
+        raise UserError(f"None of the {len(bad)} pictures in {root} can be read; the first: {bad[0]['file']}: "
+            f"{bad[0]['reason']}.", 'dataset')
+    if gone := sorted(classes - set(items.label)):
+        raise UserError(f"Class {gone[0]!r} has no picture that can be read: mend its files, or take the class away.", 'dataset')
     items = _add_groups(items, card)
     items.attrs.update(dataset=str(dataset), unreadable=bad)
     return items
@@ -252,9 +288,11 @@ def _is_utf8(name):
 
 def _add_groups(items, card):
     names = [Path(p).name for p in items.path]
-    group = items.group if 'group' in items else [get_patient(n, s) if card.group == 'patients' else '' for n,s in zip(names, items.split)]
+    group = items.group if 'group' in items else [get_patient(n, s) if card.group == 'patients' else '' for n,s in zip(names,
+        items.split)]
     films = [get_film(n, l) if card.group == 'films' else ('', -1) for n,l in zip(names, items.label)]
-    if not {'sequence', 'frame'} <= set(items.columns): items['sequence'], items['frame'] = [s for s,_ in films], [f for _,f in films]
+    if not {'sequence', 'frame'} <= set(items.columns):
+        items['sequence'], items['frame'] = [s for s,_ in films], [f for _,f in films]
     items['frame'] = pd.to_numeric(items.frame, errors='coerce').fillna(-1).astype(int)
     items['group'] = np.where(items.sequence != '', '', join_copies(group, items.sha256))
     first = ['path', 'label', 'split', 'group', 'sequence', 'frame']
@@ -280,7 +318,8 @@ def show_items(
     "A grid of pictures, one row a class; the `Figure`"
     plt = get_plt()
     labels = sorted(items.label.unique())[:classes]
-    fig, axs = plt.subplots(len(labels), per_class, figsize=(per_class*side+.4, len(labels)*(side+.25)), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(len(labels), per_class, figsize=(per_class*side+.4, len(labels)*(side+.25)), squeeze=False,
+        layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for row,label in zip(axs, labels):
         some = items[items.label == label]

@@ -29,7 +29,9 @@ def check_done(
 ):
     "A run that has not finished cannot be evaluated: `UserError` with its own error"
     r = run.record
-    if r['status'] != 'done': raise UserError(f"Run {run.path.name} is {r['status']}, not done{': ' + r['error']['message'] if r['error'] else ''}. Finish its training first: the same command goes on with it.", 'run')
+    if r['status'] != 'done':
+        raise UserError(f"Run {run.path.name} is {r['status']}, not done{': ' + r['error']['message'] if r['error'] else ''}. "
+            f"Finish its training first: the same command goes on with it.", 'run')
 
 # %% ../nbs/05_evaluation.ipynb #b8aca91d
 def open_test(
@@ -39,7 +41,8 @@ def open_test(
     "The test items; counted in run.json. Where there are none: the validation items, and a sentence that says so"
     test = items[items.split == 'test']
     if test.empty:
-        print("This run has no test pictures: what follows is measured on the validation pictures, by which the model was chosen. It is too good.")
+        print("This run has no test pictures: what follows is measured on the validation pictures, by which the model was chosen. "
+            "It is too good.")
         return items[items.split == 'valid']
     run.update(test_opened=run.record['test_opened'] + 1)
     return test
@@ -61,11 +64,13 @@ def get_metrics(
     scores = get_scores(get_confusions(targs, preds, units, len(classes), counts))
     m = {k: get_interval(scores[k], n) for k in ('accuracy', 'balanced_accuracy', 'macro_f1')}
     if alone: m['accuracy'] = get_share((targs == preds).sum(), n)  # no groups: Wilson
-    m['majority_rate'] = get_interval(get_scores(get_confusions(targs, np.full_like(targs, np.bincount(targs).argmax()), units, len(classes), counts))['accuracy'], n)
+    m['majority_rate'] = get_interval(get_scores(get_confusions(targs, np.full_like(targs, np.bincount(targs).argmax()), units,
+        len(classes), counts))['accuracy'], n)
     if positive is not None and len(set(targs)) == 2:
         k = at[positive]
         m['auc'] = get_interval(get_aucs(targs == k, predictions[f'p_{positive}'].to_numpy(), units, counts), n)
-        for name,c in (('sensitivity', k), ('specificity', 1-k)): m[name] = get_interval(scores['recall'][:,c], len(set(units[targs == c])))
+        for name,c in (('sensitivity', k), ('specificity', 1-k)):
+            m[name] = get_interval(scores['recall'][:,c], len(set(units[targs == c])))
     return m
 
 # %% ../nbs/05_evaluation.ipynb #2ed5cea7
@@ -74,10 +79,13 @@ def get_class_table(
     classes:list, # in order
 )->pd.DataFrame:
     "Precision, recall, F1, area under the one-vs-rest ROC and support of each class; recall with its 95 % Wilson interval, worst recall first"
-    p, r, f, n = skm.precision_recall_fscore_support(predictions.label, predictions.predicted, labels=classes, zero_division=np.nan)
-    auc = [skm.roc_auc_score(predictions.label == c, predictions[f'p_{c}']) if 0 < k < len(predictions) else np.nan for c,k in zip(classes, n)]
+    p, r, f, n = skm.precision_recall_fscore_support(predictions.label, predictions.predicted, labels=classes,
+        zero_division=np.nan)
+    auc = [skm.roc_auc_score(predictions.label == c, predictions[f'p_{c}']) if 0 < k < len(predictions) else np.nan for c,
+        k in zip(classes, n)]
     ci = [get_share(round(a*k) if k else 0, int(k)) for a,k in zip(np.nan_to_num(r), n)]
-    return pd.DataFrame(dict(precision=p, recall=r, recall_low=[i['low'] for i in ci], recall_high=[i['high'] for i in ci], f1=f, roc_auc=auc, pictures=n), index=classes).sort_values('recall')
+    return pd.DataFrame(dict(precision=p, recall=r, recall_low=[i['low'] for i in ci], recall_high=[i['high'] for i in ci], f1=f,
+        roc_auc=auc, pictures=n), index=classes).sort_values('recall')
 
 # %% ../nbs/05_evaluation.ipynb #1b18e174
 def plot_confusion(
@@ -91,7 +99,8 @@ def plot_confusion(
     side = min(14, 2.2 + .38*k)
     ax = ax or plt.subplots(figsize=(side+.8, side))[1]
     c = skm.confusion_matrix(predictions.label, predictions.predicted, labels=classes)
-    sns.heatmap(c/np.maximum(1, c.sum(1, keepdims=True)), annot=c if k <= 20 else None, fmt='d', cmap='Blues', vmin=0, vmax=1, xticklabels=classes, yticklabels=classes, square=True, ax=ax, cbar_kws=dict(label='share of the true class', shrink=.7))
+    sns.heatmap(c/np.maximum(1, c.sum(1, keepdims=True)), annot=c if k <= 20 else None, fmt='d', cmap='Blues', vmin=0, vmax=1,
+        xticklabels=classes, yticklabels=classes, square=True, ax=ax, cbar_kws=dict(label='share of the true class', shrink=.7))
     ax.set(xlabel='predicted', ylabel='true')
     ax.tick_params(labelsize=8 if k <= 40 else 5)
     return ax
@@ -116,9 +125,11 @@ def plot_curves(
         fpr, tpr, _ = skm.roc_curve(truth, score)
         precision, recall, _ = skm.precision_recall_curve(truth, score)
         axs[0].plot(fpr, tpr, color=colour, label=f'{c}: area {skm.auc(fpr, tpr):.3f}')
-        axs[1].plot(recall, precision, color=colour, drawstyle='steps-post', label=f'{c}: average precision {skm.average_precision_score(truth, score):.3f}')
+        axs[1].plot(recall, precision, color=colour, drawstyle='steps-post', label=f'{c}: average precision '
+            f'{skm.average_precision_score(truth, score):.3f}')
     axs[0].plot([0,1], [0,1], ':', color='grey')
-    axs[0].set(xlabel='false alarm rate', ylabel='sensitivity', title='ROC' if positive else 'ROC, one against the rest: worst classes')
+    axs[0].set(xlabel='false alarm rate', ylabel='sensitivity', title='ROC' if positive else 'ROC, one against the rest: worst '
+        'classes')
     axs[1].set(xlabel='recall', ylabel='precision', ylim=(0,1.03), title='Precision and recall')
     for ax in axs: ax.legend(fontsize=8)
     return axs[0].figure

@@ -97,5 +97,7 @@ def get_interval(
     value, rest = float(draws[0]), draws[1:][~np.isnan(draws[1:])]
     if np.isnan(value) or not len(rest): return dict(value=value, low=np.nan, high=np.nan)
     low, high = np.percentile(rest, [50*(1-level), 50*(1+level)])
-    if low == high and n_units: exact = get_share(round(value*n_units), n_units, level, 'exact'); low, high = min(low, exact['low']), max(high, exact['high'])
+    if low == high and n_units:
+        exact = get_share(round(value*n_units), n_units, level, 'exact'); low, high = min(low, exact['low']), max(high,
+            exact['high'])
     return dict(value=value, low=float(np.clip(low, 0, 1)), high=float(np.clip(high, 0, 1)))

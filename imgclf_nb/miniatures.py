@@ -17,22 +17,37 @@ from .core import UserError, get_root, write_json, write_csv
 
 # %% ../nbs/00d_miniatures.ipynb #532c91c5
 _pc = dict(
-    cables='l 8 50 25 15 45 85 65 15 88 60; r 84 55 96 68 d', case='r 28 8 72 92; r 36 16 64 28 w; e 46 66 58 78 w; l 36 40 64 40 d; l 36 48 64 48 d',
+    cables='l 8 50 25 15 45 85 65 15 88 60; r 84 55 96 68 d',
+    case='r 28 8 72 92; r 36 16 64 28 w; e 46 66 58 78 w; l 36 40 64 40 d; l 36 48 64 48 d',
     cpu='r 18 18 82 82; r 32 32 68 68 w; l 25 10 25 90 d; l 50 10 50 18 d; l 75 10 75 90 d; l 10 25 90 25 d; l 10 75 90 75 d',
-    gpu='r 5 30 95 70; e 14 34 44 66 d; e 54 34 84 66 d; r 5 70 60 78 w', hdd='r 22 10 78 90; e 28 16 72 60 w; e 45 33 55 43 d; l 70 82 50 45 d',
-    headset='l 15 60 18 30 35 12 65 12 82 30 85 60; e 8 52 28 84; e 72 52 92 84; l 20 80 40 92 55 90 d', keyboard='r 3 35 97 68; l 8 43 92 43 w; l 8 51 92 51 w; r 28 57 72 62 w',
-    microphone='e 36 6 64 46; r 36 26 64 34 d; l 30 40 30 58 50 66 70 58 70 40 d; l 50 66 50 92; r 32 88 68 95', monitor='r 6 10 94 70; r 12 16 88 62 w; r 44 70 56 84; r 28 84 72 92',
-    motherboard='r 12 6 88 94; r 22 14 50 42 w; r 60 12 65 50 d; r 70 12 75 50 d; r 20 56 80 62 d; r 20 70 80 76 d; e 60 80 74 92 w', mouse='e 26 8 74 92; l 50 8 50 42 d; r 46 20 54 34 w',
-    ram='r 4 36 96 62; r 12 40 24 54 d; r 30 40 42 54 d; r 48 40 60 54 d; r 66 40 78 54 d; r 4 62 96 67 w', speakers='r 8 12 42 90; r 58 12 92 90; e 14 50 36 80 w; e 64 50 86 80 w; e 18 20 32 36 d; e 68 20 82 36 d',
-    webcam='e 22 8 78 64; e 36 22 64 50 d; e 44 30 52 38 w; r 44 64 56 78; r 26 78 74 88')
+    gpu='r 5 30 95 70; e 14 34 44 66 d; e 54 34 84 66 d; r 5 70 60 78 w',
+    hdd='r 22 10 78 90; e 28 16 72 60 w; e 45 33 55 43 d; l 70 82 50 45 d',
+    headset='l 15 60 18 30 35 12 65 12 82 30 85 60; e 8 52 28 84; e 72 52 92 84; l 20 80 40 92 55 90 d',
+    keyboard='r 3 35 97 68; l 8 43 92 43 w; l 8 51 92 51 w; r 28 57 72 62 w',
+    microphone='e 36 6 64 46; r 36 26 64 34 d; l 30 40 30 58 50 66 70 58 70 40 d; l 50 66 50 92; r 32 88 68 95',
+    monitor='r 6 10 94 70; r 12 16 88 62 w; r 44 70 56 84; r 28 84 72 92',
+    motherboard='r 12 6 88 94; r 22 14 50 42 w; r 60 12 65 50 d; r 70 12 75 50 d; r 20 56 80 62 d; r 20 70 80 76 d; e 60 80 74 92 w',
+    mouse='e 26 8 74 92; l 50 8 50 42 d; r 46 20 54 34 w',
+    ram='r 4 36 96 62; r 12 40 24 54 d; r 30 40 42 54 d; r 48 40 60 54 d; r 66 40 78 54 d; r 4 62 96 67 w',
+    speakers='r 8 12 42 90; r 58 12 92 90; e 14 50 36 80 w; e 64 50 86 80 w; e 18 20 32 36 d; e 68 20 82 36 d',
+    webcam='e 22 8 78 64; e 36 22 64 50 d; e 44 30 52 38 w; r 44 64 56 78; r 26 78 74 88',
+)
 _instruments = dict(
-    harp='l 20 90 20 10 80 30 20 90; l 32 75 32 18 w; l 44 62 44 22 w; l 56 48 56 26 w', baglama='e 30 55 70 95; r 47 5 53 60 d; e 46 72 54 80 w',
-    electric_guitar='l 35 70 20 88 50 80 80 88 65 70; e 32 62 68 90; r 47 5 53 66 d; r 40 72 60 76 w; r 40 80 60 84 w', acoustic_guitar='e 30 42 70 66; e 24 58 76 94; e 42 62 58 78 d; r 47 5 53 50 d',
-    kanun='l 10 80 90 80 90 50 60 25 10 25 10 80; l 14 36 74 36 w; l 14 48 86 48 w; l 14 60 88 60 w; l 14 70 88 70 w', violin='e 34 44 66 62; e 30 62 70 90; r 47 10 53 60 d; l 80 10 88 92 w; l 42 66 42 76 d; l 58 66 58 76 d',
-    kemence='r 38 40 62 92; r 47 8 53 42 d; l 44 50 44 84 w; l 56 50 56 84 w', mandolin='e 28 50 72 94; r 46 12 54 54 d; e 44 60 56 72 d; r 40 6 60 14',
-    oud='e 18 42 82 96; r 46 18 54 46 d; l 46 18 30 8 d; e 42 56 58 72 w', yayli_tambur='e 24 60 76 96; r 48 3 52 64 d; l 12 20 40 95 w')
-_pets = dict(Cat='e 22 30 78 88; t 24 46 28 8 48 34; t 76 46 72 8 52 34; e 34 48 44 58 w; e 56 48 66 58 w; e 46 64 54 70 d; l 10 66 40 68 d; l 10 76 40 72 d; l 90 66 60 68 d; l 90 76 60 72 d',
-    Dog='e 24 18 76 84; e 8 22 30 70 d; e 70 22 92 70 d; e 34 36 43 46 w; e 57 36 66 46 w; e 34 54 66 88 w; e 43 56 57 66 d; l 50 66 50 78 d')
+    harp='l 20 90 20 10 80 30 20 90; l 32 75 32 18 w; l 44 62 44 22 w; l 56 48 56 26 w',
+    baglama='e 30 55 70 95; r 47 5 53 60 d; e 46 72 54 80 w',
+    electric_guitar='l 35 70 20 88 50 80 80 88 65 70; e 32 62 68 90; r 47 5 53 66 d; r 40 72 60 76 w; r 40 80 60 84 w',
+    acoustic_guitar='e 30 42 70 66; e 24 58 76 94; e 42 62 58 78 d; r 47 5 53 50 d',
+    kanun='l 10 80 90 80 90 50 60 25 10 25 10 80; l 14 36 74 36 w; l 14 48 86 48 w; l 14 60 88 60 w; l 14 70 88 70 w',
+    violin='e 34 44 66 62; e 30 62 70 90; r 47 10 53 60 d; l 80 10 88 92 w; l 42 66 42 76 d; l 58 66 58 76 d',
+    kemence='r 38 40 62 92; r 47 8 53 42 d; l 44 50 44 84 w; l 56 50 56 84 w',
+    mandolin='e 28 50 72 94; r 46 12 54 54 d; e 44 60 56 72 d; r 40 6 60 14',
+    oud='e 18 42 82 96; r 46 18 54 46 d; l 46 18 30 8 d; e 42 56 58 72 w',
+    yayli_tambur='e 24 60 76 96; r 48 3 52 64 d; l 12 20 40 95 w',
+)
+_pets = dict(
+    Cat='e 22 30 78 88; t 24 46 28 8 48 34; t 76 46 72 8 52 34; e 34 48 44 58 w; e 56 48 66 58 w; e 46 64 54 70 d; l 10 66 40 68 d; l 10 76 40 72 d; l 90 66 60 68 d; l 90 76 60 72 d',
+    Dog='e 24 18 76 84; e 8 22 30 70 d; e 70 22 92 70 d; e 34 36 43 46 w; e 57 36 66 46 w; e 34 54 66 88 w; e 43 56 57 66 d; l 50 66 50 78 d',
+)
 
 # %% ../nbs/00d_miniatures.ipynb #f1523951
 def _points(kind, v):
@@ -87,7 +102,8 @@ def draw_pc_parts(folder, rng, per_class=10, copies=8):
         c, other = names[i], names[(i+5) % len(names)] if i%2 else names[i]
         a, b = folder/'pc_parts'/c/f'{i+1}.jpg', folder/'pc_parts'/other/f'{per_class+1+i}.jpg'
         shutil.copyfile(a, b)
-        truth += [(p.relative_to(folder).as_posix(), 'contradictory' if i%2 else 'exact_duplicate', f'copies {i}') for p in (a, b)]
+        truth += [(p.relative_to(folder).as_posix(), 'contradictory' if i%2 else 'exact_duplicate', f'copies {i}') for p in (a,
+            b)]
     return truth
 
 # %% ../nbs/00d_miniatures.ipynb #742ff667
@@ -104,21 +120,29 @@ def draw_cats_vs_dogs(folder, rng, per_class=45):
         _save(p, a_cat())
         p.write_bytes(p.read_bytes()[:1500])
     exif = Image.Exif(); exif[0x112] = 6
-    return [odd('Cat/666.jpg', 'unreadable', 'zero bytes', lambda p: p.write_bytes(b'')), odd('Dog/11702.jpg', 'unreadable', 'not a picture', lambda p: p.write_text('no picture')),
-        odd('Cat/700.jpg', 'unreadable', 'truncated', cut), odd('Cat/701.jpg', 'wrong_extension', 'BMP', lambda p: a_cat().save(p, format='BMP')),
-        odd('Cat/702.jpg', 'odd_mode', 'L', lambda p: _save(p, a_cat().convert('L'))), odd('Cat/703.jpg', 'odd_mode', 'CMYK', lambda p: _save(p, a_cat().convert('CMYK'))),
+    return [odd('Cat/666.jpg', 'unreadable', 'zero bytes', lambda p: p.write_bytes(b'')), odd('Dog/11702.jpg', 'unreadable',
+        'not a picture', lambda p: p.write_text('no picture')),
+        odd('Cat/700.jpg', 'unreadable', 'truncated', cut), odd('Cat/701.jpg', 'wrong_extension', 'BMP', lambda p: a_cat().save(p,
+            format='BMP')),
+        odd('Cat/702.jpg', 'odd_mode', 'L', lambda p: _save(p, a_cat().convert('L'))), odd('Cat/703.jpg', 'odd_mode', 'CMYK',
+            lambda p: _save(p, a_cat().convert('CMYK'))),
         odd('Cat/704.jpg', 'exif_rotated', '6', lambda p: _save(p, a_cat().rotate(90, expand=True), exif=exif))]
 
 # %% ../nbs/00d_miniatures.ipynb #7b1b25b3
-_fruits = {'Apple Red 1': ((170,30,35), (150,60,40), .95), 'Apple Red 2': ((175,35,40), (190,150,60), .95), 'Apple Golden 1': ((215,190,70), (190,150,60), .95), 'Banana': ((225,200,60), (120,90,30), .45),
-    'Lemon': ((235,215,60), (200,180,40), .72), 'Limes': ((95,150,50), (70,120,40), .75), 'Orange': ((230,130,35), (210,110,25), 1.), 'Peach': ((225,150,90), (190,60,50), .95), 'Pear': ((180,190,80), (140,120,60), .65), 'Walnut': ((160,120,75), (110,80,50), .85)}
+_fruits = {'Apple Red 1': ((170,30,35), (150,60,40), .95), 'Apple Red 2': ((175,35,40), (190,150,60), .95),
+    'Apple Golden 1': ((215,190,70), (190,150,60), .95), 'Banana': ((225,200,60), (120,90,30), .45),
+    'Lemon': ((235,215,60), (200,180,40), .72), 'Limes': ((95,150,50), (70,120,40), .75), 'Orange': ((230,130,35), (210,110,25),
+        1.), 'Peach': ((225,150,90), (190,60,50), .95), 'Pear': ((180,190,80), (140,120,60), .65), 'Walnut': ((160,120,75),
+        (110,80,50), .85)}
 
 def _fruit(rng, main, spot, aspect, angle, spots):
     im = np.full((100,100,3), 255, np.uint8)
     cv2.ellipse(im, (50,50), (42, int(42*aspect)), np.rad2deg(angle)*(aspect < .9), 0, 360, main, -1, cv2.LINE_AA)
     mask = (im < 255).any(-1)
     for lon,lat,r in spots:  # on the surface: seen while they face the camera
-        if np.cos(lon+angle) > 0: cv2.circle(im, (int(50+38*np.sin(lon+angle)*np.cos(lat)), int(50+38*aspect*np.sin(lat))), int(r*np.cos(lon+angle))+1, spot, -1, cv2.LINE_AA)
+        if np.cos(lon+angle) > 0:
+            cv2.circle(im, (int(50+38*np.sin(lon+angle)*np.cos(lat)), int(50+38*aspect*np.sin(lat))), int(r*np.cos(lon+angle))+1,
+                spot, -1, cv2.LINE_AA)
     im[~mask] = 255
     return np.where(mask[...,None], _noisy(im, rng, 4), 255).astype(np.uint8)
 
@@ -132,7 +156,8 @@ def draw_fruits360(folder, rng, frames=16):
             for k in range(frames):
                 rel = f"{'Test' if k%4 == 2 else 'Training'}/{c}/{film}{k*20}_100.jpg"
                 _save(folder/rel, _fruit(rng, tint.clip(0, 255).tolist(), spot, aspect, 2*np.pi*k/frames, spots))
-                if k%4 == 2: truth.append((rel, 'near_duplicate', f'neighbours {film}{k*20-20} and {film}{k*20+20} are in Training'))
+                if k%4 == 2:
+                    truth.append((rel, 'near_duplicate', f'neighbours {film}{k*20-20} and {film}{k*20+20} are in Training'))
     return truth
 
 # %% ../nbs/00d_miniatures.ipynb #1f3c6d13
@@ -160,7 +185,8 @@ def _film(rng, w, h, body, sick, given):
     im = 150 + tone - 95*(lung(-1) + lung(1)) + 14*np.cos(ribs*y*9 + 3*x**2)*(lung(-1) + lung(1)) + 60*np.exp(-(x/.12)**2) - 60*(x**2 > .92)
     for _ in range(rng.integers(2, 5) if sick else 0):
         s = rng.choice([-1,1])
-        im += rng.uniform(35, 70)*np.exp(-((x - s*cx + rng.uniform(-.12,.12))**2 + (y - rng.uniform(-.1, .5))**2)/rng.uniform(.02, .07))
+        im += rng.uniform(35, 70)*np.exp(-((x - s*cx + rng.uniform(-.12,.12))**2 + (y - rng.uniform(-.1, .5))**2)/rng.uniform(.02,
+            .07))
     im = im if given == 'train' else 105 + (im - 128)*.75
     return _noisy(im, rng, 7)
 
@@ -187,7 +213,8 @@ def draw_chest_xray(folder, rng, patients=dict(train=62, test=26)):
 
 # %% ../nbs/00d_miniatures.ipynb #69d52c72
 VERSION = 1  # raise it when a drawing changes: old folders are drawn again
-MINIATURES = dict(pc_parts_mini=draw_pc_parts, cats_vs_dogs_mini=draw_cats_vs_dogs, fruits360_mini=draw_fruits360, instruments_mini=draw_instruments, chest_xray_mini=draw_chest_xray)
+MINIATURES = dict(pc_parts_mini=draw_pc_parts, cats_vs_dogs_mini=draw_cats_vs_dogs, fruits360_mini=draw_fruits360,
+    instruments_mini=draw_instruments, chest_xray_mini=draw_chest_xray)
 
 def _is_current(p): return (p/'miniature.json').exists() and json.loads((p/'miniature.json').read_text())['version'] == VERSION
 
@@ -207,7 +234,8 @@ def get_miniature(
     try: os.rename(tmp, folder)
     except OSError:
         shutil.rmtree(tmp)
-        if not _is_current(folder): raise UserError(f"{folder} is in the way of the miniature of that name: move it.", 'dataset') from None
+        if not _is_current(folder):
+            raise UserError(f"{folder} is in the way of the miniature of that name: move it.", 'dataset') from None
         # else another process was faster
     return folder
 

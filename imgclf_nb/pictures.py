@@ -39,7 +39,8 @@ def open_picture(
 )->Image.Image:
     "A picture file as an upright 8-bit `PIL.Image` in RGB or L; raises what Pillow raises where it cannot be read"
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # 10,000-pixel pictures are wanted; Pillow still refuses bombs
+        warnings.simplefilter('ignore',
+            Image.DecompressionBombWarning)  # 10,000-pixel pictures are wanted; Pillow still refuses bombs
         with Image.open(file) as im:
             if at_least and im.format == 'JPEG': im.draft(None, (at_least, at_least))
             im.load()  # the first frame of an animation
@@ -49,7 +50,8 @@ def open_picture(
             return im.convert('L' if channels == 1 else 'RGB')
 
 # %% ../nbs/00c_pictures.ipynb #73940888
-_filters = dict(bicubic=Image.Resampling.BICUBIC, bilinear=Image.Resampling.BILINEAR, lanczos=Image.Resampling.LANCZOS, nearest=Image.Resampling.NEAREST)
+_filters = dict(bicubic=Image.Resampling.BICUBIC, bilinear=Image.Resampling.BILINEAR, lanczos=Image.Resampling.LANCZOS,
+    nearest=Image.Resampling.NEAREST)
 
 @dataclass
 class Preprocessing:
@@ -67,8 +69,11 @@ class Preprocessing:
     classes:list = field(default_factory=list)        # in the order of the model's outputs
 
     def __post_init__(self):
-        for name,allowed in dict(resize=('crop','letterbox','squash'), interpolation=tuple(_filters), channels=(1,3), bits=(8,)).items():
-            if getattr(self, name) not in allowed: raise UserError(f"Preprocessing {name} = {getattr(self, name)!r}: it must be one of {', '.join(map(str, allowed))}.", name)
+        for name,allowed in dict(resize=('crop','letterbox','squash'), interpolation=tuple(_filters), channels=(1,3),
+            bits=(8,)).items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"Preprocessing {name} = {getattr(self, name)!r}: it must be one of "
+                    f"{', '.join(map(str, allowed))}.", name)
 
 # %% ../nbs/00c_pictures.ipynb #34cfcf0f
 def _fit(im, size, resize, crop_pct, how, fill):
@@ -115,7 +120,9 @@ def to_dict(self:Preprocessing)->dict:
 def from_dict(cls:Preprocessing, d:dict)->Preprocessing:
     "A contract from a dictionary; an unknown key is a `UserError`"
     known = {f.name for f in dataclasses.fields(Preprocessing)}
-    if extra := set(d) - known: raise UserError(f"Preprocessing has no {', '.join(sorted(extra))}: the file was made by another version; known are {', '.join(sorted(known))}.")
+    if extra := set(d) - known:
+        raise UserError(f"Preprocessing has no {', '.join(sorted(extra))}: the file was made by another version; known are "
+            f"{', '.join(sorted(known))}.")
     return cls(**d)
 
 # %% ../nbs/00c_pictures.ipynb #c6b2ef6c
@@ -153,11 +160,13 @@ def check_pictures(
     if not paths: return pd.DataFrame(columns=_columns)
     stats = [(s.st_size, s.st_mtime_ns) if (s := _stat(p)) else (-1, -1) for p in paths]
     store = _get_store(paths) if cache else None
-    old = pd.read_csv(store, keep_default_na=False, dtype={'sha256': str, 'mode': str, 'error': str}) if store and store.exists() else pd.DataFrame(columns=_columns)
+    old = pd.read_csv(store, keep_default_na=False, dtype={'sha256': str, 'mode': str,
+        'error': str}) if store and store.exists() else pd.DataFrame(columns=_columns)
     known = {(r.path, r.size, r.mtime): r._asdict() for r in old.itertuples(index=False)} if list(old.columns) == _columns else {}
     todo = [(p, *s) for p,s in zip(paths, stats) if (p, *s) not in known]
     with ThreadPoolExecutor(os.cpu_count()) as ex:  # hashing and decoding let go of the GIL
-        bar = tqdm(ex.map(check_picture, [t[0] for t in todo]), total=len(todo), desc='reading pictures', disable=not (len(todo) > 2000 if progress is None else progress))
+        bar = tqdm(ex.map(check_picture, [t[0] for t in todo]), total=len(todo), desc='reading pictures',
+            disable=not (len(todo) > 2000 if progress is None else progress))
         for t,r in zip(todo, bar): known[t] = dict(zip(_columns[:3], t), **r)
     table = pd.DataFrame([known[(p, *s)] for p,s in zip(paths, stats)], columns=_columns)
     if store and todo: _remember(store, table[table.error == ''])  # what went wrong may be mended: it is looked at again

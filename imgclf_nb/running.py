@@ -35,14 +35,17 @@ def run_notebook(
     out, tmp = folder/f'{notebook}.ipynb', folder/f'.{notebook}.{os.getpid()}.ipynb'
     if 'run' in get_defaults(notebook): parameters['run'] = str(run)
     try:
-        papermill.execute_notebook(get_root()/'nbs'/f'{notebook}.ipynb', tmp, parameters, kernel_name='python3', progress_bar=False,
+        papermill.execute_notebook(get_root()/'nbs'/f'{notebook}.ipynb', tmp, parameters, kernel_name='python3',
+            progress_bar=False,
             stdout_file=None if quiet else sys.stdout, kernel_manager_class='imgclf_nb.running.PrivateKernel')
         os.replace(tmp, out)
     except PapermillExecutionError as e:
         ours = e.ename in ('UserError', 'ParameterError')
-        raise UserError(f"{e.evalue if ours else f'{e.ename}: {e.evalue}'} (The executed notebook is {_keep_failed(tmp, out)}.)") from (None if ours else e)
+        raise UserError(f"{e.evalue if ours else f'{e.ename}: {e.evalue}'} (The executed notebook is "
+            f"{_keep_failed(tmp, out)}.)") from (None if ours else e)
     except DeadKernelError:
-        error = UserError("The notebook's process was ended from outside, mostly for lack of memory: give a smaller batch_size or size. The same command goes on with this run.")
+        error = UserError("The notebook's process was ended from outside, mostly for lack of memory: give a smaller batch_size or "
+            "size. The same command goes on with this run.")
         if Run(folder).record.get('status') == 'running': Run(folder).fail(error)
         _keep_failed(tmp, out)
         raise error from None
@@ -60,7 +63,8 @@ def get_defaults(
 )->dict:
     "Its parameters with their defaults"
     import papermill
-    return {k: ast.literal_eval(v['default']) for k,v in papermill.inspect_notebook(str(get_root()/'nbs'/f'{notebook}.ipynb')).items()}
+    return {k: ast.literal_eval(v['default']) for k,
+        v in papermill.inspect_notebook(str(get_root()/'nbs'/f'{notebook}.ipynb')).items()}
 
 # %% ../nbs/00f_running.ipynb #1d20a999
 def get_headline(
@@ -69,7 +73,8 @@ def get_headline(
     "The run's numbers with their intervals"
     r, lines = run.record, []
     for split,metrics in r['metrics'].items():
-        shown = [f"{k.replace('_', ' ')} {v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})" for k,v in metrics.items() if k in ('accuracy', 'balanced_accuracy', 'macro_f1', 'auc')]
+        shown = [f"{k.replace('_', ' ')} {v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})" for k,
+            v in metrics.items() if k in ('accuracy', 'balanced_accuracy', 'macro_f1', 'auc')]
         lines.append(f"  {split:5} n = {r['split_sizes'][split]}:  {',  '.join(shown)}")
     about = ' — a drawn miniature: it shows that everything works and says nothing about real pictures' if r['dataset'] in MINIATURES else ''
     opened = f"  test opened {r['test_opened']} time{'' if r['test_opened'] == 1 else 's'}"
@@ -96,14 +101,16 @@ def get_run_name(
     "The name that a run gets where none is given: set, model, seed"
     from imgclf_nb.data import fill_recipe
     p = fill_recipe(dict(parameters, arch=parameters.get('arch')))
-    return re.sub(r'[^\w.-]+', '_', f"{Path(str(p['dataset'])).resolve().name.removesuffix('.csv')}-{p['arch']}-s{p.get('seed', 0)}")
+    return re.sub(r'[^\w.-]+', '_',
+        f"{Path(str(p['dataset'])).resolve().name.removesuffix('.csv')}-{p['arch']}-s{p.get('seed', 0)}")
 
 def _is_same(record, parameters):
     "Were these parameters, the notebook's defaults, the recipe and the data behind that run?"
     from imgclf_nb.data import fill_recipe, get_data_hash, get_items
     if set(parameters) - set(get_defaults('04_train')): return False  # 04 will say which name is unknown
     full = _plain(fill_recipe({**get_defaults('04_train'), **parameters}))
-    return {**full, 'run': ''} == {**record['parameters'], 'run': ''} and get_data_hash(get_items(full['dataset'], full['strict'])) == record['data_hash']
+    return {**full, 'run': ''} == {**record['parameters'], 'run': ''} and get_data_hash(get_items(full['dataset'],
+        full['strict'])) == record['data_hash']
 
 def train_and_evaluate(
     run:str,      # name or folder
@@ -112,18 +119,23 @@ def train_and_evaluate(
     "04_train and 05_evaluation on it; a run that is done with these parameters is handed back at once"
     r = Run(_get_folder(run))
     if not (r.done and _is_same(r.record, parameters)): run_notebook('04_train', run, **parameters)
-    else: print(f"{r.path.name} is done since {r.record['started']} (commit {str(r.record['git_commit'])[:12]}); another run name trains anew")
+    else:
+        print(f"{r.path.name} is done since {r.record['started']} (commit {str(r.record['git_commit'])[:12]}); another run name "
+            f"trains anew")
     evaluated = any('macro_f1' in m for m in r.record['metrics'].values())
-    if not evaluated or not (r.path/'05_evaluation.ipynb').exists(): run_notebook('05_evaluation', run, quiet=True)  # its last words are the headline, which the command prints
+    if not evaluated or not (r.path/'05_evaluation.ipynb').exists():
+        run_notebook('05_evaluation', run, quiet=True)  # its last words are the headline, which the command prints
     return r
 
 def main():
     "`imgclf_run`: the console command"
-    a = argparse.ArgumentParser('imgclf_run', description='Train a model on labelled pictures, evaluate it, and keep the executed notebooks in runs/<run>/.')
+    a = argparse.ArgumentParser('imgclf_run', description='Train a model on labelled pictures, evaluate it, and keep the executed '
+        'notebooks in runs/<run>/.')
     a.add_argument('dataset', help="a set's name, a folder of class folders, or a CSV with path and label")
     a.add_argument('--arch', help='any timm model (default: the recipe of the data set)')
     a.add_argument('--run', help='name of the run (default: set-model-seed)')
-    a.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='any other parameter of 04_train, as in papermill')
+    a.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
+        help='any other parameter of 04_train, as in papermill')
     a = a.parse_args()
     p = {'dataset': a.dataset, **({'arch': a.arch} if a.arch else {}), **{k: _value(v) for k,v in a.parameter}}
     named = p.pop('run', None)

@@ -37,7 +37,8 @@ def _cut_units(pool, shares, seed):
     "`split` of each picture; classes are filled one by one, a unit with several labels counts for its commonest"
     unit = _get_unit(pool)
     sizes = unit.value_counts().to_dict()
-    votes = pool.groupby([unit.rename('unit'), 'label']).size().rename('n').reset_index().sort_values(['n','label'], ascending=[False,True])
+    votes = pool.groupby([unit.rename('unit'), 'label']).size().rename('n').reset_index().sort_values(['n','label'],
+        ascending=[False,True])
     where = {}
     for _,names in votes.drop_duplicates('unit').groupby('label').unit: where |= _fill(names, sizes, shares, seed)
     return unit.map(lambda u: where.get(u, 'train'))
@@ -75,15 +76,20 @@ def get_splits(
     return _check_train(items)
 
 def _check_classes(items, pool, films, shares):
-    if items.label.nunique() < 2: raise UserError(f"There is only one class, {items.label.iloc[0]!r}: a classifier needs at least two folders of pictures.", 'dataset')
+    if items.label.nunique() < 2:
+        raise UserError(f"There is only one class, {items.label.iloc[0]!r}: a classifier needs at least two folders of pictures.",
+            'dataset')
     need, n = 1 + len(shares), _get_unit(pool).groupby(pool.label).nunique()
     small = n[(n < need) & ~n.index.isin(films)]
-    if len(small): raise UserError(f"Class {small.index[0]!r} has {small.iloc[0]} picture{'' if small.iloc[0] == 1 else 's'} (copies and pictures of one group count once), but {need} are needed "
+    if len(small): raise UserError(f"Class {small.index[0]!r} has {small.iloc[0]} picture{'' if small.iloc[0] == 1 else 's'} "
+        f"(copies and pictures of one group count once), but {need} are needed "
         f"to have one in each of train{''.join(f', {k}' for k in shares)}: add pictures, or take the class away.", 'dataset')
 
 def _check_train(items):
     lost = sorted(set(items.label) - set(items[items.split == 'train'].label))
-    if lost: raise UserError(f"Class {lost[0]!r} has no picture for training: every class needs some outside validation and test.", 'dataset')
+    if lost:
+        raise UserError(f"Class {lost[0]!r} has no picture for training: every class needs some outside validation and test.",
+            'dataset')
     return items
 
 # %% ../nbs/01b_splitting.ipynb #eb7b1b35
@@ -92,7 +98,8 @@ def get_split_table(
 )->pd.DataFrame:
     "Pictures, groups and classes in each split, and the largest deviation of a class's share from its share in the whole"
     whole = items.label.value_counts(normalize=True)
-    def row(d): return dict(pictures=len(d), groups=d.group.where(d.group != '', d.file).nunique(), films=d.sequence[d.sequence != ''].nunique(), classes=d.label.nunique(),
+    def row(d): return dict(pictures=len(d), groups=d.group.where(d.group != '', d.file).nunique(),
+        films=d.sequence[d.sequence != ''].nunique(), classes=d.label.nunique(),
         largest_deviation=round((d.label.value_counts(normalize=True).reindex(whole.index, fill_value=0) - whole).abs().max(), 3))
     return pd.DataFrame([row(items[items.split == s]) for s in ('train','valid','test')], index=['train','valid','test'])
 

@@ -38,7 +38,8 @@ def get_preprocessing(
 )->Preprocessing:
     "The contract that fits the model's weights"
     e = get_expected(arch)
-    return Preprocessing(size=size, resize=resize, interpolation=e['interpolation'] if e['interpolation'] in ('bicubic','bilinear') else 'bicubic', mean=e['mean'], std=e['std'], classes=classes)
+    how = e['interpolation'] if e['interpolation'] in ('bicubic', 'bilinear') else 'bicubic'
+    return Preprocessing(size=size, resize=resize, interpolation=how, mean=e['mean'], std=e['std'], classes=classes)
 
 # %% ../nbs/04_train.ipynb #59c0da41
 def split_model(model):
@@ -73,7 +74,8 @@ def choose_c(
         fits = [(_fit_logistic(x[a], y[a], c, balanced), b) for a,b in folds]
         probs = [np.zeros((len(b), len(labels))) for _,b in fits]
         for p,(m,b) in zip(probs, fits): p[:, np.searchsorted(labels, m.classes_)] = m.predict_proba(x[b])
-        return np.mean([log_loss(y[b], p/p.sum(1, keepdims=True), labels=labels) for p,(_,b) in zip(probs, fits)])  # float32 sums are not quite 1
+        probs = [p/p.sum(1, keepdims=True) for p in probs]  # float32 sums are not quite 1
+        return np.mean([log_loss(y[b], p, labels=labels) for p,(_,b) in zip(probs, fits)])
     return min(cs, key=loss)
 
 # %% ../nbs/04_train.ipynb #4625a159
@@ -89,9 +91,11 @@ def get_logistic_head(
     "`(weight (k, d), bias (k,), C)` of a linear layer that answers as the logistic regression does"
     if len(y) > most:  # many pictures: a random part of them says enough
         keep = np.random.default_rng(0).permutation(len(y))[:most]
+        keep = np.union1d(keep, np.unique(y, return_index=True)[1])  # and one of each class at least
         x, y, units, mirror = x[keep], y[keep], units[keep], None if mirror is None else mirror[keep]
     c = choose_c(x, y, units, balanced=balanced)
-    m = _fit_logistic(x if mirror is None else np.r_[x, mirror], y if mirror is None else np.r_[y, y], c, balanced)
+    if mirror is not None: x, y = np.r_[x, mirror], np.r_[y, y]
+    m = _fit_logistic(x, y, c, balanced)
     w, b = (m.coef_, m.intercept_) if k > 2 else (np.r_[-m.coef_, m.coef_]/2, np.r_[-m.intercept_, m.intercept_]/2)
     return w, b, c
 
@@ -101,7 +105,8 @@ def get_logistic_head(
 def evaluate(self:Learner)->tuple:
     "`(loss, accuracy)` on the validation pictures, as the model is now"
     self.model.eval()
-    z, y = [torch.cat(o) for o in zip(*((self.model(xb.as_subclass(torch.Tensor)), yb.as_subclass(torch.Tensor)) for xb,yb in self.dls.valid))]
+    batches = ([o.as_subclass(torch.Tensor) for o in b] for b in self.dls.valid)
+    z, y = [torch.cat(o) for o in zip(*((self.model(xb), yb) for xb,yb in batches))]
     return self.loss_func(z, y).item(), (z.argmax(1) == y).float().mean().item()
 
 @patch
@@ -113,9 +118,11 @@ def fit_head(self:Learner,
 )->float:
     "Solve for the head on the frozen body's features; the chosen C, or None where the head is not one linear layer"
     head, t0 = self.model.get_classifier(), time.time()
-    if not isinstance(head, nn.Linear): return print(f'The head is a {type(head).__name__}, not one linear layer: it is trained with the body.')
+    if not isinstance(head, nn.Linear):
+        return print(f'The head is a {type(head).__name__}, not one linear layer: it is trained with the body.')
     train = items[items.split == 'train']
-    features = [get_features(self.model, get_batches(train.path, preprocessing), flip) for flip in ((False, True) if mirror else (False,))]
+    views = (False, True) if mirror else (False,)
+    features = [get_features(self.model, get_batches(train.path, preprocessing), flip) for flip in views]
     y = np.array([preprocessing.classes.index(l) for l in train.label])
     w, b, c = get_logistic_head(features[0], y, get_units(train), len(preprocessing.classes), balanced, *features[1:])
     with torch.no_grad(): head.weight.copy_(torch.as_tensor(w)); head.bias.copy_(torch.as_tensor(b))
