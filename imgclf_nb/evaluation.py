@@ -152,9 +152,9 @@ def show_mistakes(
     plt = get_plt()
     if mistakes.empty: return None
     rows = -(-len(mistakes)//columns)
-    fig, axs = plt.subplots(rows, columns, figsize=(columns*1.5, rows*1.9), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(rows, columns, figsize=(columns*1.15, rows*1.55), squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for ax,r in zip(axs.flat, mistakes.itertuples()):
         im = open_picture(r.path, at_least=160); im.thumbnail((160,160))
-        ax.imshow(im); ax.set_title(f'{r.label}\nlooks like {r.predicted} {r.probability:.2f}', fontsize=7)
+        ax.imshow(im); ax.set_title(f'{r.label}\nlooks like {r.predicted} {r.probability:.2f}', fontsize=6)
     return fig
