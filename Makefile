@@ -16,7 +16,7 @@ help: ## list the verbs
 
 setup: $(VENV)/.ready ## make .venv with the package and its development requirements
 $(VENV)/.ready: settings.ini setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.12") if sys.version_info < (3,10) else 0'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.12") if not (3,10) <= sys.version_info < (3,14) else 0'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
