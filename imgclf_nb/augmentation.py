@@ -19,7 +19,8 @@ from fastai.data.transforms import Categorize
 from fastai.torch_core import TensorImage
 from fasttransform import Transform
 
-from .data import fill_recipe, get_card, get_items
+from .cards import fill_recipe, get_card
+from .data import get_items
 from .pictures import Preprocessing
 from .splitting import get_splits
 

@@ -24,7 +24,8 @@ import torch.nn.functional as F
 
 from .augmentation import get_dls
 from .backbones import check_size, get_backbone, get_cost, get_probabilities, load_model, save_model
-from .data import fill_recipe, get_card, get_data_hash, get_items, get_summary
+from .cards import fill_recipe, get_card
+from .data import get_data_hash, get_items, get_summary
 from .intervals import get_share
 from .pictures import Preprocessing, get_batches
 from .splitting import get_split_hash, get_split_table, get_splits

@@ -17,7 +17,8 @@ from sklearn import metrics as skm
 import imgclf_nb.baseline  # teaches timm our own networks
 from .backbones import load_model
 from .baseline import describe_data, get_predictions, read_predictions
-from .data import get_card, get_items
+from .cards import get_card
+from .data import get_items
 from .intervals import draw_counts, get_aucs, get_confusions, get_interval, get_scores, get_share, get_units
 from .pictures import Preprocessing, open_picture
 from .running import get_headline, run_notebook

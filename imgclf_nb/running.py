@@ -99,14 +99,15 @@ def get_run_name(
     parameters:dict, # given ones, at least `dataset`
 )->str:
     "The name that a run gets where none is given: set, model, seed"
-    from imgclf_nb.data import fill_recipe
+    from imgclf_nb.cards import fill_recipe
     p = fill_recipe(dict(parameters, arch=parameters.get('arch')))
     return re.sub(r'[^\w.-]+', '_',
         f"{Path(str(p['dataset'])).resolve().name.removesuffix('.csv')}-{p['arch']}-s{p.get('seed', 0)}")
 
 def _is_same(record, parameters):
     "Were these parameters, the notebook's defaults, the recipe and the data behind that run?"
-    from imgclf_nb.data import fill_recipe, get_data_hash, get_items
+    from imgclf_nb.cards import fill_recipe
+    from imgclf_nb.data import get_data_hash, get_items
     if set(parameters) - set(get_defaults('04_train')): return False  # 04 will say which name is unknown
     full = _plain(fill_recipe({**get_defaults('04_train'), **parameters}))
     return {**full, 'run': ''} == {**record['parameters'], 'run': ''} and get_data_hash(get_items(full['dataset'],

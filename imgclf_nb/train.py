@@ -24,7 +24,8 @@ from torch import nn
 from .augmentation import get_dls, get_policy
 from .backbones import check_arch, check_size, get_backbone, get_expected, get_features
 from .baseline import describe_data, get_class_weights, get_learner, keep, plot_history, read_predictions
-from .data import fill_recipe, get_card, get_items, get_summary, show_items
+from .cards import fill_recipe, get_card
+from .data import get_items, get_summary, show_items
 from .intervals import get_units
 from .pictures import Preprocessing, get_batches
 from .splitting import get_split_table, get_splits
