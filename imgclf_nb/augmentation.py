@@ -7,7 +7,7 @@ __all__ = ['POLICIES', 'get_policy', 'Pixels', 'get_key', 'Augment', 'Column', '
            'count_distinct']
 
 # %% ../nbs/02_augmentation.ipynb #008bfc90
-from .core import UserError, check_parameters, get_close, get_device, get_plt, set_seeds
+from .core import UserError, check_parameters, get_close, get_device, get_plt
 
 import dataclasses, os, random
 from pathlib import Path
@@ -19,7 +19,7 @@ from fastai.data.transforms import Categorize
 from fastai.torch_core import TensorImage
 from fasttransform import Transform
 
-from .cards import fill_recipe, get_card
+from .cards import fill_recipe
 from .data import get_items
 from .pictures import Preprocessing
 from .splitting import get_splits

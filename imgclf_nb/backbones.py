@@ -7,7 +7,7 @@ __all__ = ['check_arch', 'rename_lite', 'get_weights', 'get_backbone', 'get_expe
            'save_model', 'load_model', 'check_size', 'get_cost']
 
 # %% ../nbs/00a_backbones.ipynb #b784520a
-from .core import UserError, get_close, get_device, write_json
+from .core import UserError, get_close, write_json
 
 import importlib.util, json, os, socket
 from pathlib import Path

@@ -7,7 +7,7 @@ __all__ = ['Head', 'TutorialCNN', 'tutorial_cnn', 'SmallCNN', 'small_cnn', 'desc
            'get_class_weights', 'get_learner', 'get_predictions', 'read_predictions', 'plot_history']
 
 # %% ../nbs/03_baseline.ipynb #2ee12bbd
-from .core import UserError, check_parameters, get_device, get_plt, get_run, open_run, set_allocator, set_seeds, write_csv
+from .core import UserError, check_parameters, get_device, get_plt, get_run, set_allocator, set_seeds, write_csv
 
 import copy, sys, time
 
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from .augmentation import get_dls
 from .backbones import check_size, get_backbone, get_cost, get_probabilities, load_model, save_model
 from .cards import fill_recipe, get_card
-from .data import get_data_hash, get_items, get_summary
+from .data import get_data_hash, get_items
 from .intervals import get_share
 from .pictures import Preprocessing, get_batches
 from .splitting import get_split_hash, get_split_table, get_splits

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .cards import find_dataset, get_card
 from .core import UserError, check_parameters, get_plt
-from .pictures import Preprocessing, check_pictures, open_picture
+from .pictures import check_pictures, open_picture
 
 # %% ../nbs/01_data.ipynb #4db62c22
 _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pnm .avif .heic .heif .jp2'.split())

@@ -10,7 +10,6 @@ import numpy as np, pandas as pd
 from scipy.sparse import coo_array
 from scipy.stats import binomtest
 
-from .core import UserError
 
 # %% ../nbs/00e_intervals.ipynb #8573f5ca
 def get_share(

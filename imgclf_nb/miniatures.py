@@ -7,7 +7,7 @@ __all__ = ['VERSION', 'MINIATURES', 'draw_shape', 'draw_pc_parts', 'draw_cats_vs
            'draw_chest_xray', 'get_miniature', 'get_truth']
 
 # %% ../nbs/00d_miniatures.ipynb #165a7d5f
-import hashlib, io, json, os, shutil, tempfile
+import json, os, shutil, tempfile
 from pathlib import Path
 
 import cv2, numpy as np, pandas as pd

@@ -6,7 +6,7 @@
 __all__ = ['get_preprocessing', 'split_model', 'choose_c', 'get_logistic_head', 'FreezeStatistics']
 
 # %% ../nbs/04_train.ipynb #13837301
-from .core import UserError, check_parameters, get_run, set_allocator, set_seeds
+from .core import check_parameters, get_run, set_allocator, set_seeds
 
 import copy, time
 
@@ -25,7 +25,7 @@ from .augmentation import get_dls, get_policy
 from .backbones import check_arch, check_size, get_backbone, get_expected, get_features
 from .baseline import describe_data, get_class_weights, get_learner, keep, plot_history, read_predictions
 from .cards import fill_recipe, get_card
-from .data import get_items, get_summary, show_items
+from .data import get_items, show_items
 from .intervals import get_units
 from .pictures import Preprocessing, get_batches
 from .splitting import get_split_table, get_splits
