@@ -33,7 +33,7 @@ export: setup ## write the modules from the notebooks, and clean the notebooks
 	@$(BIN)/nbdev_clean
 
 refresh: setup ## run every notebook on its miniature and keep the small outputs
-	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace [0-9]*.ipynb
+	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace [0-9]*.ipynb
 	@$(BIN)/nbdev_clean
 
 gate: setup ## clean, exported, importable, tagged, of readable size
@@ -41,8 +41,8 @@ gate: setup ## clean, exported, importable, tagged, of readable size
 
 test: gate ## the gate, every notebook, and the tests that a notebook cannot hold
 	@mkdir -p .test_runs
-	HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs $(BIN)/nbdev_test --n_workers 2
-	IMGCLF_RUNS=$(CURDIR)/.test_runs $(BIN)/python -m pytest --ignore tests/test_gate.py
+	HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records $(BIN)/nbdev_test --n_workers 2
+	IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records $(BIN)/python -m pytest --ignore tests/test_gate.py
 	@rm -rf .test_runs
 
 docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or newer)
