@@ -6,7 +6,7 @@
 __all__ = ['Head', 'TutorialCNN', 'tutorial_cnn', 'SmallCNN', 'small_cnn', 'describe_data', 'EpochLine', 'KeepBest',
            'get_class_weights', 'get_learner', 'get_predictions', 'read_predictions', 'plot_history']
 
-# %% ../nbs/03_baseline.ipynb #2ee12bbd
+# %% ../nbs/03_baseline.ipynb #75c97f04
 from .core import UserError, check_parameters, get_device, get_plt, get_run, set_allocator, set_seeds, write_csv
 
 import copy, sys, time
@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from .augmentation import get_dls
 from .backbones import check_size, get_backbone, get_cost, get_probabilities, load_model, save_model
 from .cards import fill_recipe, get_card
-from .data import get_data_hash, get_items
+from .data import get_items
 from .intervals import get_share
 from .pictures import Preprocessing, get_batches
-from .splitting import get_split_hash, get_split_table, get_splits
+from .splitting import get_split_hash, get_split_table, get_splits, seal_test
 
 # %% ../nbs/03_baseline.ipynb #e0c1d7a7
 class Head(nn.Module):
@@ -78,7 +78,7 @@ def small_cnn(pretrained=False, num_classes=10, in_chans=3, **kw):
     "A small modern CNN, for timm's `create_model`"
     return SmallCNN(num_classes, in_chans)
 
-# %% ../nbs/03_baseline.ipynb #50b55c65
+# %% ../nbs/03_baseline.ipynb #8a2d163d
 def describe_data(
     run,        # a `Run`
     items,      # with splits
@@ -86,7 +86,7 @@ def describe_data(
 )->list:
     "Write the data's provenance into run.json and hand back the classes; `UserError` where a finished run saw other data"
     classes = sorted(items.label.unique())
-    now = dict(data_hash=get_data_hash(items), split_hash=get_split_hash(items))
+    now = dict(data_hash=items.attrs['data_hash'], split_hash=get_split_hash(items))
     if run.done:
         changed = [k for k,v in now.items() if run.record[k] != v]
         if changed:
@@ -95,7 +95,8 @@ def describe_data(
         return classes
     positive = (card.positive if card.positive in classes else classes[1]) if len(classes) == 2 else None
     run.update(**now, split_sizes={s: int((items.split == s).sum()) for s in ('train','valid','test')},
-        unreadable=len(items.attrs['unreadable']), classes=classes, positive_class=positive)
+        unreadable=len(items.attrs['unreadable']), decisions=items.attrs['decisions'], left_out=len(items.attrs['left_out']),
+        classes=classes, positive_class=positive)
     return classes
 
 # %% ../nbs/03_baseline.ipynb #ec97045d

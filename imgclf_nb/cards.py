@@ -88,20 +88,19 @@ def _is_name(dataset):
     bare = Path(dataset).name == dataset and dataset not in ('', '.', '..')
     return bare and (dataset in CARDS or dataset in MINIATURES or not Path(dataset).exists())
 
-# %% ../nbs/00g_cards.ipynb #c37ca0ec
+# %% ../nbs/00g_cards.ipynb #44544db2
 def find_dataset(
     dataset:str, # a set's name, a folder or a CSV
 )->Path:
     "Its folder or CSV file; a `UserError` says how to get a set that is not there"
     if dataset in MINIATURES: return get_miniature(dataset)
     if not dataset: raise UserError("dataset is empty: give a set's name, a folder or a CSV.", 'dataset')
-    places = [get_data_root()/dataset] if _is_name(dataset) else [Path(dataset).expanduser(), get_root()/dataset]
+    places = [get_data_root()/dataset, get_root()/'data'/dataset] if _is_name(dataset) else [Path(dataset).expanduser(), get_root()/dataset]
     for p in places:
         if p.exists(): return p.resolve()
     if dataset in CARDS:
-        raise UserError(f"The set {dataset} is not at {get_data_root()/dataset}. Get it from {CARDS[dataset].source} and unpack "
-            f"it there, or set IMGCLF_DATA to the folder "
-            f"that holds {dataset}/. {dataset}_mini is a drawn stand-in that needs no download.", 'dataset')
+        raise UserError(f"The set {dataset} is not at {get_data_root()/dataset}. `imgclf_fetch {dataset}` gets it from "
+            f"{CARDS[dataset].source}; or unpack it there yourself, or set IMGCLF_DATA to the folder that holds {dataset}/. {dataset}_mini is a drawn stand-in that needs no download.", 'dataset')
     names = [*CARDS, *MINIATURES]
     raise UserError(f"There is no data set, folder or CSV {dataset!r}.{get_close(dataset, names)} Sets with a name: "
         f"{', '.join(names)}.", 'dataset')

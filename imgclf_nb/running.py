@@ -86,7 +86,7 @@ def get_places(
     "Where the run's folder and its executed notebooks lie"
     return '\n'.join([f"run folder  {run.path}", *(f"notebook    {o}" for o in sorted(run.path.glob('0*.ipynb')))])
 
-# %% ../nbs/00f_running.ipynb #4e6359cb
+# %% ../nbs/00f_running.ipynb #9686d867
 def _value(s):
     "A text as papermill's -p reads it"
     if s in ('True', 'False', 'None'): return dict(True_=True, False_=False, None_=None)[s + '_']
@@ -107,11 +107,11 @@ def get_run_name(
 def _is_same(record, parameters):
     "Were these parameters, the notebook's defaults, the recipe and the data behind that run?"
     from imgclf_nb.cards import fill_recipe
-    from imgclf_nb.data import get_data_hash, get_items
+    from imgclf_nb.data import get_items
     if set(parameters) - set(get_defaults('04_train')): return False  # 04 will say which name is unknown
     full = _plain(fill_recipe({**get_defaults('04_train'), **parameters}))
-    return {**full, 'run': ''} == {**record['parameters'], 'run': ''} and get_data_hash(get_items(full['dataset'],
-        full['strict'])) == record['data_hash']
+    return {**full, 'run': ''} == {**record['parameters'], 'run': ''} and get_items(full['dataset'],
+        full['strict']).attrs['data_hash'] == record['data_hash']
 
 def train_and_evaluate(
     run:str,      # name or folder

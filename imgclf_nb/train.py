@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_preprocessing', 'split_model', 'choose_c', 'get_logistic_head', 'FreezeStatistics']
 
-# %% ../nbs/04_train.ipynb #13837301
+# %% ../nbs/04_train.ipynb #5b827721
 from .core import check_parameters, get_run, set_allocator, set_seeds
 
 import copy, time
@@ -28,7 +28,7 @@ from .cards import fill_recipe, get_card
 from .data import get_items, show_items
 from .intervals import get_units
 from .pictures import Preprocessing, get_batches
-from .splitting import get_split_table, get_splits
+from .splitting import get_split_table, get_splits, seal_test
 
 # %% ../nbs/04_train.ipynb #e1249fc4
 def get_preprocessing(
