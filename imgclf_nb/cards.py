@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['RECIPE', 'CARDS', 'MINI_RECIPE', 'SCRATCH_RECIPE', 'OWN_SIZES', 'Card', 'get_card', 'fill_recipe', 'find_dataset']
 
-# %% ../nbs/00g_cards.ipynb #13d85f56
+# %% ../nbs/00g_cards.ipynb #8f799dfb
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .core import UserError, get_close, get_data_root, get_root
+from .fetching import SOURCES
 from .miniatures import MINIATURES, get_miniature
 
 # %% ../nbs/00g_cards.ipynb #f1fb57b4
@@ -34,21 +35,21 @@ class Card:
     reference:str = ''     # published results, and what to hold against them
     recipe:dict = field(default_factory=dict) # differences from `RECIPE`
 
-# %% ../nbs/00g_cards.ipynb #e20ffa7a
+# %% ../nbs/00g_cards.ipynb #aad7de37
 CARDS = dict(
-    pc_parts=Card('PC parts', 'Kaggle asaniczka/pc-parts-images-dataset-classification', 'not stated; web pictures', 14, 3279,
+    pc_parts=Card('PC parts', str(SOURCES['pc_parts']), 'not stated; web pictures', 14, 3279,
         own_size=256,
         defects='179 groups of byte-identical files, 84 of them under contradicting labels', reference='accuracy of about 0.97 is '
         'the most that the labels allow'),
-    cats_vs_dogs=Card('Cats and dogs', 'Kaggle Cats vs Dogs, or Hugging Face microsoft/cats_vs_dogs',
+    cats_vs_dogs=Card('Cats and dogs', str(SOURCES['cats_vs_dogs']),
         'not open (Microsoft Asirra)', 2, 25000, own_size=360,
         defects='about 1,700 odd or broken files', recipe=dict(policy='light')),
-    fruits360=Card('Fruits-360', 'Kaggle moltean/fruits', 'CC BY-SA 4.0; older versions MIT', 131, 90380, group='films',
+    fruits360=Card('Fruits-360', str(SOURCES['fruits360']), 'CC BY-SA 4.0; older versions MIT', 131, 90380, group='films',
         own_size=100,
         defects='neighbouring frames of one film on both sides of the given split', recipe=dict(policy='fruit')),
-    instruments=Card('Musical instruments', 'Hugging Face YakupAkdin/instrument-images', 'not stated', 10, 1000, keep_split=False,
+    instruments=Card('Musical instruments', str(SOURCES['instruments']), 'not stated', 10, 1000, keep_split=False,
         defects='some greyscale or RGBA'),
-    chest_xray=Card('Chest X-ray pneumonia', 'Kaggle tolgadincer/labeled-chest-xray-images', 'CC BY 4.0 (Kermany et al. 2018, '
+    chest_xray=Card('Chest X-ray pneumonia', str(SOURCES['chest_xray']), 'CC BY 4.0 (Kermany et al. 2018, '
         'doi:10.17632/rscbjbr9sj)', 2, 5856, group='patients', positive='PNEUMONIA',
         resize='letterbox', defects='several films a patient; the given test is from another collection',
         recipe=dict(policy='xray'),

@@ -71,7 +71,7 @@ def get_frozen_features(
         if len(todo) and known: _write_store(store, known)
     return np.stack([known[s] for s in items.sha256])
 
-# %% ../nbs/00l_features.ipynb #86fd3ef9
+# %% ../nbs/00l_features.ipynb #afd721c6
 def fit_logistic(
     x,  # features `(n, d)`
     y,  # classes as numbers `(n,)`
@@ -90,6 +90,7 @@ def cross_predict(
     folds:int=5, # at most as many as the smallest class has units
     balanced:bool=False, # every class counts the same
     seed:int=0,  # of the folds
+    most:int=20_000, # pictures to fit on, at most
 )->np.ndarray:
     "Each picture's probabilities `(n, classes)` from a probe that saw nothing of its unit; `UserError` where a class has one unit only"
     labels = np.unique(y)
@@ -97,6 +98,7 @@ def cross_predict(
     if k < 2: raise UserError("A class has one picture or one group only: cross-validation needs two of each class.", 'dataset')
     p = np.zeros((len(y), len(labels)))
     for a,b in StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(x, y, units):
+        a = np.random.default_rng(seed).permutation(a)[:most]
         m = fit_logistic(x[a], y[a], c, balanced)
         p[np.ix_(b, np.searchsorted(labels, m.classes_))] = m.predict_proba(x[b])
     return p/p.sum(1, keepdims=True)  # float32 sums are not quite 1
