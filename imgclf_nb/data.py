@@ -86,13 +86,13 @@ def _check_left(items, classes, bad, root):
     if gone := sorted(classes - set(items.label)):
         raise UserError(f"Class {gone[0]!r} has no picture that can be read: mend its files, or take the class away.", 'dataset')
 
-# %% ../nbs/01_data.ipynb #48e10cd9
+# %% ../nbs/01_data.ipynb #da24254d
 def _get_films(items, card):
     names = [get_film(Path(p).name, l) if card.group == 'films' else ('', -1) for p,l in zip(items.path, items.label)]
     sequence = items.sequence if 'sequence' in items else pd.Series([s for s,_ in names], items.index, dtype=str)
     frame = items.frame if 'frame' in items else [f for _,f in names]
     frame = pd.to_numeric(pd.Series(frame, items.index), errors='coerce').fillna(-1).astype(int)
-    return sequence.where(items.get('decided', '') == '', ''), frame
+    return sequence.where(items.decided == '', ''), frame
 
 def _find_twins(items, facts):
     "Names of copies: near ones too, except among the frames of films, which all look alike"
@@ -107,12 +107,12 @@ def _add_groups(items, facts, card):
     patients = [get_patient(Path(p).name, s) if card.group == 'patients' else '' for p,s in zip(items.path, items.split)]
     items['sequence'], items['frame'] = _get_films(items, card)
     items['copies'] = _find_twins(items, facts)
-    named = pd.Series(join_groups(items.get('group', patients), items.get('decided', ['']*len(items))), items.index)
+    named = pd.Series(join_groups(items.get('group', patients), items.decided), items.index)
     items['group'] = named.where(named != '', items.copies).where(items.sequence == '', '')
     first = ['path', 'label', 'split', 'group', 'sequence', 'frame', 'copies']
     return items[first + [c for c in items.columns if c not in (*first, 'decided')]]
 
-# %% ../nbs/01_data.ipynb #e404b7c1
+# %% ../nbs/01_data.ipynb #5b2423fd
 def get_items(
     dataset:str,       # a set's name, a folder or a CSV
     strict:bool=False, # stop at the first picture that cannot be read
@@ -120,7 +120,8 @@ def get_items(
     decisions:bool=True, # apply the set's decisions.csv
 )->pd.DataFrame:
     "One row a picture; `UserError` where there is nothing usable. `.attrs`: `dataset`, `unreadable` (`file`, `reason`), `decisions`, `data_hash`, `by_hand`"
-    items, used = _decide(list_items(dataset), dataset) if decisions else (list_items(dataset), {})
+    items = list_items(dataset).assign(decided='')
+    items, used = _decide(items, dataset) if decisions else (items, {})
     classes, facts = set(items.label), _read_facts(items, cache)
     items = items.assign(**{c: facts[c].values for c in ('sha256', 'bytes', 'width', 'height', 'mode')})
     bad = [dict(file=f, reason=e) for f,e in zip(items.file, facts.error) if e]

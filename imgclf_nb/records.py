@@ -6,14 +6,14 @@
 __all__ = ['ACTIONS', 'get_key', 'get_decisions_path', 'read_decisions', 'decide', 'apply_decisions', 'get_test_hash',
            'read_ledger', 'log_opening']
 
-# %% ../nbs/00i_records.ipynb #29621179
+# %% ../nbs/00i_records.ipynb #7ebcef49
 from .core import UserError, get_data_root, get_records, write_csv
 
 import hashlib, os
 from datetime import datetime
 from pathlib import Path
 
-import pandas as pd
+import numpy as np, pandas as pd
 
 from .cards import find_dataset
 from .miniatures import MINIATURES
@@ -27,7 +27,7 @@ def get_key(
     if dataset in MINIATURES or root.parent == get_data_root().resolve(): return root.name
     return f'{root.stem}-{hashlib.sha256(str(root).encode("utf-8", "replace")).hexdigest()[:8]}'
 
-# %% ../nbs/00i_records.ipynb #fe224318
+# %% ../nbs/00i_records.ipynb #0ba1e7cb
 ACTIONS = ('keep', 'drop', 'relabel', 'group')
 _columns = ['path', 'action', 'value', 'reason']
 
@@ -49,7 +49,8 @@ def read_decisions(
     if missing := {'path', 'action'} - set(d.columns):
         raise UserError(f"{path} has no column {' and no '.join(sorted(missing))}: it needs path, action, value, reason.", 'dataset')
     d = d.reindex(columns=_columns, fill_value='')
-    for i,r in enumerate(d.itertuples(), 2): _check_decision(r, f'{path}, line {i}')
+    wrong = ~d.action.isin(ACTIONS) | (d.action.isin(['relabel', 'group']) & (d.value == ''))
+    for i in np.flatnonzero(wrong)[:1]: _check_decision(d.iloc[i], f'{path}, line {i+2}')
     return d
 
 def _check_decision(r, where):
@@ -81,7 +82,7 @@ def decide(
         write_csv(file, all_)
     return len(all_)
 
-# %% ../nbs/00i_records.ipynb #0a68451e
+# %% ../nbs/00i_records.ipynb #661f5728
 def apply_decisions(
     items,     # with `file`, `label` and perhaps `group`
     decisions, # from `read_decisions`
@@ -91,8 +92,8 @@ def apply_decisions(
     here = d[d.path.isin(items.file)]
     of = {a: dict(zip(*here.loc[here.action == a, ['path', 'value']].T.values)) for a in ACTIONS}
     items = items[~items.file.isin(of['drop'])].copy()
-    items['label'] = items.file.map(of['relabel']).fillna(items.label)
-    items['decided'] = items.file.map(of['group']).fillna('')  # the group; joined with what else ties pictures
+    items['label'] = [of['relabel'].get(f, l) for f,l in zip(items.file, items.label)]
+    items['decided'] = [of['group'].get(f, '') for f in items.file]  # the group; joined with what else ties pictures
     text = decisions[_columns].sort_values(_columns).to_csv(index=False)
     used = {a: len(of[a]) for a in ACTIONS} | dict(missing=sorted(set(d.path) - set(here.path)))
     return items, used | dict(sha256=hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest() if len(d) else None)
