@@ -90,7 +90,7 @@ def find_all(
         suspicious_not_looked_for=why, decisions=used, data_hash=items.attrs['data_hash'], classes=items.label.nunique())
     return dict(items=items, facts=facts, findings=findings, cues=cues, proposals=proposals, doubts=doubts, summary=summary)
 
-# %% ../nbs/01a_audit.ipynb #9a691164
+# %% ../nbs/01a_audit.ipynb #5c755fa9
 def describe_audit(
     summary:dict, # audit.json
 )->list:
@@ -107,7 +107,8 @@ def describe_audit(
     if s['duplicate_groups']: says.append(f"{s['surplus_files']:,} files are surplus copies of {s['duplicate_groups']:,} pictures.")
     if s['suspicious_not_looked_for']: says.append(f"Suspicious labels were not looked for: {s['suspicious_not_looked_for']}")
     elif n := s['findings'].get('suspicious_label'):
-        says.append(f"{n:,} labels look wrong to a probe ({100*s['suspicious_share']:.1f} % of the pictures outside a given test); look at them.")
+        says.append(f"{n:,} label{' looks' if n == 1 else 's look'} wrong to a probe ({100*s['suspicious_share']:.1f} % of the pictures "
+            f"outside a given test): look at {'it' if n == 1 else 'them'}.")
     return says
 
 # %% ../nbs/01a_audit.ipynb #58de731a

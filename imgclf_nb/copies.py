@@ -5,7 +5,10 @@
 # %% auto #0
 __all__ = ['get_alikeness', 'find_near_copies', 'join_groups', 'get_copies', 'get_blocks']
 
-# %% ../nbs/00k_copies.ipynb #e7147724
+# %% ../nbs/00k_copies.ipynb #5d1c93a3
+from .core import get_cache, write_csv
+
+import hashlib
 from functools import lru_cache
 
 import cv2, numpy as np, pandas as pd
@@ -59,7 +62,30 @@ def _are_likely(facts, pairs, mirror, alike):
     b = _get_detail(thumbs[:, :, ::-1], 1) if mirror and len(at) else a
     return np.concatenate([[], *((a[x[i:i+9999]]*b[y[i:i+9999]]).sum(1) >= alike for i in range(0, len(x), 9999))]).astype(bool)
 
-# %% ../nbs/00k_copies.ipynb #bf528fe7
+# %% ../nbs/00k_copies.ipynb #5b1f2c01
+def _compare(f, distance, alike):
+    "Near copies among pictures that all differ: `(pixels, pixels, alike, mirrored)`"
+    h, m = [np.array([int(o, 16) for o in f[c]], np.uint64) for c in ('phash', 'mirrored')]
+    out = {}
+    for mirror in (False, True):
+        pairs = _find_close(h, m if mirror else h, distance)
+        for i,j in pairs[_are_likely(f, pairs, mirror, alike - .03)]:
+            c = get_alikeness(f.path.iloc[i], f.path.iloc[j], mirror)
+            if c >= alike: out.setdefault((f.pixels.iloc[i], f.pixels.iloc[j]), (c, mirror))
+    return pd.DataFrame([(*k, *v) for k,v in out.items()], columns=['x', 'y', 'alike', 'mirrored'])
+
+# %% ../nbs/00k_copies.ipynb #70394f59
+def _recall(f, *limits):
+    "`_compare`, remembered"
+    name = hashlib.sha256('\n'.join([*map(str, limits), *sorted(f.pixels)]).encode()).hexdigest()[:20]
+    try: store = get_cache('copies')/f'{name}.csv'
+    except OSError: return _compare(f, *limits)  # nowhere to remember it: facts have said so
+    if store.exists(): return pd.read_csv(store, dtype=dict(x=str, y=str))
+    found = _compare(f, *limits)
+    try: write_csv(store, found)
+    except OSError as e: print(f"Copies are not remembered: {store} cannot be written ({e.strerror}).")
+    return found
+
 def find_near_copies(
     facts,            # from `measure_pictures`
     distance:int=10,  # differing bits of the perceptual hashes, at most
@@ -67,14 +93,10 @@ def find_near_copies(
 )->pd.DataFrame:
     "Pairs of rows `a < b` with `alike` and `mirrored`; of pictures with the same pixels the first one stands for all; blank ones are passed over"
     rows = np.flatnonzero((facts.error == '') & (facts.sd >= 4) & ~facts.pixels.duplicated())
-    f, out = facts.iloc[rows], []
-    h, m = [np.array([int(o, 16) for o in f[c]], np.uint64) for c in ('phash', 'mirrored')]
-    for mirror in (False, True):
-        pairs = _find_close(h, m if mirror else h, distance)
-        for i,j in pairs[_are_likely(f, pairs, mirror, alike - .03)]:
-            c = get_alikeness(f.path.iloc[i], f.path.iloc[j], mirror)
-            if c >= alike: out.append((rows[i], rows[j], c, mirror))
-    return pd.DataFrame(out, columns=['a', 'b', 'alike', 'mirrored']).drop_duplicates(['a', 'b'], ignore_index=True)
+    t, at = _recall(facts.iloc[rows], distance, alike), dict(zip(facts.pixels.iloc[rows], rows))
+    ab = np.sort([[at[x], at[y]] for x,y in zip(t.x, t.y)], axis=1).reshape(-1, 2) if len(t) else np.zeros((0, 2), int)
+    t = t.assign(a=ab[:,0], b=ab[:,1])[['a', 'b', 'alike', 'mirrored']]
+    return t.sort_values(['a', 'b'], ignore_index=True).astype(dict(alike=float, mirrored=bool))
 
 # %% ../nbs/00k_copies.ipynb #aeed0f35
 def join_groups(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UserError', 'ParameterError', 'get_close', 'get_root', 'get_data_root', 'get_cache', 'get_records', 'write_text',
            'write_json', 'write_csv', 'set_seeds', 'set_allocator', 'check_parameters', 'get_commit', 'get_device',
-           'get_plt', 'get_environment', 'Run', 'get_runs_root', 'get_run', 'open_run']
+           'get_plt', 'show_progress', 'get_environment', 'Run', 'get_runs_root', 'get_run', 'open_run']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, difflib, importlib.metadata, json, math, os, platform, random, re, subprocess, sys, time, warnings
@@ -172,7 +172,7 @@ def check_parameters(
         if notebook: _keep_refusal(notebook, {k: ns.get(k) for k in kinds}, e)
         raise
 
-# %% ../nbs/00_core.ipynb #72209f56
+# %% ../nbs/00_core.ipynb #bc2d25c2
 def get_commit()->str:
     "The project's git commit, with -dirty where tracked files differ from it; None outside git"
     def git(*a): return subprocess.run(['git', '-C', str(get_root()), *a], capture_output=True, text=True)
@@ -191,6 +191,16 @@ def get_plt():
     import matplotlib.pyplot as plt
     plt.rcParams['text.parse_math'] = False
     return plt
+
+def show_progress(
+    things,         # what is gone through
+    total:int,      # how many
+    what:str,       # is done, for the bar
+    least:int=0,    # no bar for fewer
+):
+    "The things with a tqdm bar beside them; in a log file one line in ten seconds, not a flood"
+    from tqdm import tqdm
+    return tqdm(things, total=total, desc=what, disable=total < least, mininterval=.2 if sys.stderr.isatty() else 10)
 
 def get_environment()->dict:
     "Python, platform, device and the versions of the packages that a result depends on"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['measure_picture', 'measure_pictures', 'get_thumbs']
 
-# %% ../nbs/00j_facts.ipynb #f65a6f19
-from .core import UserError, get_cache, write_csv
+# %% ../nbs/00j_facts.ipynb #2256a7a6
+from .core import UserError, get_cache, show_progress, write_csv
 
 import base64, hashlib, io, multiprocessing, os, sys, warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -110,22 +110,19 @@ def _stat(p):
     try: s = os.stat(p); return s.st_size, s.st_mtime_ns
     except OSError: return -1, -1  # measure_picture then says what is wrong with it
 
-# %% ../nbs/00j_facts.ipynb #63ad2134
+# %% ../nbs/00j_facts.ipynb #9b1f2217
 def measure_pictures(
     paths,            # picture files
     cache:bool=True,  # remember the facts under the project's data/
-    progress:bool=None, # show a bar; by default where there are more than 2,000 files to read
     workers:int=None, # processes; None: as many as there are cores, 0: none
 )->pd.DataFrame:
     "One row a path, in the given order: `path, size, mtime` and what `measure_picture` finds; `UserError` where a worker dies"
-    from tqdm import tqdm
     keys = [(p, *_stat(p)) for p in map(str, paths)]
     if not keys: return pd.DataFrame(columns=_columns)
     store = _get_store([k[0] for k in keys]) if cache else None
     known = _recall(store)
     todo = [k for k in dict.fromkeys(keys) if k not in known]
-    bar = tqdm(_work([k[0] for k in todo], workers), total=len(todo), desc='reading pictures',
-        disable=not (len(todo) > 2000 if progress is None else progress))
+    bar = show_progress(_work([k[0] for k in todo], workers), len(todo), 'reading pictures', 2001)
     try:
         for k,r in zip(todo, bar): known[k] = (*k, *r.values())
     finally:

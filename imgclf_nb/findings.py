@@ -17,12 +17,12 @@ import numpy as np, pandas as pd
 from .copies import find_near_copies, get_copies
 from .intervals import get_share
 
-# %% ../nbs/01a5_findings.ipynb #1bb322d0
+# %% ../nbs/01a5_findings.ipynb #fed09513
 KINDS = dict(
     unreadable=('error', 'cannot be decoded: left out of everything'),
     contradictory=('error', 'the same picture under different labels'),
     contradictory_near=('error', 'scaled, compressed or mirrored copies under different labels'),
-    near_duplicate=('warning', 'a scaled, compressed or mirrored copy, or the next frame of a film, in training and test'),
+    near_duplicate=('warning', 'a scaled, compressed or mirrored copy, or a test frame between training frames of its film'),
     exact_duplicate=('warning', 'the same picture twice under one label'),
     suspicious_label=('warning', 'a probe is sure of another class'),
     wrong_extension=('warning', 'the name says another format than the content'),
@@ -42,11 +42,11 @@ KINDS = dict(
 _columns = ['path', 'kind', 'detail', 'group', 'severity']
 
 def make_findings(
-    rows, # `(path, kind, detail)` or `(path, kind, detail, group)`
+    rows, # `(path, kind, detail)`, with `group` and `severity` where there are any
 )->pd.DataFrame:
-    "A findings table; the severity comes from `KINDS`"
-    rows = [(*r, '')[:4] for r in rows]
-    return pd.DataFrame([(*r, KINDS[r[1]][0]) for r in rows], columns=_columns, dtype=str)
+    "A findings table; a severity that is not given comes from `KINDS`"
+    rows = [(*r, '', '')[:5] for r in rows]
+    return pd.DataFrame([(*r[:4], r[4] or KINDS[r[1]][0]) for r in rows], columns=_columns, dtype=str)
 
 # %% ../nbs/01a5_findings.ipynb #8efd0d5a
 _formats = dict(JPEG='jpg jpeg jpe jfif', MPO='jpg jpeg jpe jfif', PNG='png', GIF='gif', BMP='bmp', DIB='bmp dib', TIFF='tif tiff',
@@ -85,7 +85,7 @@ def find_file_problems(
         rows += [(items.file[i], kind, says(f.loc[i])) for i in items.index[np.asarray(found, bool)]]
     return make_findings(rows)
 
-# %% ../nbs/01a5_findings.ipynb #2d205068
+# %% ../nbs/01a5_findings.ipynb #cec9da13
 def find_copy_problems(
     items, # from `get_items`
     facts, # of the same pictures
@@ -101,14 +101,15 @@ def find_copy_problems(
             labels, splits = sorted(d.label.unique()), sorted(set(d.split) - {''})
             says = f"{len(d)} copies" + (f" under {', '.join(labels)}" if len(labels) > 1 else '')
             says += f", in {' and '.join(splits)}" if len(splits) > 1 else ''
-            rows += [(f, kinds[len(labels) > 1], says, f"copies-{name.removeprefix('copies-')[:12]}") for f in d.file]
+            grave = 'error' if len(splits) > 1 or len(labels) > 1 else ''
+            rows += [(f, kinds[len(labels) > 1], says, f"copies-{name.removeprefix('copies-')[:12]}", grave) for f in d.file]
     return make_findings(rows)
 
-# %% ../nbs/01a5_findings.ipynb #e9654fa0
+# %% ../nbs/01a5_findings.ipynb #e7448c4a
 def find_neighbours(
     items, # from `get_items`
 )->pd.DataFrame:
-    "A finding for each given test frame whose film has training frames, with the nearest ones"
+    "An error for each given test frame whose film has training frames, with the nearest ones"
     rows = []
     for name,film in items[items.sequence != ''].groupby('sequence'):
         train = film[film.split == 'train'].sort_values('frame')
@@ -116,7 +117,7 @@ def find_neighbours(
         for f,frame in film[film.split == 'test'][['file', 'frame']].itertuples(index=False):
             at = int(np.searchsorted(train.frame, frame))
             a, b = [Path(train.file.iloc[i % len(train)]).stem for i in (at - 1, at)]
-            rows.append((f, 'near_duplicate', f'between {a} and {b}, which are in training', f'film {name}'))
+            rows.append((f, 'near_duplicate', f'between {a} and {b}, which are in training', f'film {name}', 'error'))
     return make_findings(rows)
 
 # %% ../nbs/01a5_findings.ipynb #d4b0e235

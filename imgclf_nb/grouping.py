@@ -36,7 +36,7 @@ def _get_odds(n, hits, chance):
     "How many times the odds of chance (half a picture is added everywhere, so that few pictures prove little)"
     return (hits + .5)/(n - hits + .5)/((chance + .5)/(n - chance + .5)) if n else np.nan
 
-# %% ../nbs/01a3_grouping.ipynb #d0ce2ee7
+# %% ../nbs/01a3_grouping.ipynb #1fed9397
 ALIKE = 3 # times the odds of chance, at least
 
 def _is_alike(n, hits, chance):
@@ -51,21 +51,22 @@ def _draw(names, most):
     a = order[many][:most//2 if len(names) > most else None]
     return np.sort(np.r_[a, order[~many][:most - len(a)]])
 
+# %% ../nbs/01a3_grouping.ipynb #aab78778
 def get_evidence(
     items,            # from `get_items`
     facts,            # of the same pictures
     names,            # of groups, '' for none
-    apart:bool=False, # look among the pictures of other given splits only
+    apart:str='',     # look among the pictures with another 'split', or another 'label', only
     most:int=5000,    # pictures to look at, about
 )->np.ndarray:
     "Pictures of groups, those whose most alike one of their class is of their group, and how many would be by chance"
     names, facts, out = np.asarray(names, object), facts.reset_index(drop=True), np.zeros(3)
     rows = np.flatnonzero(~facts.pixels.duplicated())  # copies prove nothing
     rows = rows[_draw(names[rows], most)]
-    for at in pd.Series(rows).groupby(items.label.to_numpy()[rows]).agg(list):
-        k, split = names[at], items.split.to_numpy()[at]
-        same = (k[:,None] == k) & (k != '')
-        out += _count(facts.iloc[at], same, split[:,None] != split if apart else np.ones_like(same))
+    for at in [rows] if apart == 'label' else pd.Series(rows).groupby(items.label.to_numpy()[rows]).agg(list):
+        k = names[at]
+        same, side = (k[:,None] == k) & (k != ''), items[apart].to_numpy()[at] if apart else np.arange(len(at))
+        out += _count(facts.iloc[at], same, side[:,None] != side)
     return out
 
 # %% ../nbs/01a3_grouping.ipynb #f0d49c33
@@ -107,17 +108,19 @@ def _get_patterns(t, label):
             out.append((size, f"^{''.join(regex[:i])}({''.join(regex[i:j+1])}){''.join(regex[j+1:])}$"))
     return out
 
-# %% ../nbs/01a3_grouping.ipynb #cedfb432
+# %% ../nbs/01a3_grouping.ipynb #0b904caa
 def _get_named(items, facts, pattern):
     "What the pattern captures, for each picture"
     named = _get_names(items).map(lambda n: (m := re.search(pattern, n)) and m[1] or '')
-    sides = items.split[named != ''].groupby(named).nunique()
-    if not (sides > 1).any(): return named
-    n, hits, _ = get_evidence(items, facts, named)
-    m, apart, _ = get_evidence(items, facts, named.where(named.map(sides) > 1, ''), True)
-    anew = m and apart/m < hits/n/2
-    return named.where((named == '') | (not anew), items.split + '/' + named)
+    for side in ('label', 'split'):
+        sides = items[side][named != ''].groupby(named).nunique()
+        if not (sides > 1).any(): continue
+        n, hits, _ = get_evidence(items, facts, named)
+        e = get_evidence(items, facts, named.where(named.map(sides) > 1, ''), side)
+        if n and e[0]*hits/n >= 4 and _get_odds(*e) < ALIKE: named = named.where(named == '', items[side] + '/' + named)
+    return named
 
+# %% ../nbs/01a3_grouping.ipynb #adaaba54
 def _propose_names(items, facts):
     for t in _get_shapes(_get_names(items)):
         found = []
@@ -125,11 +128,12 @@ def _propose_names(items, facts):
             names = _get_named(items, facts, pattern)
             e = get_evidence(items, facts, names)
             found.append((size, pattern, names, _get_odds(*e), _is_alike(*e)))
-        good = [o for o in found if o[4]] or found
+        good = [o for o in found if o[4]]
         most = max((o[3] for o in good), default=0)
-        if good: yield 'names', *max((o for o in good if not o[3] < most/2), key=lambda o: o[0])[1:]  # the coarsest of the good
+        if good: yield 'names', *max((o for o in good if o[3] >= most/2), key=lambda o: o[0])[1:]  # the coarsest of the best
+        elif found: yield 'names', *min(found, key=lambda o: o[0])[1:]
 
-# %% ../nbs/01a3_grouping.ipynb #4544db9c
+# %% ../nbs/01a3_grouping.ipynb #203ed85e
 def _get_films(items, pattern):
     "Film (class, and the name without the captured number) and number of each picture; '' and -1 where the pattern does not fit"
     m = _get_names(items).map(lambda n: re.search(pattern, n))
@@ -147,6 +151,7 @@ def _get_film_evidence(facts, films, most=5000):
         if out[0] >= most: break
     return out
 
+# %% ../nbs/01a3_grouping.ipynb #eb2b04f7
 def _propose_frames(items, facts):
     for t in _get_shapes(_get_names(items)):
         regex, found = [_get_regex(t[c].unique()) for c in t], []
@@ -154,46 +159,48 @@ def _propose_frames(items, facts):
             pattern = f"^{''.join(regex[:j])}({regex[j]}){''.join(regex[j+1:])}$"
             films = _get_films(items, pattern)
             e = _get_film_evidence(facts, films)
-            if e[0] >= len(t)/2 and _is_alike(*e): found.append((_get_odds(*e), pattern, films.film))
-        if not found: continue
-        odds, pattern, film = max(found, key=lambda o: o[0])
-        yield 'frames', pattern, film, odds, True
+            if e[0] >= len(t)/2 and _is_alike(*e): found.append(('frames', pattern, films.film, _get_odds(*e), True))
+        if found: yield max(found, key=lambda o: o[3])
 
-# %% ../nbs/01a3_grouping.ipynb #647ff497
+# %% ../nbs/01a3_grouping.ipynb #2f0a4dc0
 def _get_bursts(items, facts, seconds=5):
     "A name for pictures of one camera, each taken within seconds of the one before; '' for the others"
-    t = pd.DataFrame(dict(camera=facts.camera.to_numpy(), time=pd.to_datetime(facts.taken.to_numpy(), format='%Y:%m:%d %H:%M:%S', errors='coerce')))
+    time = pd.to_datetime(facts.taken.to_numpy(), format='%Y:%m:%d %H:%M:%S', errors='coerce')
+    t = pd.DataFrame(dict(camera=facts.camera.to_numpy(), time=time))
     t = t[(t.camera != '') & t.time.notna()].sort_values(['camera', 'time'])
     new = (t.camera != t.camera.shift()) | (t.time.diff() > pd.Timedelta(seconds=seconds))
-    burst = new.cumsum()
-    burst = burst[burst.duplicated(keep=False)].map('burst-{}'.format)
-    return pd.Series(burst.reindex(range(len(items))).fillna('').to_numpy(), items.index, dtype=str)
+    burst, out = new.cumsum(), np.full(len(items), '', object)
+    burst = burst[burst.duplicated(keep=False)]
+    out[burst.index] = [f'burst-{o}' for o in burst]
+    return pd.Series(out, items.index, dtype=str)
 
+# %% ../nbs/01a3_grouping.ipynb #12a78673
 def _propose_others(items, facts):
     bursts = _get_bursts(items, facts)
     e = get_evidence(items, facts, bursts)
     if (bursts != '').any(): yield 'bursts', '', bursts, _get_odds(*e), _is_alike(*e)
     if (items.copies != '').any(): yield 'copies', '', items.copies, np.nan, True  # compared pixel by pixel already
 
-# %% ../nbs/01a3_grouping.ipynb #2969d96b
+# %% ../nbs/01a3_grouping.ipynb #3fbf1e47
 SOURCES = ('names', 'bursts', 'copies', 'frames')
 _columns = ['source', 'pattern', 'groups', 'pictures', 'largest', 'alike', 'example', 'known', 'recommended']
 
 def _sum_up(items, source, pattern, names, alike, good):
-    names = names.where((names != '') & names.duplicated(keep=False), '')
-    sizes, inside = names[names != ''].value_counts(), names != ''
-    known = ((items.group != '') | (items.sequence != ''))[inside].mean() >= .9
-    example = items.file[names == sizes.index[0]].str.rsplit('/', n=1).str[-1][:2] if len(sizes) else []
-    return dict(source=source, pattern=pattern, groups=len(sizes), pictures=int(sizes.sum()), largest=int(sizes.max() if len(sizes) else 0),
-        alike=alike, example=', '.join(example), known=bool(known), recommended=bool(good and not known and len(sizes)))
+    names = names[(names != '') & names.duplicated(keep=False)]
+    sizes = names.value_counts()
+    known = ((items.group != '') | (items.sequence != ''))[names.index].mean() >= .9
+    example = items.file[names.index[names == names.iloc[0]][:2]].str.rsplit('/', n=1).str[-1] if len(sizes) else []
+    return dict(source=source, pattern=pattern, groups=len(sizes), pictures=len(names),
+        largest=int(sizes.max()) if len(sizes) else 0, alike=alike, example=', '.join(example),
+        known=bool(known), recommended=bool(good and not known and len(sizes)))
 
 def propose_groups(
     items, # from `get_items`
     facts, # of the same pictures, from `measure_pictures`
 )->pd.DataFrame:
-    "One row a proposal: `source, pattern, groups, pictures, largest`, `alike` as odds over chance, `example`, whether `known` and `recommended`"
-    found = [_sum_up(items, *o) for propose in (_propose_names, _propose_others, _propose_frames) for o in propose(items, facts)]
-    return pd.DataFrame(found, columns=_columns)
+    "One row a proposal: `source, pattern, groups, pictures, largest`, `alike` (odds over chance), `example, known, recommended`"
+    rows = [_sum_up(items, *o) for propose in (_propose_names, _propose_others, _propose_frames) for o in propose(items, facts)]
+    return pd.DataFrame(rows, columns=_columns)
 
 # %% ../nbs/01a3_grouping.ipynb #6a396a14
 def get_group_names(
@@ -212,34 +219,36 @@ def get_group_names(
     else: names = _get_bursts(items, facts) if source == 'bursts' else items.copies
     return names.where(names.duplicated(keep=False), '')
 
-# %% ../nbs/01a3_grouping.ipynb #771ba673
+# %% ../nbs/01a3_grouping.ipynb #b7fce3b1
 def _check_pattern(groups):
-    "`UserError` for what captures nothing"
+    "`UserError` for a regular expression that is broken or captures nothing"
     try: n = re.compile(groups).groups
     except re.error as e: raise UserError(f"groups = {groups!r} is no regular expression: {e}.", 'groups') from None
     if not n:
-        raise UserError(f"groups = {groups!r} captures nothing: give {', '.join(SOURCES)}, or put the part of the name that tells the "
-            f"group in parentheses, e.g. (person\\d+)_.{get_close(groups, SOURCES)}", 'groups')
+        raise UserError(f"groups = {groups!r} captures nothing: give {', '.join(SOURCES)}, or put the part of the name that "
+            f"tells the group in parentheses, e.g. (person\\d+)_.{get_close(groups, SOURCES)}", 'groups')
 
+def _join_proposals(items, facts, source):
+    "The names of all convincing proposals of one source, the first that fits a picture"
+    p, out = propose_groups(items, facts), pd.Series('', items.index, dtype=str)
+    p = p[(p.source == source) & (p.recommended | p.known & ~(p.alike < ALIKE))]
+    for i,row in enumerate(p.itertuples()):
+        names = get_group_names(items, facts, row)
+        names = names.where((i == 0) | ~names.str.fullmatch(r'\d+'), f'{i}/' + names)  # 12 of two patterns is not the same
+        out = out.where(out != '', names)
+    if len(p): return out
+    raise UserError(f"groups = {source!r}: nothing convincing is proposed by {source}. Leave it empty to see all proposals, or "
+        f"give a regular expression that captures the key.", 'groups')
+
+# %% ../nbs/01a3_grouping.ipynb #fcf0722b
 def choose_groups(
     items,      # from `get_items`
     facts,      # of the same pictures
     groups:str, # '', one of `SOURCES`, or a regular expression
 )->pd.Series:
     "The name of each picture's group, '' for none; `UserError` where the pattern is broken or groups nothing"
-    out = pd.Series('', items.index, dtype=str)
-    if not groups: return out
-    if groups in SOURCES:
-        p = propose_groups(items, facts)
-        p = p[(p.source == groups) & (p.recommended | p.known & ~(p.alike < ALIKE))]
-        if p.empty:
-            raise UserError(f"groups = {groups!r}: nothing convincing is proposed by {groups}. Leave it empty to see all proposals, or "
-                f"give a regular expression that captures the key.", 'groups')
-        for i,row in enumerate(p.itertuples()):
-            names = get_group_names(items, facts, row)
-            number = (i > 0)*f'{i}/' # 12 of two patterns is not the same
-            out = out.where(out != '', names.where(~names.str.fullmatch(r'\d+'), number + names))
-        return out
+    if not groups: return pd.Series('', items.index, dtype=str)
+    if groups in SOURCES: return _join_proposals(items, facts, groups)
     _check_pattern(groups)
     names = get_group_names(items, facts, groups)
     if (names == '').all():

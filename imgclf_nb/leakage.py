@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['draw_split', 'measure_twins', 'get_bill', 'get_shift', 'describe_bill', 'get_bill_table', 'plot_bill']
 
-# %% ../nbs/01d_leakage.ipynb #e4c6cb9f
+# %% ../nbs/01d_leakage.ipynb #6ef7c0b7
 from .core import UserError, check_parameters, get_plt, get_run, write_csv
 
 import numpy as np, pandas as pd
@@ -13,7 +13,8 @@ import numpy as np, pandas as pd
 from .cards import fill_recipe, get_card
 from .copies import get_blocks
 from .data import get_items
-from .features import choose_c, fit_logistic, get_frozen_features
+from .features import get_frozen_features
+from .logistic import choose_c, fit_logistic
 from .intervals import draw_counts
 from .splitting import open_test
 

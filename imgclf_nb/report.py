@@ -58,7 +58,7 @@ def show_groups(
             ax.imshow(im); ax.set_title('\n'.join(filter(None, [at.label[r.path], at.split[r.path]])), fontsize=7)
     return fig
 
-# %% ../nbs/01a6_report.ipynb #935ee54b
+# %% ../nbs/01a6_report.ipynb #49e07cfa
 _style = '''body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}
 td.n{text-align:right;font-variant-numeric:tabular-nums}.error{color:#b00020}.warning{color:#9a5b00}.note{color:#555}
@@ -79,9 +79,9 @@ def make_table(
     return f'<table><tr>{head}</tr>' + ''.join(f"<tr>{''.join(map(_cell, r))}</tr>" for r in df.itertuples(index=False)) + '</table>'
 
 def _summary(findings):
-    n = findings.groupby('kind').path.agg(lambda p: len(p))
-    rows = ''.join(f'<tr class="{KINDS[k][0]}"><td>{KINDS[k][0]}</td><td>{k}</td><td class="n">{n[k]:,}</td><td>{KINDS[k][1]}</td></tr>'
-        for k in KINDS if k in n)
+    n = findings.groupby(['severity', 'kind']).size()
+    rows = ''.join(f'<tr class="{s}"><td>{s}</td><td>{k}</td><td class="n">{n[s,k]:,}</td><td>{KINDS[k][1]}</td></tr>'
+        for s in ('error', 'warning', 'note') for k in KINDS if (s, k) in n)
     return f'<table><tr><th></th><th>finding</th><th>lines</th><th>what it means</th></tr>{rows}</table>' if rows else '<p>No findings.</p>'
 
 # %% ../nbs/01a6_report.ipynb #749abc85

@@ -60,7 +60,7 @@ def _rate(y, p, units, counts):
     return dict(score=s['value'], low=s['low'], high=s['high'], chance=1/k, above=(s['value'] - 1/k)/(1 - 1/k),
         most=best, most_above=recall[best] - others[best], most_low=low[best])
 
-# %% ../nbs/01a2_shortcuts.ipynb #3bdf012a
+# %% ../nbs/01a2_shortcuts.ipynb #bca9684d
 _columns = ['cue', 'score', 'low', 'high', 'chance', 'above', 'most', 'most_above', 'most_low', 'finding']
 
 def get_shortcuts(
@@ -72,7 +72,7 @@ def get_shortcuts(
     one:float=.5,      # least lower end of one class's share
     limit:int=10_000,  # pictures to look at, about
 )->pd.DataFrame:
-    "One row a cue: balanced accuracy `score, low, high` beside `chance`, its share `above` chance, the class told `most` surely, `finding`"
+    "One row a cue: balanced accuracy `score, low, high`, `chance`, the share `above` it, the class told `most` surely, `finding`"
     rows, units = _choose(items, limit, seed)
     items, facts = items.iloc[rows], facts.iloc[rows]
     if items.label.nunique() < 2: return pd.DataFrame(columns=_columns)
@@ -85,12 +85,12 @@ def get_shortcuts(
         out.append(dict(cue=cue, **r | dict(most=classes[r['most']]), finding=bool(found)))
     return pd.DataFrame(out, columns=_columns)
 
-# %% ../nbs/01a2_shortcuts.ipynb #7b45ad6a
+# %% ../nbs/01a2_shortcuts.ipynb #6e4b9ba2
 def plot_shortcuts(
     table,   # from `get_shortcuts`
     ax=None, # matplotlib `Axes`
 ):
-    "Share above chance: a circle for all classes, with its interval, a diamond for the class told most surely; findings are filled; the `Axes`"
+    "Above chance: a circle for all classes with its interval, a diamond for the class told most surely; findings filled; `Axes`"
     plt = get_plt()
     ax = ax or plt.subplots(figsize=(6.4, .42*len(table) + 1.1), layout='constrained')[1]
     ax.axvline(0, color='grey', ls=':')
@@ -103,7 +103,7 @@ def plot_shortcuts(
         if r.most_low <= 0: continue  # no class is told surely
         left = r.most_above > .7
         ax.plot(r.most_above, i + .17, 'D', ms=4, color=colour, mfc=colour if r.finding else 'white')
-        ax.text(r.most_above + (-.025 if left else .025), i + .17, r.most, ha='right' if left else 'left', va='center', fontsize=7)
+        ax.text(r.most_above + .025*(1 - 2*left), i + .17, r.most, ha='right' if left else 'left', va='center', fontsize=7)
     ax.set(yticks=range(len(table)), yticklabels=table.cue, ylim=(len(table) - .5, -.65), xlim=(None, 1.06),
         xlabel='above chance (0: a guess, 1: always right)')
     return ax

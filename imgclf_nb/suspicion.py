@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_suspicious', 'recall_suspicious', 'show_suspicious']
 
-# %% ../nbs/01a1_suspicion.ipynb #3761f866
+# %% ../nbs/01a1_suspicion.ipynb #315d3782
 from .core import UserError, get_cache, get_plt, write_csv
 
 import hashlib
@@ -13,7 +13,7 @@ import hashlib
 import numpy as np, pandas as pd
 
 from .copies import get_blocks
-from .features import choose_c, cross_predict
+from .logistic import choose_c, cross_predict
 from .pictures import open_picture
 
 # %% ../nbs/01a1_suspicion.ipynb #7eac8ffc

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['split_model', 'get_logistic_head', 'FreezeStatistics']
 
-# %% ../nbs/04_train.ipynb #cff899af
+# %% ../nbs/04_train.ipynb #1d391c0e
 from .core import check_parameters, get_run, set_allocator, set_seeds
 
 import copy, time
@@ -22,7 +22,8 @@ from .backbones import check_arch, check_size, get_backbone, get_features
 from .baseline import describe_data, get_class_weights, get_learner, keep, plot_history, read_predictions
 from .cards import fill_recipe, get_card
 from .data import get_items, show_items
-from .features import choose_c, fit_logistic, get_preprocessing
+from .features import get_preprocessing
+from .logistic import choose_c, fit_logistic
 from .intervals import get_units
 from .pictures import get_batches
 from .splitting import get_split_table, get_splits, seal_test
