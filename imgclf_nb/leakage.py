@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['draw_split', 'measure_twins', 'get_bill', 'get_shift', 'describe_bill', 'get_bill_table', 'plot_bill']
 
-# %% ../nbs/01d_leakage.ipynb #6ef7c0b7
+# %% ../nbs/01d_leakage.ipynb #4bc02c5c
 from .core import UserError, check_parameters, get_plt, get_run, write_csv
 
 import numpy as np, pandas as pd
@@ -14,7 +14,7 @@ from .cards import fill_recipe, get_card
 from .copies import get_blocks
 from .data import get_items
 from .features import get_frozen_features
-from .logistic import choose_c, fit_logistic
+from .logistic import fit_logistic
 from .intervals import draw_counts
 from .splitting import open_test
 
@@ -52,7 +52,7 @@ def draw_split(
     test = place[tested]
     return dict(test=test, clean=np.concatenate(clean), naive=np.concatenate(naive), twins=n[test] > 1)
 
-# %% ../nbs/01d_leakage.ipynb #a8241db6
+# %% ../nbs/01d_leakage.ipynb #8e76b01c
 def measure_twins(
     items,         # without a given test
     x,             # their features `(n, d)`
@@ -66,11 +66,11 @@ def measure_twins(
     if few.min() < 2:
         raise UserError(f"Class {few.idxmin()!r} is a single group: nothing of it can be tested without the rest. Leave the class out.",
             'dataset')
-    c, rng = choose_c(x, labels, blocks), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     rows, official = [], []
     for r in range(repeats):
         s = draw_split(items, blocks, rng)
-        naive, clean = [fit_logistic(x[s[k]], labels[s[k]], c) for k in ('naive', 'clean')]
+        naive, clean = [fit_logistic(x[s[k]], labels[s[k]]) for k in ('naive', 'clean')]
         t = s['test']
         rows.append(pd.DataFrame(dict(repeat=r, block=blocks[t], label=labels[t], twins=s['twins'],
             naive=naive.predict(x[t]) == labels[t], clean=clean.predict(x[t]) == labels[t])))

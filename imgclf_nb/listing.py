@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from .cards import find_dataset, get_card
 from .core import UserError
 
-# %% ../nbs/00h_listing.ipynb #579a22cd
+# %% ../nbs/00h_listing.ipynb #1617627b
 _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pnm .avif .heic .heif .jp2'.split())
 _splits = {name: split for split,names in dict(train='train training', valid='valid val validation dev',
     test='test testing').items() for name in names.split()}
@@ -27,7 +27,7 @@ def _scan(folder):
     except OSError as e:
         raise UserError(f"The folder {folder} cannot be read ({e.strerror}): make it readable, or take it away.", 'dataset') from None
 
-def _subfolders(p): return [Path(o.path) for o in _scan(p) if o.is_dir() and not o.name.startswith(('.', '__'))]
+def _subfolders(p): return [Path(o.path) for o in _scan(p) if os.path.isdir(o.path) and not o.name.startswith(('.', '__'))]
 
 def _is_picture(name): return Path(name).suffix.lower() in _suffixes and not name.startswith('.')
 
@@ -37,7 +37,7 @@ def _walk(folder, seen=()):
     if real in seen: return
     seen = seen or tuple(map(str, Path(real).parents))
     for o in _scan(folder):
-        if o.is_dir():
+        if os.path.isdir(o.path):
             if not o.name.startswith(('.', '__')): yield from _walk(o.path, (*seen, real))
         elif _is_picture(o.name): yield o.path
 
@@ -92,6 +92,40 @@ def _rename_columns(df, path):
             raise UserError(f"{path} has no {name} column (it has {', '.join(map(str, df.columns))}): name one of them {name}.",
                 'dataset')
     return df
+
+# %% ../nbs/00h_listing.ipynb #ccd20871
+def _from_csv(path):
+    df = _read_csv(path)
+    if df.empty: raise UserError(f"{path} has no lines below its header: write one a picture.", 'dataset')
+    df = _rename_columns(df, path)
+    for name in {'label', 'split', 'group'} & set(df.columns): df[name] = df[name].str.strip()
+    if (empty := np.flatnonzero(df.label.str.strip() == '')).size:
+        raise UserError(f"{path} has no label in line {empty[0]+2} ({empty.size} in all): fill it in, or delete the line.",
+            'dataset')
+    df['path'] = [os.path.normpath(Path(path).parent/p) for p in df.path]
+    df = _drop_repeats(df, path)
+    missing = [p for p in df.path if not os.path.exists(p)]
+    if missing:
+        raise UserError(f"{len(missing)} of {len(df)} files in {path} do not exist, the first is {missing[0]}: correct the paths "
+            f"(they count from the CSV's folder).", 'dataset')
+    df['split'] = [_check_split(s, path) for s in df.split] if 'split' in df else ''
+    return df
+
+# %% ../nbs/00h_listing.ipynb #f5806290
+def _drop_repeats(df, path):
+    "A picture that is listed twice counts once; under two labels it is an error"
+    once = df.drop_duplicates(['path', 'label'])
+    twice = once[once.path.duplicated()]
+    if len(twice):
+        raise UserError(f"{path} lists {twice.path.iloc[0]} under two labels ({len(twice)} such pictures): decide for one.",
+            'dataset')
+    if len(once) < len(df): print(f"{len(df)-len(once)} lines of {Path(path).name} repeat a picture: each counts once.")
+    return once.reset_index(drop=True)
+
+def _check_split(s, path):
+    if s and not _get_split(s):
+        raise UserError(f"{path} has the split {s!r}: use train, valid, test, or leave it empty.", 'dataset')
+    return _get_split(s)
 
 # %% ../nbs/00h_listing.ipynb #41c59945
 def list_items(

@@ -145,7 +145,7 @@ def _check_train(items):
             'dataset')
     return items
 
-# %% ../nbs/01b_splitting.ipynb #8e842856
+# %% ../nbs/01b_splitting.ipynb #75e82936
 def get_split_table(
     items, # with splits
 )->pd.DataFrame:
@@ -160,7 +160,7 @@ def get_split_table(
         off = (d.label.value_counts().reindex(spread.index, fill_value=0)/pool.label.value_counts().reindex(spread.index) - w).abs()
         return dict(pictures=len(d), groups=d.group.where(d.group != '', d.file).nunique(), films=d.sequence[d.sequence != ''].nunique(),
             classes=d.label.nunique(), share=len(d)/max(1, len(items)), wanted=w, largest_deviation=off.max(),
-            tolerance=3*np.sqrt(w*(1-w))*spread[off.idxmax()] if off.notna().any() else np.nan)
+            tolerance=4*np.sqrt(w*(1-w))*spread[off.idxmax()] if off.notna().any() else np.nan)
     return pd.DataFrame([row(s) for s in _rank], index=list(_rank)).round(3)
 
 # %% ../nbs/01b_splitting.ipynb #9b7cb31a
