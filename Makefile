@@ -9,7 +9,7 @@ RUN     ?=
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run train export clean-notebooks refresh gate test docs lab
+.PHONY: help setup run fetch audit train export clean-notebooks refresh gate test docs lab
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ $(VENV)/.ready: settings.ini setup.py pyproject.toml
 
 run: setup ## set up, train on a drawn miniature, evaluate, print the numbers (needs no hub)
 	@HF_HUB_OFFLINE=1 $(BIN)/imgclf_run pc_parts_mini
+
+fetch: setup ## get a set from its source: make fetch DATASET=chest_xray
+	@$(BIN)/imgclf_fetch "$(DATASET)" $(ARGS)
+
+audit: setup ## what is wrong with a set, and what its labels allow: make audit DATASET=chest_xray [ARGS="--groups names"]
+	@$(BIN)/imgclf_audit "$(DATASET)" $(ARGS)
 
 train: setup ## train and evaluate: make train DATASET=chest_xray [ARCH=resnet18] [RUN=name] [ARGS="-p epochs 5"]
 	@$(BIN)/imgclf_run "$(DATASET)" $(if $(ARCH),--arch $(ARCH)) $(if $(RUN),--run "$(RUN)") $(ARGS)

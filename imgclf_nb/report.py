@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 from .findings import KINDS
 from .pictures import open_picture
 
-# %% ../nbs/01a6_report.ipynb #d7e21e41
+# %% ../nbs/01a6_report.ipynb #02ff4cad
 _colours = dict(train='#0072B2', valid='#E69F00', test='#009E73', **{'': '#0072B2'})
 
 def plot_classes(
@@ -32,7 +32,8 @@ def plot_classes(
     left = np.zeros(len(t))
     for s in [o for o in _colours if o in t]:
         ax.barh(t.index.astype(str), t[s], left=left, color=_colours[s], label=s or 'no split given'); left += t[s].to_numpy()
-    ax.set(xlabel='pictures'); ax.tick_params(labelsize=7); ax.legend(fontsize=7)
+    ax.set(xlabel='pictures'); ax.tick_params(labelsize=7)
+    ax.legend(fontsize=7, ncols=3, loc='lower right', bbox_to_anchor=(1, 1), frameon=False)
     ax.margins(y=.01)
     return ax
 
