@@ -6,12 +6,11 @@
 __all__ = ['check_arch', 'rename_lite', 'get_weights', 'get_backbone', 'get_expected', 'get_features', 'get_probabilities',
            'save_model', 'load_model', 'check_size', 'get_cost']
 
-# %% ../nbs/00a_backbones.ipynb #b784520a
-from .core import UserError, get_close, write_json
+# %% ../nbs/00a_backbones.ipynb #e03a85b5
+from .core import UserError, get_close, why_unreachable, write_json
 
-import importlib.util, json, os, socket
+import importlib.util, json
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np, timm, torch
 
@@ -77,18 +76,10 @@ def _load_state(model, state, source):
             f"{sorted(wrong)[0]}. Give the arch they were made for.", 'weights')
     model.load_state_dict({**own, **{k: v for k,v in state.items() if k in own and v.shape == own[k].shape}})
 
-# %% ../nbs/00a_backbones.ipynb #28e6d4e7
+# %% ../nbs/00a_backbones.ipynb #c34a57cb
 _offline_error = ("No pretrained weights for {arch}: {why}. Either connect to the hub and run again, or download the file "
     "elsewhere and give weights=/path/to/file.safetensors, "
     "or take arch=tf_efficientnet_lite0, whose weights came with the installation, or train from scratch with weights=none.")
-
-def _check_reachable(endpoint):
-    "The hub's client would try for half a minute: ask once whether anybody listens there"
-    if any(os.environ.get(o) or os.environ.get(o.lower()) for o in ('HTTPS_PROXY', 'HTTP_PROXY', 'ALL_PROXY')):
-        return  # the proxy knows
-    url = urlsplit(endpoint)
-    try: socket.create_connection((url.hostname, url.port or (443 if url.scheme == 'https' else 80)), timeout=5).close()
-    except OSError as e: raise LookupError(f'{url.hostname} cannot be reached ({e.strerror or e})') from None
 
 def _find_hub(model, arch):
     "The hub's weights file: from its local cache, else downloaded"
@@ -99,7 +90,7 @@ def _find_hub(model, arch):
     try: return hf_hub_download(repo, name, local_files_only=True), f'hub cache {repo}'
     except Exception:  # not in the cache: the next line asks the hub itself, and says what happened if that fails
         if constants.HF_HUB_OFFLINE: raise LookupError('not in the hub cache, and HF_HUB_OFFLINE is set') from None
-    _check_reachable(constants.ENDPOINT)
+    if why := why_unreachable(constants.ENDPOINT): raise LookupError(why)
     return hf_hub_download(repo, name, etag_timeout=5), f'hub {repo}'
 
 def get_weights(

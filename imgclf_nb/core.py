@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['UserError', 'ParameterError', 'get_close', 'get_root', 'get_data_root', 'get_cache', 'get_records', 'write_text',
            'write_json', 'write_csv', 'set_seeds', 'set_allocator', 'check_parameters', 'get_commit', 'get_device',
-           'get_plt', 'show_progress', 'get_environment', 'Run', 'get_runs_root', 'get_run', 'open_run']
+           'get_plt', 'show_progress', 'why_unreachable', 'get_environment', 'Run', 'get_runs_root', 'get_run',
+           'open_run']
 
-# %% ../nbs/00_core.ipynb #1aea03dc
-import ast, difflib, importlib.metadata, json, math, os, platform, random, re, subprocess, sys, time, warnings
+# %% ../nbs/00_core.ipynb #25141931
+import ast, difflib, importlib.metadata, json, math, os, platform, random, re, socket, subprocess, sys, time, warnings
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from fastcore.basics import patch
@@ -172,7 +174,7 @@ def check_parameters(
         if notebook: _keep_refusal(notebook, {k: ns.get(k) for k in kinds}, e)
         raise
 
-# %% ../nbs/00_core.ipynb #bc2d25c2
+# %% ../nbs/00_core.ipynb #e91742f5
 def get_commit()->str:
     "The project's git commit, with -dirty where tracked files differ from it; None outside git"
     def git(*a): return subprocess.run(['git', '-C', str(get_root()), *a], capture_output=True, text=True)
@@ -201,6 +203,16 @@ def show_progress(
     "The things with a tqdm bar beside them; in a log file one line in ten seconds, not a flood"
     from tqdm import tqdm
     return tqdm(things, total=total, desc=what, disable=total < least, mininterval=.2 if sys.stderr.isatty() else 10)
+
+def why_unreachable(
+    endpoint:str, # an address, e.g. 'https://huggingface.co'
+)->str:
+    "Why nobody answers there, '' where somebody listens or a proxy decides: asked once, where a hub's client would try for half a minute"
+    if any(os.environ.get(o) or os.environ.get(o.lower()) for o in ('HTTPS_PROXY', 'HTTP_PROXY', 'ALL_PROXY')): return ''
+    url = urlsplit(endpoint)
+    try: socket.create_connection((url.hostname, url.port or (443 if url.scheme == 'https' else 80)), timeout=5).close()
+    except OSError as e: return f'{url.hostname} cannot be reached ({e.strerror or e})'
+    return ''
 
 def get_environment()->dict:
     "Python, platform, device and the versions of the packages that a result depends on"

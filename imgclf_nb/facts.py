@@ -110,7 +110,7 @@ def _stat(p):
     try: s = os.stat(p); return s.st_size, s.st_mtime_ns
     except OSError: return -1, -1  # measure_picture then says what is wrong with it
 
-# %% ../nbs/00j_facts.ipynb #9b1f2217
+# %% ../nbs/00j_facts.ipynb #ba353f1c
 def measure_pictures(
     paths,            # picture files
     cache:bool=True,  # remember the facts under the project's data/
@@ -123,10 +123,13 @@ def measure_pictures(
     known = _recall(store)
     todo = [k for k in dict.fromkeys(keys) if k not in known]
     bar = show_progress(_work([k[0] for k in todo], workers), len(todo), 'reading pictures', 2001)
-    try:
-        for k,r in zip(todo, bar): known[k] = (*k, *r.values())
-    finally:
+    def keep():
         if store and todo: _remember(store, [known[k] for k in dict.fromkeys(keys) if k in known])
+    try:
+        for i,(k,r) in enumerate(zip(todo, bar), 1):
+            known[k] = (*k, *r.values())
+            if i % max(5000, len(todo)//8) == 0: keep()  # a kill costs some of it, not all
+    finally: keep()
     return pd.DataFrame([known[k] for k in keys], columns=_columns)
 
 # %% ../nbs/00j_facts.ipynb #0aebe927

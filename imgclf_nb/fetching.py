@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SOURCES', 'Source', 'get_source', 'fetch', 'check_arrived', 'main']
 
-# %% ../nbs/00b_fetching.ipynb #90ef32af
-from .core import UserError, get_close, get_data_root, get_records, get_root, write_json, write_text, _now
+# %% ../nbs/00b_fetching.ipynb #5ebc447e
+from .core import UserError, get_close, get_data_root, get_records, get_root, why_unreachable, write_json, write_text, _now
 from .unpacking import NoRoom, check_room, unpack, unpack_parquet, _check_name, _find_columns, _say
 
-import argparse, dataclasses, hashlib, json, os, re, shutil, socket, sys, time
+import argparse, dataclasses, hashlib, json, os, re, shutil, sys, time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -109,7 +109,7 @@ def _explain(e, source):
     what = 'The connection broke again and again' if _is_broken(e) else 'Something unexpected happened'
     return f"{what} at {source} ({_say(e)}). The same command goes on where it stopped."
 
-# %% ../nbs/00b_fetching.ipynb #d31bc861
+# %% ../nbs/00b_fetching.ipynb #0b8d032b
 def _retry(step, source, part=None, tries=5, patience=300):
     "Again after a broken connection or where a busy server asks to wait; everything else becomes a sentence"
     size = lambda: part.stat().st_size if part and part.exists() else 0
@@ -126,14 +126,8 @@ def _retry(step, source, part=None, tries=5, patience=300):
             time.sleep(wait)
 
 def _check_reachable(endpoint):
-    "Ask once whether anybody listens there: the clients would try for half a minute"
-    if any(os.environ.get(o) or os.environ.get(o.lower()) for o in ('HTTPS_PROXY', 'HTTP_PROXY', 'ALL_PROXY')):
-        return  # the proxy knows
-    url = urlsplit(endpoint)
-    try: socket.create_connection((url.hostname, url.port or (443 if url.scheme == 'https' else 80)), timeout=5).close()
-    except OSError as e:
-        raise UserError(f"{url.hostname} cannot be reached ({e.strerror or e}): connect to the network and run this again, or "
-            f"fetch the set elsewhere and bring its folder.") from None
+    if why := why_unreachable(endpoint):
+        raise UserError(f"{why}: connect to the network and run this again, or fetch the set elsewhere and bring its folder.")
 
 # %% ../nbs/00b_fetching.ipynb #d3817a25
 def _download(url, part):
