@@ -123,7 +123,7 @@ def get_shift(
     test = _draw_means(given_rows.assign(block=np.asarray(units)[given_rows.row]), ['right'], draws, seed + 7)[:,0]
     return dict(clean=_interval(clean), official=_interval(test), shift=_interval(clean - test))
 
-# %% ../nbs/01d_leakage.ipynb #3efa3fcc
+# %% ../nbs/01d_leakage.ipynb #1235174c
 def _points(d, sign=1):
     v, l, h = [100*sign*d[k] for k in ('value', 'low', 'high')]
     return f"{v:.1f} points ({min(l, h):.1f} to {max(l, h):.1f})"
@@ -133,11 +133,11 @@ def describe_bill(
 )->str:
     "The bill in plain sentences"
     d, naive = bill['leakage'], f"{100*bill['naive']['value']:.1f} %"
-    if not bill['twins']: return "No tested picture has a twin: there is nothing to leak."
-    if d['low'] > 0: says = f"Of {naive}, {_points(d)} were leakage."
+    if not bill['twins']: says = f"Of {naive}, nothing can be leakage: no tested picture has a twin."
+    elif d['low'] > 0: says = f"Of {naive}, {_points(d)} were leakage."
     elif d['high'] < 0: says = f"Twins in training cost {_points(d, -1)}: most likely their labels contradict each other."
     else: says = f"Of {naive}, no leakage can be shown: {_points(d)}."
-    says += f" {100*bill['twins']:.0f} % of the tested pictures have twins."
+    if bill['twins']: says += f" {100*bill['twins']:.{0 if bill['twins'] >= .01 else 1}f} % of the tested pictures have twins."
     if 'shift' in bill:
         s, on = bill['shift'], f"On the given test the clean probe reaches {100*bill['official']['value']:.1f} %"
         if s['low'] > 0: says += f" {on}, another {_points(s)} less: shift, not leakage."
