@@ -42,16 +42,15 @@ def get_ceilings(
     return {'all': get_ceiling(items.label, pixels)} | {s: get_ceiling(items.label[m := (items.split == s).to_numpy()], pixels[m])
         for s in ('train', 'valid', 'test') if (items.split == s).any()}
 
-# %% ../nbs/01a_audit.ipynb #6de486bb
+# %% ../nbs/01a_audit.ipynb #ca51afa1
 def _doubt(items, card):
     "`(suspicious labels, why they were not looked for)`; the features are made where nothing is remembered"
     def get_x():
         from imgclf_nb.features import get_frozen_features  # torch is slow to import, and a second audit needs none
         return get_frozen_features(items, card.recipe['arch'], card.recipe['size'], card.resize)
+    if not len(items): return recall_suspicious(items, None, 'none'), 'all pictures belong to the given test'
     try: return recall_suspicious(items, get_x, f"{card.recipe['arch']} {card.recipe['size']} {card.resize}"), ''
-    except UserError as e:
-        if e.parameter not in ('weights', 'arch'): raise
-        return recall_suspicious(items[:0], lambda: np.zeros((0, 1)), 'none'), str(e)
+    except UserError as e: return recall_suspicious(items[:0], None, 'none'), str(e)
 
 def _name_doubts(found): return make_findings([(r.file, 'suspicious_label', f'says {r.label}, looks like {r.suggested} {r.probability:.2f}')
     for r in found.itertuples()])
@@ -90,17 +89,17 @@ def find_all(
         suspicious_not_looked_for=why, decisions=used, data_hash=items.attrs['data_hash'], classes=items.label.nunique())
     return dict(items=items, facts=facts, findings=findings, cues=cues, proposals=proposals, doubts=doubts, summary=summary)
 
-# %% ../nbs/01a_audit.ipynb #5c755fa9
+# %% ../nbs/01a_audit.ipynb #a4f54d7b
 def describe_audit(
     summary:dict, # audit.json
 )->list:
     "Sentences for the top of the page"
     s = summary
     says = [f"{s['pictures']:,} pictures of {s['classes']} classes" + (f", {s['unreadable']:,} more cannot be read" if s['unreadable'] else '') + '.']
-    if s['contradictory_groups']:
-        lost = round((1 - s['label_ceiling'])*s['pictures'])
-        says.append(f"The labels allow an accuracy of {100*s['label_ceiling']:.1f} % at most: {s['contradictory_groups']} pictures are there "
-            f"{s['contradictory_files']} times under different labels, and at least {lost} of these must be answered wrongly, by any model.")
+    if s['label_ceiling'] < 1:
+        lost, n = round((1 - s['label_ceiling'])*s['pictures']), s['findings'].get('contradictory', 0)
+        says.append(f"The labels allow an accuracy of {100*s['label_ceiling']:.1f} % at most: {n} files are copies under different labels, "
+            f"and at least {lost} of these must be answered wrongly, by any model.")
     else: says.append("No picture is there twice under different labels: copies set no limit to the accuracy.")
     before, after = [s['ceilings'][f'{k}_decisions']['all'] for k in ('before', 'after')]
     if before != after: says.append(f"Before your decisions it was {100*before:.1f} %.")

@@ -58,7 +58,7 @@ def get_root()->Path:
     raise UserError(f"No imgclf_nb project in or above {Path.cwd()}: go to the folder that holds settings.ini, or set IMGCLF_HOME "
         f"to it.")
 
-# %% ../nbs/00_core.ipynb #e1a12109
+# %% ../nbs/00_core.ipynb #13eccefe
 def get_data_root()->Path:
     "Where named data sets are looked for: `IMGCLF_DATA` (a relative one counts from here, then from the project's folder), else the project's data/"
     given = os.environ.get('IMGCLF_DATA')
@@ -78,8 +78,7 @@ def get_records(
 )->Path:
     "A folder for what people decided about a set and what happened to it: `IMGCLF_RECORDS`, else the project's data/records"
     given = os.environ.get('IMGCLF_RECORDS')
-    (p := (Path(given).expanduser().resolve() if given else get_root()/'data'/'records')/key).mkdir(parents=True, exist_ok=True)
-    return p
+    return (Path(given).expanduser().resolve() if given else get_root()/'data'/'records')/key
 
 # %% ../nbs/00_core.ipynb #6b559017
 def _plain(o):

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['get_patient', 'get_film', 'get_manifest', 'get_data_hash', 'get_items', 'get_summary', 'show_items']
 
-# %% ../nbs/01_data.ipynb #070b3596
+# %% ../nbs/01_data.ipynb #06d4c679
 import hashlib, re
 from pathlib import Path
 
 import numpy as np, pandas as pd
 
 from .cards import find_dataset, get_card
-from .copies import find_near_copies, get_copies, join_groups
+from .copies import find_near_copies, get_copies, get_look_alikes, join_groups
 from .core import UserError, check_parameters, get_plt
 from .listing import list_items
 from .facts import measure_pictures
@@ -86,33 +86,41 @@ def _check_left(items, classes, bad, root):
     if gone := sorted(classes - set(items.label)):
         raise UserError(f"Class {gone[0]!r} has no picture that can be read: mend its files, or take the class away.", 'dataset')
 
-# %% ../nbs/01_data.ipynb #da24254d
+# %% ../nbs/01_data.ipynb #13b013bf
 def _get_films(items, card):
     names = [get_film(Path(p).name, l) if card.group == 'films' else ('', -1) for p,l in zip(items.path, items.label)]
     sequence = items.sequence if 'sequence' in items else pd.Series([s for s,_ in names], items.index, dtype=str)
     frame = items.frame if 'frame' in items else [f for _,f in names]
     frame = pd.to_numeric(pd.Series(frame, items.index), errors='coerce').fillna(-1).astype(int)
-    return sequence.where(items.decided == '', ''), frame
+    grouped = (items.decided != '') | (items.get('group', '') != '')
+    return sequence.where(~grouped, ''), frame
 
 def _find_twins(items, facts):
     "Names of copies: near ones too, except among the frames of films, which all look alike"
     alone, twice = (items.sequence == '').to_numpy(), items.sha256.duplicated(keep=False)
     out = np.where(twice, 'copies-' + items.sha256.str[:12], '').astype(object)
     some = facts[alone].reset_index(drop=True)
-    out[alone] = get_copies(some, find_near_copies(some))
+    pairs, kept = find_near_copies(some), items.kept[alone].to_numpy()
+    pairs = pairs[~(kept[pairs.a] & kept[pairs.b])]  # somebody has looked: they are no copies
+    likes = get_look_alikes(some, pairs)
+    if likes.any():
+        print(f"{likes.sum()} pictures look as alike as copies do, and are too many to be copies (a fixed camera? a form?): nothing ties "
+            f"them. If they belong together, tie them by a group.")
+    out[alone] = get_copies(some, pairs)
     return out
 
 def _add_groups(items, facts, card):
-    "`group, sequence, frame` and `copies` of each picture; a decided group ends what a film's name says"
+    "`group, sequence, frame` and `copies` of each picture; a group, given or decided, ends what a film's name says"
     patients = [get_patient(Path(p).name, s) if card.group == 'patients' else '' for p,s in zip(items.path, items.split)]
     items['sequence'], items['frame'] = _get_films(items, card)
     items['copies'] = _find_twins(items, facts)
-    named = pd.Series(join_groups(items.get('group', patients), items.decided), items.index)
+    named = [g or d for g,d in zip(items.get('group', patients), items.decided)]
+    named = pd.Series(join_groups(named, items.decided.tolist()), items.index)
     items['group'] = named.where(named != '', items.copies).where(items.sequence == '', '')
     first = ['path', 'label', 'split', 'group', 'sequence', 'frame', 'copies']
-    return items[first + [c for c in items.columns if c not in (*first, 'decided')]]
+    return items[first + [c for c in items.columns if c not in (*first, 'decided', 'kept')]]
 
-# %% ../nbs/01_data.ipynb #5b2423fd
+# %% ../nbs/01_data.ipynb #22cb674c
 def get_items(
     dataset:str,       # a set's name, a folder or a CSV
     strict:bool=False, # stop at the first picture that cannot be read
@@ -120,7 +128,7 @@ def get_items(
     decisions:bool=True, # apply the set's decisions.csv
 )->pd.DataFrame:
     "One row a picture; `UserError` where there is nothing usable. `.attrs`: `dataset`, `unreadable` (`file`, `reason`), `decisions`, `data_hash`, `by_hand`"
-    items = list_items(dataset).assign(decided='')
+    items = list_items(dataset).assign(decided='', kept=False)
     items, used = _decide(items, dataset) if decisions else (items, {})
     classes, facts = set(items.label), _read_facts(items, cache)
     items = items.assign(**{c: facts[c].values for c in ('sha256', 'bytes', 'width', 'height', 'mode')})

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['measure_picture', 'measure_pictures', 'get_thumbs']
 
-# %% ../nbs/00j_facts.ipynb #2256a7a6
+# %% ../nbs/00j_facts.ipynb #3e40af3b
 from .core import UserError, get_cache, show_progress, write_csv
 
-import base64, hashlib, io, multiprocessing, os, sys, warnings
+import base64, ctypes, hashlib, io, multiprocessing, os, signal, sys, warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,19 +18,25 @@ from PIL import ExifTags, Image
 
 from .pictures import open_picture
 
-# %% ../nbs/00j_facts.ipynb #cf6a5636
+# %% ../nbs/00j_facts.ipynb #6a2b864a
 def _get_quality(im):
     "A JPEG's quality from 1 to 100 by its first quantization table, as the IJG library scales it; NaN for other formats"
     if im.format != 'JPEG' or not im.quantization: return np.nan
     scale = 100*sum(im.quantization[0])/3692  # the sum of the standard's luminance table
     return round(min(100., (200 - scale)/2 if scale <= 100 else 5000/scale), 1)
 
-def _look_at_file(im):
+def _look_at_exif(im):
     exif = im.getexif()
     taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime) or ''
+    turn = exif.get(ExifTags.Base.Orientation, 1)
+    return dict(orientation=turn if turn in range(1, 9) else 1, taken=str(taken).strip('\0 '),
+        camera=str(exif.get(ExifTags.Base.Model, '')).strip('\0 '))
+
+def _look_at_file(im):
+    try: exif = _look_at_exif(im)
+    except Exception: exif = dict(orientation=1, taken='', camera='')  # cameras write much; the pixels are as good
     return dict(width=im.size[0], height=im.size[1], mode=im.mode, format=im.format, frames=getattr(im, 'n_frames', 1),
-        orientation=int(exif.get(ExifTags.Base.Orientation, 1) or 1), taken=str(taken).strip('\0 '),
-        camera=str(exif.get(ExifTags.Base.Model, '')).strip('\0 '), quality=_get_quality(im))
+        quality=_get_quality(im), **exif)
 
 # %% ../nbs/00j_facts.ipynb #d246a2fd
 def _shrink(a, side):
@@ -51,7 +57,7 @@ def _look_at_pixels(im):
         sharpness=float(cv2.Laplacian(g, cv2.CV_32F).var()), phash=phash(g), mirrored=phash(np.ascontiguousarray(g[:,::-1])),
         thumb=base64.b64encode(thumb.tobytes()).decode())
 
-# %% ../nbs/00j_facts.ipynb #81a1d9ee
+# %% ../nbs/00j_facts.ipynb #ab9455a4
 _texts = ['path', 'sha256', 'mode', 'error', 'format', 'taken', 'camera', 'pixels', 'phash', 'mirrored', 'thumb']
 _columns = ['path', 'size', 'mtime', 'sha256', 'bytes', 'width', 'height', 'mode', 'error', 'format', 'frames', 'orientation',
     'taken', 'camera', 'quality', 'pixels', 'mean', 'sd', 'colour', 'border_red', 'border_green', 'border_blue', 'sharpness',
@@ -69,25 +75,31 @@ def measure_picture(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             with Image.open(io.BytesIO(data)) as im: r.update(_look_at_file(im))
-        return r | _look_at_pixels(open_picture(io.BytesIO(data)))
+            return r | _look_at_pixels(open_picture(io.BytesIO(data)))
     except Image.UnidentifiedImageError: r['error'] = 'not a picture that Pillow knows'
     except Image.DecompressionBombError: r['error'] = f'larger than {2*Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller first'
     except Exception as e: r['error'] = (f'{type(e).__name__}: {e}'.splitlines() or [type(e).__name__])[0]
     return r
 
-# %% ../nbs/00j_facts.ipynb #70d22896
+# %% ../nbs/00j_facts.ipynb #f89981b3
+def _end_with_parent():
+    "A worker dies when its parent is killed (Linux: prctl's PR_SET_PDEATHSIG)"
+    if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
 def _work(todo, workers):
     "Facts of each file, in order; few files are not worth new processes"
     if workers == 0 or len(todo) < 200: yield from map(measure_picture, todo); return
     method = 'fork' if sys.platform == 'linux' else None  # as torch's loaders: a script needs no __main__ guard
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # before the fork: a child would wait for threads of OpenCV that it does not have
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)  # 3.12 on fork beside threads: the children decode pictures, no more
-        with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context(method), cv2.setNumThreads, (1,)) as ex:
+        with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context(method), _end_with_parent) as ex:
             try: yield from ex.map(measure_picture, todo, chunksize=32)
             except BrokenProcessPool:
                 raise UserError("A process that reads pictures was ended from outside, mostly for lack of memory: end other programs "
                     "and run again; what was read is remembered.", 'dataset') from None
-            finally: ex.shutdown(cancel_futures=True)
+            finally: ex.shutdown(cancel_futures=True); cv2.setNumThreads(threads)
 
 # %% ../nbs/00j_facts.ipynb #e496ebd1
 def _get_store(paths):

@@ -270,7 +270,7 @@ def _move(ready, folder, record, old, new):
     write_json(record, dict(new, files=len(files), bytes=sum(p.stat().st_size for p in files)))
     ready.rename(folder)
 
-# %% ../nbs/00b_fetching.ipynb #b85821ee
+# %% ../nbs/00b_fetching.ipynb #5249d3ba
 _ways = dict(kaggle=_get_kaggle, hub=_get_hub, https=_get_https)
 
 def fetch(
@@ -281,6 +281,7 @@ def fetch(
     from filelock import FileLock, Timeout
     folder = Path(folder).expanduser().absolute()
     work, record = folder.with_name(f'.fetch-{folder.name}'), get_records(folder.name)/'source.json'
+    record.parent.mkdir(parents=True, exist_ok=True)
     old = json.loads(record.read_text(encoding='utf-8')) if record.exists() else {}
     if folder.exists(): return _keep(source, folder, old)
     try:
@@ -298,7 +299,7 @@ def fetch(
     except Exception as e: raise UserError(_explain(e, source)) from e
     return folder
 
-# %% ../nbs/00b_fetching.ipynb #171ab932
+# %% ../nbs/00b_fetching.ipynb #c23ed053
 def check_arrived(
     name:str, # a set's name
     folder,   # where it lies
@@ -311,7 +312,8 @@ def check_arrived(
     for what,n,expected in [('pictures', len(items) + bad, card.n_pictures), ('classes', items.label.nunique(), card.n_classes)]:
         if expected and n != expected:
             lines.append(f"The card expects {expected:,} {what}, here are {n:,}: another edition, or not all of it.")
-    write_text(path := get_records(name)/'manifest.csv', get_manifest(items))
+    (path := get_records(name)/'manifest.csv').parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, get_manifest(items))
     return '\n'.join([f"{name}: {len(items) + bad:,} pictures, {bad} unreadable, {items.label.nunique()} classes", *lines,
         f"folder    {folder}", f"manifest  {path}", f"data_hash {get_data_hash(items)}"])
 

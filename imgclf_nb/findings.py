@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'make_findings', 'find_file_problems', 'find_copy_problems', 'find_neighbours', 'get_ceiling',
            'find_class_problems', 'find_case_clashes']
 
-# %% ../nbs/01a5_findings.ipynb #4692b1dd
+# %% ../nbs/01a5_findings.ipynb #5b237e1c
 from .core import UserError
 
 import unicodedata
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from .copies import find_near_copies, get_copies
+from .copies import find_near_copies, get_look_alikes
 from .intervals import get_share
 
-# %% ../nbs/01a5_findings.ipynb #fed09513
+# %% ../nbs/01a5_findings.ipynb #1d979b52
 KINDS = dict(
     unreadable=('error', 'cannot be decoded: left out of everything'),
     contradictory=('error', 'the same picture under different labels'),
@@ -38,6 +38,7 @@ KINDS = dict(
     small_class=('warning', 'too few pictures to say how well the class is recognised'),
     class_imbalance=('warning', 'the largest class has ten times as many pictures as the smallest, or more'),
     shortcut=('warning', 'something that is not the picture’s content predicts the label'),
+    look_alike=('warning', 'as alike as copies, but too many: a fixed camera, a form, or one burst? Nothing ties them'),
     groups=('note', 'a group key is proposed: pictures that belong together are not known to'))
 _columns = ['path', 'kind', 'detail', 'group', 'severity']
 
@@ -85,15 +86,15 @@ def find_file_problems(
         rows += [(items.file[i], kind, says(f.loc[i])) for i in items.index[np.asarray(found, bool)]]
     return make_findings(rows)
 
-# %% ../nbs/01a5_findings.ipynb #cec9da13
+# %% ../nbs/01a5_findings.ipynb #2f92fa65
 def find_copy_problems(
     items, # from `get_items`
     facts, # of the same pictures
 )->pd.DataFrame:
     "Findings about exact and near copies; frames of films are compared byte by byte only"
     alone, rows = (items.sequence == '').to_numpy(), []
-    near = np.full(len(items), '', object)
-    near[alone] = get_copies(facts[alone].reset_index(drop=True), find_near_copies(facts[alone].reset_index(drop=True)))
+    some, near = facts[alone].reset_index(drop=True), items.copies.where(alone, '').to_numpy()  # as decided
+    if (n := get_look_alikes(some, find_near_copies(some)).sum()): rows.append(('', 'look_alike', f'{n} pictures'))
     t = items.assign(pixels=facts.pixels.to_numpy(), near=near)
     for key,kinds in (('pixels', ('exact_duplicate', 'contradictory')), ('near', ('near_duplicate', 'contradictory_near'))):
         for name,d in t[t[key].duplicated(keep=False) & (t[key] != '')].groupby(key):

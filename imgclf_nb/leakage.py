@@ -18,7 +18,7 @@ from .logistic import fit_logistic
 from .intervals import draw_counts
 from .splitting import open_test
 
-# %% ../nbs/01d_leakage.ipynb #18658c26
+# %% ../nbs/01d_leakage.ipynb #f34129a2
 def _get_neighbours(items, drawn, gap=.03):
     "Frames beside a drawn arc: too alike to count as clean"
     near = np.zeros(len(items), bool)
@@ -45,6 +45,8 @@ def draw_split(
     n = np.bincount(blocks)[blocks]
     tested = drawn & (order <= np.maximum(1, n//2))
     twins, clean = (drawn & ~tested) | _get_neighbours(items, drawn), []
+    copied = items.copies.isin(set(items.copies[drawn]) - {''}).to_numpy() & ~drawn
+    twins |= copied  # copies that lie in another film
     rest, naive = ~drawn & ~twins, []
     for c in np.unique(labels):
         w, p = [rng.permutation(place[o & (labels == c)]) for o in (twins, rest)]
@@ -52,7 +54,7 @@ def draw_split(
     test = place[tested]
     return dict(test=test, clean=np.concatenate(clean), naive=np.concatenate(naive), twins=n[test] > 1)
 
-# %% ../nbs/01d_leakage.ipynb #8e76b01c
+# %% ../nbs/01d_leakage.ipynb #65026f36
 def measure_twins(
     items,         # without a given test
     x,             # their features `(n, d)`
@@ -70,6 +72,8 @@ def measure_twins(
     rows, official = [], []
     for r in range(repeats):
         s = draw_split(items, blocks, rng)
+        if not len(s['test']) or set(labels[s['clean']]) != set(labels):
+            raise UserError("There are too few groups to leave some out and still train on every class: the bill cannot be made out.", 'dataset')
         naive, clean = [fit_logistic(x[s[k]], labels[s[k]]) for k in ('naive', 'clean')]
         t = s['test']
         rows.append(pd.DataFrame(dict(repeat=r, block=blocks[t], label=labels[t], twins=s['twins'],

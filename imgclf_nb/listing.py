@@ -41,7 +41,7 @@ def _walk(folder, seen=()):
             if not o.name.startswith(('.', '__')): yield from _walk(o.path, (*seen, real))
         elif _is_picture(o.name): yield o.path
 
-# %% ../nbs/00h_listing.ipynb #5d9f9100
+# %% ../nbs/00h_listing.ipynb #c1cb4479
 def _descend(p):
     "Past wrapper folders: one folder, that holds folders, and no pictures beside it; a link back ends it"
     seen = set()
@@ -65,13 +65,13 @@ def _from_folder(root):
     rows = [(p, c.name, s) for s,c in classes for p in _walk(c)]
     empty = sorted({c.name for _,c in classes} - {l for _,l,_ in rows})
     if rows and empty: print(f"Folders without pictures are no classes: {', '.join(empty)}")
-    if rows: return pd.DataFrame(rows, columns=['path', 'label', 'split'])
+    if rows: return pd.DataFrame(rows, columns=['path', 'label', 'split'], dtype=object)  # names need not be UTF-8
     flat = sum(_is_picture(o.name) for o in _scan(top))
     raise UserError(f"{root} holds {f'{flat} pictures but no class folders' if flat else 'no pictures'}: put the pictures of each "
         f"class into a folder "
         "named after it (cats/1.jpg, dogs/1.jpg), or give a CSV with the columns path and label.", 'dataset')
 
-# %% ../nbs/00h_listing.ipynb #787adb94
+# %% ../nbs/00h_listing.ipynb #59176274
 _aliases = dict(path='path file filename filepath image image_path', label='label class target category', split='split',
     group='group patient patient_id', sequence='sequence', frame='frame')
 
@@ -87,6 +87,7 @@ def _read_csv(path):
 def _rename_columns(df, path):
     for name,aliases in _aliases.items():
         found = [c for a in aliases.split() for c in df.columns if c.strip().lower() == a]  # the first alias wins
+        if name in found: continue
         if found: df = df.rename(columns={found[0]: name})
         elif name in ('path', 'label'):
             raise UserError(f"{path} has no {name} column (it has {', '.join(map(str, df.columns))}): name one of them {name}.",

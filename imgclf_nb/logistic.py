@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
-# %% ../nbs/00l_logistic.ipynb #afd721c6
+# %% ../nbs/00l_logistic.ipynb #4d60c87d
 def fit_logistic(
     x,  # features `(n, d)`
     y,  # classes as numbers `(n,)`
@@ -42,6 +42,7 @@ def cross_predict(
     p = np.zeros((len(y), len(labels)))
     for a,b in StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(x, y, units):
         a = np.random.default_rng(seed).permutation(a)[:most]
+        if len(np.unique(y[a])) < 2: raise UserError("Too few groups of each class for cross-validation: add pictures or groups.", 'dataset')
         m = fit_logistic(x[a], y[a], c, balanced)
         p[np.ix_(b, np.searchsorted(labels, m.classes_))] = m.predict_proba(x[b])
     return p/p.sum(1, keepdims=True)  # float32 sums are not quite 1

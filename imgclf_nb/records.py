@@ -6,8 +6,8 @@
 __all__ = ['ACTIONS', 'get_key', 'get_decisions_path', 'read_decisions', 'decide', 'apply_decisions', 'get_test_hash',
            'read_ledger', 'log_opening']
 
-# %% ../nbs/00i_records.ipynb #7ebcef49
-from .core import UserError, get_data_root, get_records, write_csv
+# %% ../nbs/00i_records.ipynb #597188a7
+from .core import UserError, get_data_root, get_records, write_csv, write_text
 
 import hashlib, os
 from datetime import datetime
@@ -27,7 +27,7 @@ def get_key(
     if dataset in MINIATURES or root.parent == get_data_root().resolve(): return root.name
     return f'{root.stem}-{hashlib.sha256(str(root).encode("utf-8", "replace")).hexdigest()[:8]}'
 
-# %% ../nbs/00i_records.ipynb #0ba1e7cb
+# %% ../nbs/00i_records.ipynb #12053816
 ACTIONS = ('keep', 'drop', 'relabel', 'group')
 _columns = ['path', 'action', 'value', 'reason']
 
@@ -49,9 +49,16 @@ def read_decisions(
     if missing := {'path', 'action'} - set(d.columns):
         raise UserError(f"{path} has no column {' and no '.join(sorted(missing))}: it needs path, action, value, reason.", 'dataset')
     d = d.reindex(columns=_columns, fill_value='')
+    d = d.assign(path=d.path.str.strip(), action=d.action.str.strip().str.lower(), value=d.value.str.strip())
+    d = d[(d[['path', 'action']] != '').any(axis=1)]  # spreadsheets leave empty lines
     wrong = ~d.action.isin(ACTIONS) | (d.action.isin(['relabel', 'group']) & (d.value == ''))
-    for i in np.flatnonzero(wrong)[:1]: _check_decision(d.iloc[i], f'{path}, line {i+2}')
+    for i in d.index[wrong][:1]: _check_decision(d.loc[i], f'{path}, line {i+2}')
     return d
+
+def _make_folder(folder):
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{folder} cannot be written ({e.strerror}): set IMGCLF_RECORDS to a folder that can.", 'dataset') from None
 
 def _check_decision(r, where):
     if r.action not in ACTIONS:
@@ -60,7 +67,7 @@ def _check_decision(r, where):
         raise UserError(f"{where}: {r.action} needs a value, the {'right class' if r.action == 'relabel' else 'name of the group'}.",
             'dataset')
 
-# %% ../nbs/00i_records.ipynb #8b2e072d
+# %% ../nbs/00i_records.ipynb #f33c5ff6
 def decide(
     dataset:str, # a set's name, a folder or a CSV
     paths,       # pictures, as in the items' `file`; one or many
@@ -75,6 +82,7 @@ def decide(
     new = pd.DataFrame(dict(path=paths, action=action, value=values, reason=reason), columns=_columns, dtype=str)
     for r in new.itertuples() if action != 'forget' else (): _check_decision(r, f'Decision on {r.path}')
     file = get_decisions_path(dataset)
+    _make_folder(file.parent)
     with FileLock(file.with_name('.decisions.lock')):
         old = read_decisions(dataset)
         same = old.path.isin(paths) & ((old.action == 'group') == (action == 'group') if action != 'forget' else True)
@@ -82,7 +90,7 @@ def decide(
         write_csv(file, all_)
     return len(all_)
 
-# %% ../nbs/00i_records.ipynb #661f5728
+# %% ../nbs/00i_records.ipynb #e0ba37e4
 def apply_decisions(
     items,     # with `file`, `label` and perhaps `group`
     decisions, # from `read_decisions`
@@ -93,12 +101,13 @@ def apply_decisions(
     of = {a: dict(zip(*here.loc[here.action == a, ['path', 'value']].T.values)) for a in ACTIONS}
     items = items[~items.file.isin(of['drop'])].copy()
     items['label'] = [of['relabel'].get(f, l) for f,l in zip(items.file, items.label)]
+    items['kept'] = items.file.isin(of['keep'])
     items['decided'] = [of['group'].get(f, '') for f in items.file]  # the group; joined with what else ties pictures
     text = decisions[_columns].sort_values(_columns).to_csv(index=False)
     used = {a: len(of[a]) for a in ACTIONS} | dict(missing=sorted(set(d.path) - set(here.path)))
     return items, used | dict(sha256=hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest() if len(d) else None)
 
-# %% ../nbs/00i_records.ipynb #e700f2f0
+# %% ../nbs/00i_records.ipynb #93fd2e17
 def get_test_hash(
     test, # test items, with labels
 )->str:
@@ -119,11 +128,19 @@ def log_opening(
     run:str,     # who looks
     test,        # test items, with labels
 )->pd.DataFrame:
-    "Write an opening into the set's ledger; all openings of these same test pictures"
+    "Write an opening into the set's ledger; all openings of these test pictures, or of most of them"
     from filelock import FileLock
     folder, key = get_records(get_key(dataset)), get_test_hash(test)
+    _make_folder(folder/'tests')
     line = dict(time=datetime.now().astimezone().isoformat(timespec='seconds'), run=run, pictures=len(test), test_hash=key)
     with FileLock(folder/'.ledger.lock'):
         ledger = pd.DataFrame([*read_ledger(dataset).to_dict('records'), line])
+        write_text(folder/'tests'/f'{key[:16]}.txt', '\n'.join(sorted(test.sha256.str[:16])))
         write_csv(folder/'ledger.csv', ledger)
-    return ledger[ledger.test_hash == key]
+    return ledger[ledger.test_hash.map({k: _is_same_test(folder, k, test) for k in ledger.test_hash.unique()})]
+
+def _is_same_test(folder, key, test):
+    "At least half of the pictures are the same: dropping or relabelling one does not make a new test"
+    file, now = folder/'tests'/f'{key[:16]}.txt', set(test.sha256.str[:16])
+    then = set(file.read_text().split()) if file.exists() else set()
+    return 2*len(now & then) >= min(len(now), len(then) or len(now) + 1)

@@ -23,20 +23,22 @@ def _draw(seed, name):
 
 _draw(0, 'train/person12'), _draw(0, 'train/person13')
 
-# %% ../nbs/01b_splitting.ipynb #a02cc5ab
+# %% ../nbs/01b_splitting.ipynb #895a17fc
 def _complete(items):
     "The items, copied, with the columns that a hand-made table may lack"
     items = items.copy()
     if 'file' not in items: items['file'] = items.path
-    for c,v in dict(split='', group='', sequence='', frame=-1, copies='', sha256=items.file).items():
+    for c,v in dict(split='', group='', sequence='', frame=-1, copies='', sha256=items.file, width=0, height=0,
+        bytes=0).items():
         if c not in items: items[c] = v
     return items
 
 def _get_unit(pool):
-    "The name by which a picture's side is drawn: its group, its film, or the first of its copies"
+    "The name by which a picture's side is drawn: its group, its film, or the largest of its copies"
     named = (pool.group != '') & (pool.group != pool.copies)
     own = pool.group.where(named, pool.sequence.where(pool.sequence != '', pool.sha256))
-    first = own.where(named, '~' + own).groupby(pool.copies).transform('min').str.removeprefix('~')  # a patient's name before a hash
+    order = pool.assign(own=own, named=named).sort_values(['named', 'width', 'height', 'bytes', 'own'], ascending=False)
+    first = pool.copies.map(order.groupby('copies').own.first())  # a patient, else the largest file: a smaller copy moves nobody
     return own.where(named | (pool.sequence != '') | (pool.copies == ''), first)
 
 # %% ../nbs/01b_splitting.ipynb #567b061f
@@ -93,16 +95,18 @@ def _find_ties(items):
         why[tied & (why == '')] = f"{dict(group='group', copies='copy')[key]} in " + side[tied & (why == '')]
     return why
 
-# %% ../nbs/01b_splitting.ipynb #86388049
+# %% ../nbs/01b_splitting.ipynb #218d0a78
 def get_splits(
     items,          # from `get_items`
     valid:float=.2, # share for validation, where none is given
     test:float=.2,  # share for the test, where none is given
     seed:int=0,     # decides the split and nothing else
     blocked:bool=False, # cut films into arcs for the test too, with gaps, in the place of a given test
-    gap:float=.03,  # share of a film left out on each side of an arc of a blocked split
+    gap:float=.03,  # share of a film left out on each side of its arcs, where the test is cut from films
 )->pd.DataFrame:
     "The items with `split`; groups, copies and arcs are never divided, what ties two sides is in `.attrs['left_out']`. `UserError` where a class is too small"
+    if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
+        raise UserError(f"valid = {valid} and test = {test} leave nothing to train on: both are shares from 0, together below 1.", 'valid')
     items = _complete(items)
     filmed = (items.sequence != '') & (items.groupby('sequence').file.transform('size') >= 10)  # shorter films stay whole
     if blocked: items.loc[filmed, 'split'] = ''
@@ -111,7 +115,7 @@ def get_splits(
     pool = items.split.isin(['', 'train']) if shares else items.split == ''
     _check_classes(items, items[pool & ~filmed], set(items[pool & filmed].label), shares)
     if (pool & filmed).any():
-        items.loc[pool & filmed, 'split'] = _cut_arcs(items[pool & filmed], shares, seed, gap if blocked else 0)
+        items.loc[pool & filmed, 'split'] = _cut_arcs(items[pool & filmed], shares, seed, gap if 'test' in shares else 0)
     if (pool & ~filmed).any(): items.loc[pool & ~filmed, 'split'] = _cut_units(items[pool & ~filmed], shares, seed)
     return _check_train(_leave_out(items, shares))
 
@@ -194,7 +198,7 @@ def get_fold(
         if v.any() and len(set(folds[order])) > 1: items.loc[order[near], 'split'] = ''
     return items[(items.split != '') & (folds != -1)]
 
-# %% ../nbs/01b_splitting.ipynb #b0f4ed32
+# %% ../nbs/01b_splitting.ipynb #dca9bebe
 def seal_test(
     items, # with splits
 )->pd.DataFrame:
@@ -213,6 +217,9 @@ def open_test(
         return items[items.split == 'valid']
     known = apply_decisions(list_items(dataset), read_decisions(dataset))[0].set_index('file').label
     test = test.assign(label=test.file.map(known))
+    if test.label.isna().any():
+        raise UserError(f"{test.file[test.label.isna()].iloc[0]} is in the split but no longer in the set: decisions or files have changed "
+            f"since; make the split anew.", 'dataset')
     looks = log_opening(dataset, run.path.name, test)
     run.update(test_opened=run.record.get('test_opened', 0) + 1)
     n, runs = run.record['test_opened'], looks.run.nunique()

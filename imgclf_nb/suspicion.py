@@ -16,7 +16,7 @@ from .copies import get_blocks
 from .logistic import choose_c, cross_predict
 from .pictures import open_picture
 
-# %% ../nbs/01a1_suspicion.ipynb #7eac8ffc
+# %% ../nbs/01a1_suspicion.ipynb #8bc0eae3
 _columns = ['file', 'label', 'suggested', 'probability', 'p_label']
 
 def find_suspicious(
@@ -25,6 +25,7 @@ def find_suspicious(
     sure:float=.8,   # probability of another class, at least
 )->pd.DataFrame:
     "`file, label, suggested, probability, p_label`, the most suspicious first; classes of a single block are passed over"
+    if items.empty: return pd.DataFrame(columns=_columns)
     from cleanlab.filter import find_label_issues
     blocks = get_blocks(items)
     many = pd.Series(blocks).groupby(items.label.to_numpy()).nunique().loc[lambda n: n >= 2].index
@@ -32,12 +33,15 @@ def find_suspicious(
     if len(many) < 2: return pd.DataFrame(columns=_columns)
     y, classes = pd.factorize(items.label[keep], sort=True)
     p = cross_predict(x[keep], y, blocks[keep], choose_c(x[keep], y, blocks[keep]))
+    recall = np.mean([(p.argmax(1) == k)[y == k].mean() for k in range(len(classes))])
+    chance = 1/len(classes)
+    if (recall - chance)/(1 - chance) < .3: return pd.DataFrame(columns=_columns)  # a probe that guesses accuses nobody
     issues = find_label_issues(y, p, return_indices_ranked_by='self_confidence', n_jobs=1)
     t = pd.DataFrame(dict(file=items.file[keep].to_numpy(), label=classes[y], suggested=classes[p.argmax(1)],
         probability=p.max(1), p_label=p[np.arange(len(y)), y])).iloc[issues]
     return t[(t.probability >= sure) & (t.suggested != t.label)].reset_index(drop=True)
 
-# %% ../nbs/01a1_suspicion.ipynb #85bae639
+# %% ../nbs/01a1_suspicion.ipynb #b64468f6
 def recall_suspicious(
     items,    # from `get_items`, without a given test
     get_x,    # a function that makes the features, called where nothing is remembered
@@ -45,9 +49,11 @@ def recall_suspicious(
 )->pd.DataFrame:
     "`find_suspicious`, remembered for these pictures, labels, blocks and this model"
     what = items[['file', 'sha256', 'label', 'group', 'copies', 'sequence', 'frame']].sort_values('file').to_csv(index=False)
-    store = get_cache('suspicion')/f"{hashlib.sha256((name + what).encode('utf-8', 'replace')).hexdigest()[:20]}.csv"
+    try: folder = get_cache('suspicion')
+    except OSError: return find_suspicious(items, get_x() if len(items) else None)  # nowhere to remember it
+    store = folder/f"{hashlib.sha256((name + what).encode('utf-8', 'replace')).hexdigest()[:20]}.csv"
     if store.exists(): return pd.read_csv(store, keep_default_na=False, dtype=dict(file=str, label=str, suggested=str))
-    found = find_suspicious(items, get_x())
+    found = find_suspicious(items, get_x() if len(items) else None)
     write_csv(store, found)
     return found
 

@@ -67,7 +67,7 @@ def test_audit_json_of_a_miniature(tmp_path):
 def test_a_second_audit_opens_no_picture(tmp_path, monkeypatch):
     first = audit('instruments_mini', tmp_path, labels=False)
     def refuse(*a): raise AssertionError(f'opened {a}')
-    monkeypatch.setattr(facts, 'measure_picture', refuse); monkeypatch.setattr(copies, '_get_grey', refuse)
+    monkeypatch.setattr(facts, 'measure_picture', refuse); monkeypatch.setattr(copies, '_get_small', refuse)
     again = find_all('instruments_mini', labels=False)
     pd.testing.assert_frame_equal(first['findings'], again['findings'])
 
@@ -135,7 +135,9 @@ def test_decisions_are_applied_said_and_undone(tmp_path, capsys):
     ('path,action,value\na/0.png,relabel,\n', 'needs a value')])
 def test_a_broken_decisions_file_is_named(text, says, tmp_path):
     d = draw(tmp_path/'set')
-    records.get_decisions_path(str(d)).write_text(text)
+    path = records.get_decisions_path(str(d))
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
     with pytest.raises(UserError, match=says): get_items(str(d))
 
 
@@ -253,3 +255,73 @@ def test_a_run_says_which_decisions_it_used(tmp_path):
     (tmp_path/'run').mkdir(); run = Run(tmp_path/'run'); write_json(run.path/'run.json', {})
     describe_data(run, splitting.get_splits(get_items(str(d))), get_card(str(d)))
     assert run.record['decisions']['drop'] == 1 and len(run.record['decisions']['sha256']) == 64 and run.record['left_out'] == 0
+
+
+def test_a_patient_column_wins_over_films(tmp_path):
+    d, lines = tmp_path/'set', ['path,label,patient,sequence,frame']
+    for i in range(80):
+        draw(d, 'ab'[i//10 % 2], 1, start=i)
+        lines.append(f"{'ab'[i//10 % 2]}/{i}.png,{'ab'[i//10 % 2]},p{i//10},s{i//10},{i % 10}")
+    (d/'set.csv').write_text('\n'.join(lines))
+    s = splitting.get_splits(get_items(str(d/'set.csv')))
+    assert s.groupby('group').split.nunique().max() == 1 and s.group.nunique() == 8
+
+
+def test_reading_goes_on_after_threaded_opencv(tmp_path):
+    import cv2
+    cv2.cvtColor(np.zeros((3000, 3000, 3), np.uint8), cv2.COLOR_RGB2GRAY)
+    files = sorted(draw(tmp_path/'set', n=120).rglob('*.png'))
+    assert (facts.measure_pictures(files, cache=False, workers=2).error == '').all()
+
+
+def test_colours_make_another_picture(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        g = np.asarray(Image.fromarray(rng.integers(0, 255, (12, 12), np.uint8)).resize((120, 120), Image.Resampling.BICUBIC)).astype(float)
+        for c,tint in dict(red=(1, .4, .4), green=(.4, 1, .4)).items():
+            (tmp_path/c).mkdir(exist_ok=True); Image.fromarray((g[..., None]*tint).astype(np.uint8)).save(tmp_path/c/f'{i}.png')
+    assert len(find_all(str(tmp_path), labels=False)['findings'].query("kind == 'contradictory_near'")) == 0
+
+
+def test_look_alikes_tie_nothing_and_keep_unties(tmp_path, capsys):
+    base = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+    for i in range(60):
+        a = np.asarray(Image.fromarray(base).resize((160, 160), Image.Resampling.BICUBIC)).astype(int) + np.random.default_rng(i+1).normal(0, 4, (160, 160, 3))
+        (tmp_path/'ab'[i % 2]).mkdir(exist_ok=True); Image.fromarray(a.clip(0, 255).astype(np.uint8)).save(tmp_path/'ab'[i % 2]/f'{i}.png')
+    items = get_items(str(tmp_path))
+    assert (items.copies == '').all() and 'too many to be copies' in capsys.readouterr().out
+    assert set(splitting.get_splits(items).split) == {'train', 'valid', 'test'}
+    two = draw(tmp_path/'two', 'ab', 8)
+    Image.open(two/'a'/'0.png').resize((200, 200), Image.Resampling.BICUBIC).save(two/'a'/'big.png')
+    Image.open(two/'a'/'big.png').resize((150, 150)).save(two/'a'/'mid.png')
+    tied = get_items(str(two))
+    pair = tied[tied.copies != ''].file.tolist()
+    assert {'a/big.png', 'a/mid.png'} <= set(pair)
+    records.decide(str(two), pair, 'keep')
+    assert (get_items(str(two)).copies == '').all()
+
+
+def test_a_smaller_copy_moves_nobody(tmp_path):
+    d = tmp_path/'set'
+    for c in 'ab':
+        (d/c).mkdir(parents=True)
+        for i in range(30):
+            a = np.random.default_rng([ord(c), i]).integers(0, 255, (14, 14, 3), np.uint8)
+            Image.fromarray(a).resize((140, 140), Image.Resampling.BICUBIC).save(d/c/f'{i}.png')
+    before = splitting.get_splits(get_items(str(d)))
+    for p in sorted(d.rglob('*.png')): Image.open(p).resize((90, 90)).save(p.with_name(f'{p.stem}_small.jpg'), quality=85)
+    after = splitting.get_splits(get_items(str(d)))
+    assert (after.copies != '').sum() == 120 and after.groupby('copies').split.nunique().max() == 1
+    assert all(sides(after)[k] == v for k,v in sides(before).items())
+
+
+def test_a_dropped_test_picture_is_the_same_test(tmp_path):
+    d = draw(tmp_path/'set', n=40)
+    (tmp_path/'run').mkdir(); run = Run(tmp_path/'run'); write_json(run.path/'run.json', {})
+    s = splitting.seal_test(splitting.get_splits(get_items(str(d))))
+    splitting.open_test(run, s)
+    records.decide(str(d), s[s.split == 'test'].file.iloc[0], 'drop')
+    with pytest.raises(UserError, match='make the split anew'): splitting.open_test(run, s)
+    splitting.open_test(run, splitting.seal_test(splitting.get_splits(get_items(str(d)))))
+    test = s[s.split == 'test']
+    assert len(records.log_opening(str(d), 'other', test.assign(label='a'))) == 3
