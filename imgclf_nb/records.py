@@ -6,7 +6,7 @@
 __all__ = ['ACTIONS', 'get_key', 'get_decisions_path', 'read_decisions', 'decide', 'apply_decisions', 'get_test_hash',
            'read_ledger', 'log_opening']
 
-# %% ../nbs/00i_records.ipynb #597188a7
+# %% ../nbs/00i_records.ipynb #71d0bc49
 from .core import UserError, get_data_root, get_records, write_csv, write_text
 
 import hashlib, os
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .cards import find_dataset
+from .listing import _read_csv
 from .miniatures import MINIATURES
 
 # %% ../nbs/00i_records.ipynb #8c89808a
@@ -27,7 +28,7 @@ def get_key(
     if dataset in MINIATURES or root.parent == get_data_root().resolve(): return root.name
     return f'{root.stem}-{hashlib.sha256(str(root).encode("utf-8", "replace")).hexdigest()[:8]}'
 
-# %% ../nbs/00i_records.ipynb #12053816
+# %% ../nbs/00i_records.ipynb #f083c467
 ACTIONS = ('keep', 'drop', 'relabel', 'group')
 _columns = ['path', 'action', 'value', 'reason']
 
@@ -43,9 +44,7 @@ def read_decisions(
     "`path, action, value, reason`, all texts, empty where nothing was decided; `UserError` with the line that makes no sense"
     path = get_decisions_path(dataset)
     if not path.exists(): return pd.DataFrame(columns=_columns, dtype=str)
-    try: d = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
-        raise UserError(f"{path} cannot be read ({e}): mend it, or move it away to begin without decisions.", 'dataset') from None
+    d = _read_csv(path)
     if missing := {'path', 'action'} - set(d.columns):
         raise UserError(f"{path} has no column {' and no '.join(sorted(missing))}: it needs path, action, value, reason.", 'dataset')
     d = d.reindex(columns=_columns, fill_value='')
@@ -90,13 +89,14 @@ def decide(
         write_csv(file, all_)
     return len(all_)
 
-# %% ../nbs/00i_records.ipynb #e0ba37e4
+# %% ../nbs/00i_records.ipynb #96fc18bd
 def apply_decisions(
     items,     # with `file`, `label` and perhaps `group`
     decisions, # from `read_decisions`
 )->tuple:
     "`(items, used)`: the items as decided, and how many of each action were used, with `missing` files and the `sha256` of all of them"
-    d = decisions.drop_duplicates(['path', 'action'], keep='last')
+    last = decisions.assign(kind=decisions.action == 'group').drop_duplicates(['path', 'kind'], keep='last')
+    d = last[_columns]  # keep below drop: a change of mind
     here = d[d.path.isin(items.file)]
     of = {a: dict(zip(*here.loc[here.action == a, ['path', 'value']].T.values)) for a in ACTIONS}
     items = items[~items.file.isin(of['drop'])].copy()

@@ -141,6 +141,15 @@ def test_a_broken_decisions_file_is_named(text, says, tmp_path):
     with pytest.raises(UserError, match=says): get_items(str(d))
 
 
+def test_a_decisions_file_from_a_spreadsheet(tmp_path):
+    d = draw(tmp_path/'set')
+    path = records.get_decisions_path(str(d))
+    path.parent.mkdir(parents=True)
+    path.write_bytes('\ufeffpath;action;value;reason\r\na/0.png;Drop;;blurred\r\na/1.png;drop;;\r\na/1.png;keep;;fine\r\na/2.png;relabel;b ;\r\n;;;\r\n'.encode())
+    items = get_items(str(d))
+    assert len(items) == 11 and 'a/0.png' not in set(items.file) and (items.label == 'b').sum() == 7
+
+
 def test_the_data_hash_is_the_manifest_s(tmp_path):
     items = get_items(str(draw(tmp_path/'set')))
     (tmp_path/'manifest.csv').write_text(get_manifest(items), newline='')
