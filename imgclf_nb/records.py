@@ -6,10 +6,10 @@
 __all__ = ['ACTIONS', 'get_key', 'get_decisions_path', 'read_decisions', 'decide', 'apply_decisions', 'get_test_hash',
            'read_ledger', 'log_opening']
 
-# %% ../nbs/00i_records.ipynb #71d0bc49
+# %% ../nbs/00i_records.ipynb #c423effc
 from .core import UserError, get_data_root, get_records, write_csv, write_text
 
-import hashlib, os
+import hashlib
 from datetime import datetime
 from pathlib import Path
 
