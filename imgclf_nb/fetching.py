@@ -270,7 +270,7 @@ def _move(ready, folder, record, old, new):
     write_json(record, dict(new, files=len(files), bytes=sum(p.stat().st_size for p in files)))
     ready.rename(folder)
 
-# %% ../nbs/00b_fetching.ipynb #5249d3ba
+# %% ../nbs/00b_fetching.ipynb #b03a4803
 _ways = dict(kaggle=_get_kaggle, hub=_get_hub, https=_get_https)
 
 def fetch(
@@ -281,12 +281,11 @@ def fetch(
     from filelock import FileLock, Timeout
     folder = Path(folder).expanduser().absolute()
     work, record = folder.with_name(f'.fetch-{folder.name}'), get_records(folder.name)/'source.json'
-    record.parent.mkdir(parents=True, exist_ok=True)
     old = json.loads(record.read_text(encoding='utf-8')) if record.exists() else {}
     if folder.exists(): return _keep(source, folder, old)
     try:
         place = work/hashlib.sha256(str(source).encode()).hexdigest()[:8]  # what two sources bring must not mix
-        place.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True); record.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(work/'.lock', timeout=0):
             if not folder.exists():  # another process may have brought it a moment ago
                 revision, arrived, sha256 = _ways[source.kind](source, place)

@@ -588,7 +588,8 @@ def test_command_refuses_with_a_sentence(tmp_path, monkeypatch, args, says):
 def test_command_stopped_by_hand(tmp_path):
     with serving(zip=BIG) as net:
         net.cuts, net.stall = 1, True
-        p = subprocess.Popen([str(Path(sys.executable).parent/'imgclf_fetch'), 'mine', '--source', f'{net.url}/p.zip'], env=env(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        p = subprocess.Popen([str(Path(sys.executable).parent/'imgclf_fetch'), 'mine', '--source', f'{net.url}/p.zip'], env=env(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background job ignores Ctrl-C, and so would its child
         assert net.arrived.wait(60)
         time.sleep(.5)
         p.send_signal(signal.SIGINT)

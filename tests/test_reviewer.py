@@ -215,6 +215,7 @@ def test_a_key_pressed_too_early_decides_nothing(widget, pets):
 def test_what_goes_wrong_is_said(widget, pets):
     press(widget, 'r', '')
     assert 'Choose a class first' in widget.page['html'] and widget.reviewer.at == 0
+    get_decisions_path(pets).parent.mkdir(parents=True, exist_ok=True)
     get_decisions_path(pets).write_text('path,action\nx,eat\n')
     press(widget, 'k')
     assert 'is no action' in widget.page['html'] and widget.reviewer.at == 0
