@@ -6,7 +6,7 @@
 __all__ = ['Head', 'TutorialCNN', 'tutorial_cnn', 'SmallCNN', 'small_cnn', 'describe_data', 'EpochLine', 'KeepBest',
            'get_class_weights', 'get_learner', 'get_predictions', 'read_predictions', 'plot_history']
 
-# %% ../nbs/03_baseline.ipynb #75c97f04
+# %% ../nbs/03_baseline.ipynb #cca921e8
 from .core import UserError, check_parameters, get_device, get_plt, get_run, set_allocator, set_seeds, write_csv
 
 import copy, sys, time
@@ -22,7 +22,7 @@ from timm.models import register_model
 from torch import nn, tensor
 import torch.nn.functional as F
 
-from .augmentation import get_dls
+from .loaders import get_dls
 from .backbones import check_size, get_backbone, get_cost, get_probabilities, load_model, save_model
 from .cards import fill_recipe, get_card
 from .data import get_items

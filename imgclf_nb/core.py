@@ -58,7 +58,7 @@ def get_root()->Path:
     raise UserError(f"No imgclf_nb project in or above {Path.cwd()}: go to the folder that holds settings.ini, or set IMGCLF_HOME "
         f"to it.")
 
-# %% ../nbs/00_core.ipynb #13eccefe
+# %% ../nbs/00_core.ipynb #0e2a3968
 def get_data_root()->Path:
     "Where named data sets are looked for: `IMGCLF_DATA` (a relative one counts from here, then from the project's folder), else the project's data/"
     given = os.environ.get('IMGCLF_DATA')
@@ -69,8 +69,9 @@ def get_data_root()->Path:
 def get_cache(
     name:str, # of the cache, e.g. 'files'
 )->Path:
-    "A folder for what can be made again, under the project's own data/"
-    (p := get_root()/'data'/'.cache'/name).mkdir(parents=True, exist_ok=True)
+    "A folder for what can be made again: under `IMGCLF_CACHE`, else the project's own data/.cache"
+    given = os.environ.get('IMGCLF_CACHE')
+    (p := (Path(given).expanduser().resolve() if given else get_root()/'data'/'.cache')/name).mkdir(parents=True, exist_ok=True)
     return p
 
 def get_records(
