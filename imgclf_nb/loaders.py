@@ -84,7 +84,7 @@ class DeviceMaker:
         scale, shift = torch.from_numpy(_normalise(pre)).to(self.device).T
         return (x*scale + shift).permute(0, 3, 1, 2)
 
-# %% ../nbs/02a_loaders.ipynb #3dbceba3
+# %% ../nbs/02a_loaders.ipynb #cd844ca9
 class ToInput(Transform):
     "For looking at a batch: the model's input back to a picture"
     order = 10
@@ -101,7 +101,7 @@ class Column(Transform):
 
 class PictureDL(TfmdDL):
     "A fastai loader whose order and augmentation depend on seed, epoch and picture alone"
-    seed, epoch, skip, maker, targets, sizes = 0, -1, 0, None, None, None
+    seed, epoch, skip, maker, targets, sizes, names = 0, -1, 0, None, None, None, ()
     def before_iter(self):
         self.epoch += 1
         super().before_iter()
@@ -109,6 +109,10 @@ class PictureDL(TfmdDL):
     def get_idxs(self):
         skip, self.skip = self.skip, 0
         return super().get_idxs()[skip*self.bs:]
+    def get_names(self, i):
+        "The files of batch number i of this epoch"
+        idxs = list(range(self.n))
+        return [self.names[j] for j in (self.shuffle_fn(idxs) if self.shuffle else idxs)[i*self.bs:(i+1)*self.bs]]
     def make(self, idxs):
         size = self.sizes[min(self.epoch, len(self.sizes)-1)] if self.sizes else None
         return TensorImage(self.maker(idxs, self.epoch, size)), TensorCategory(self.targets[idxs])
@@ -123,7 +127,7 @@ class PictureDL(TfmdDL):
                 if now: yield now.result()
             if ahead: yield ahead.result()
 
-# %% ../nbs/02a_loaders.ipynb #b04644fe
+# %% ../nbs/02a_loaders.ipynb #bae481e5
 def get_dls(
     items,                 # with splits
     preprocessing,         # the contract; its `classes` give the order of the labels
@@ -145,7 +149,7 @@ def get_dls(
     codes = torch.tensor([preprocessing.classes.index(l) if l in preprocessing.classes else -1 for l in items.label])
     views = get_pixels(items.iloc[splits[0]], preprocessing, 'wide' if made else 'exact', cache=cache), get_pixels(items.iloc[splits[1]],
         preprocessing, 'exact', cache=cache)
-    for dl,s in zip(dls.loaders, splits): dl.targets, dl.seed, dl.sizes = codes[s], seed, None
+    for dl,s in zip(dls.loaders, splits): dl.targets, dl.seed, dl.names = codes[s], seed, items.file.iloc[s].tolist()
     dls.valid.maker = ExactMaker(views[1], preprocessing)
     dls.train.maker = _get_maker(views[0], preprocessing, made, seed, device, workers)
     dls.train.sizes = sizes

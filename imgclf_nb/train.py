@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['split_model', 'get_logistic_head', 'FreezeStatistics']
 
-# %% ../nbs/04_train.ipynb #5749ecb9
+# %% ../nbs/04_train.ipynb #a7621f9a
 from .core import check_parameters, get_run, set_allocator, set_seeds
 
 import copy, time
@@ -20,7 +20,8 @@ from torch import nn
 from .augmentation import get_policy
 from .loaders import get_dls
 from .backbones import check_arch, check_size, get_backbone, get_features
-from .baseline import describe_data, get_class_weights, get_learner, keep, plot_history, read_predictions
+from .fitting import get_class_weights, get_learner
+from .baseline import describe_data, keep, plot_history, read_predictions
 from .cards import fill_recipe, get_card
 from .data import get_items, show_items
 from .features import get_preprocessing
