@@ -5,26 +5,15 @@
 # %% auto #0
 __all__ = ['count_copies', 'get_ceilings', 'find_all', 'describe_audit', 'audit', 'main']
 
-# %% ../nbs/01a_audit.ipynb #0d27df51
+# %% ../nbs/01a_audit.ipynb #3afdcecb
 from .core import UserError, check_parameters, get_records, write_csv, write_json
 
 import argparse, logging, sys, time
 from pathlib import Path
 
-import numpy as np, pandas as pd
+from .cards import find_dataset, get_card
 
-from .cards import get_card
-from .data import get_items
-from .facts import measure_pictures
-from .findings import (find_case_clashes, find_class_problems, find_copy_problems, find_file_problems, find_neighbours,
-    get_ceiling, make_findings)
-from .grouping import choose_groups, confirm_groups, propose_groups
-from .records import get_key
-from .report import plot_classes, show_groups, write_page
-from .shortcuts import get_shortcuts, plot_shortcuts
-from .suspicion import recall_suspicious, show_suspicious
-
-# %% ../nbs/01a_audit.ipynb #13562d2f
+# %% ../nbs/01a_audit.ipynb #485020a9
 def count_copies(
     items, # from `get_items`
 )->dict:
@@ -38,13 +27,15 @@ def get_ceilings(
     facts, # of the same pictures
 )->dict:
     "The accuracy that contradicting copies allow, for `all` and each given split"
+    from imgclf_nb.findings import get_ceiling
     pixels = facts.pixels.to_numpy()
     return {'all': get_ceiling(items.label, pixels)} | {s: get_ceiling(items.label[m := (items.split == s).to_numpy()], pixels[m])
         for s in ('train', 'valid', 'test') if (items.split == s).any()}
 
-# %% ../nbs/01a_audit.ipynb #ca51afa1
+# %% ../nbs/01a_audit.ipynb #a1bd0c41
 def _doubt(items, card):
     "`(suspicious labels, why they were not looked for)`; the features are made where nothing is remembered"
+    from imgclf_nb.suspicion import recall_suspicious
     def get_x():
         from imgclf_nb.features import get_frozen_features  # torch is slow to import, and a second audit needs none
         return get_frozen_features(items, card.recipe['arch'], card.recipe['size'], card.resize)
@@ -52,8 +43,8 @@ def _doubt(items, card):
     try: return recall_suspicious(items, get_x, f"{card.recipe['arch']} {card.recipe['size']} {card.resize}"), ''
     except UserError as e: return recall_suspicious(items[:0], None, 'none'), str(e)
 
-def _name_doubts(found): return make_findings([(r.file, 'suspicious_label', f'says {r.label}, looks like {r.suggested} {r.probability:.2f}')
-    for r in found.itertuples()])
+def _name_doubts(found): return [(r.file, 'suspicious_label', f'says {r.label}, looks like {r.suggested} {r.probability:.2f}')
+    for r in found.itertuples()]
 
 def _name_hints(cues, proposals):
     "Findings about the whole set: what predicts the label by itself, and group keys that are proposed"
@@ -61,14 +52,21 @@ def _name_hints(cues, proposals):
         for r in cues[cues.finding.astype(bool)].itertuples()]
     rows += [('', 'groups', f'{r.source}: {r.pattern or "groups"}, {r.groups} groups of {r.pictures} pictures, e.g. {r.example}')
         for r in proposals[proposals.recommended.astype(bool)].itertuples()]
-    return make_findings(rows)
+    return rows
 
-# %% ../nbs/01a_audit.ipynb #a4c112f6
+# %% ../nbs/01a_audit.ipynb #4da826aa
 def find_all(
     dataset:str,        # a set's name, a folder or a CSV
     labels:bool=True,   # look for suspicious labels too
 )->dict:
     "Everything that the audit knows: `items, facts, findings, cues, proposals, doubts` and `summary`, which becomes audit.json"
+    import pandas as pd
+    from imgclf_nb.data import get_items
+    from imgclf_nb.facts import measure_pictures
+    from imgclf_nb.findings import (find_case_clashes, find_class_problems, find_copy_problems, find_file_problems, find_neighbours,
+        make_findings)
+    from imgclf_nb.grouping import propose_groups
+    from imgclf_nb.shortcuts import get_shortcuts
     items, card = get_items(dataset), get_card(dataset)
     facts = measure_pictures(items.path)
     some = items[items.split != 'test'].reset_index(drop=True)
@@ -76,8 +74,8 @@ def find_all(
     proposals, cues = propose_groups(items, facts), get_shortcuts(some, some_facts)
     doubts, why = _doubt(some, card) if labels else (pd.DataFrame(columns=['file', 'label', 'suggested', 'probability']), 'not asked for')
     findings = pd.concat([find_file_problems(items, facts, items.attrs['unreadable']), find_copy_problems(items, facts),
-        find_neighbours(items), find_case_clashes(items), find_class_problems(items), _name_doubts(doubts), _name_hints(cues, proposals)],
-        ignore_index=True)
+        find_neighbours(items), find_case_clashes(items), find_class_problems(items),
+        make_findings(_name_doubts(doubts) + _name_hints(cues, proposals))], ignore_index=True)
     used, ceilings = items.attrs['decisions'], get_ceilings(items, facts)
     if any(used[k] for k in ('drop', 'relabel')):
         raw = get_items(dataset, decisions=False)
@@ -110,10 +108,14 @@ def describe_audit(
             f"outside a given test): look at {'it' if n == 1 else 'them'}.")
     return says
 
-# %% ../nbs/01a_audit.ipynb #58de731a
+# %% ../nbs/01a_audit.ipynb #d9734406
 def _sections(a):
     "Headings, texts and figures of the page"
-    items, s, plt = a['items'], a['summary'], None
+    import pandas as pd
+    from imgclf_nb.report import plot_classes, show_groups
+    from imgclf_nb.shortcuts import plot_shortcuts
+    from imgclf_nb.suspicion import show_suspicious
+    items, s = a['items'], a['summary']
     ceilings = pd.DataFrame(s['ceilings']).rename_axis('pictures').reset_index()
     return [('Classes', 'Pictures of each class.', plot_classes(items)),
         ('What the labels allow', 'Of n identical files of which m share the commonest label, at least n − m are answered wrongly by any '
@@ -132,6 +134,12 @@ def audit(
 )->dict:
     "Audit a set, write audit.json, findings.csv, audit.html and figures/; what `find_all` found. `UserError` where the set cannot be used"
     t0 = time.time()
+    find_dataset(dataset)  # a name that is not there is refused before the slow imports
+    from imgclf_nb.data import get_items
+    from imgclf_nb.facts import measure_pictures
+    from imgclf_nb.grouping import choose_groups, confirm_groups
+    from imgclf_nb.records import get_key
+    from imgclf_nb.report import write_page
     out = Path(out) if out else get_records(get_key(dataset))/'audit'
     try: (out/'figures').mkdir(parents=True, exist_ok=True)
     except OSError as e: raise UserError(f"{out} cannot be written ({e.strerror}): give another --out.", 'out') from None
@@ -141,7 +149,7 @@ def audit(
     a = find_all(dataset, labels)
     sections = [s for s in _sections(a) if s[2] is not None and len(getattr(s[2], 'columns', [1]))]
     for heading,_,shown in sections:
-        if not isinstance(shown, pd.DataFrame):
+        if not hasattr(shown, 'columns'):  # a figure, no table
             getattr(shown, 'figure', shown).savefig(out/'figures'/f"{heading.lower().replace(' ', '_')}.png", dpi=100, bbox_inches='tight')
     write_csv(out/'findings.csv', a['findings'])
     a['summary']['seconds'] = round(time.time() - t0, 1)

@@ -6,19 +6,20 @@
 __all__ = ['check_arch', 'rename_lite', 'get_weights', 'get_backbone', 'get_expected', 'get_features', 'get_probabilities',
            'save_model', 'load_model', 'check_size', 'get_cost']
 
-# %% ../nbs/00a_backbones.ipynb #e03a85b5
+# %% ../nbs/00a_backbones.ipynb #170c9143
 from .core import UserError, get_close, why_unreachable, write_json
 
 import importlib.util, json
 from pathlib import Path
 
-import numpy as np, timm, torch
+import numpy as np
 
-# %% ../nbs/00a_backbones.ipynb #07945852
+# %% ../nbs/00a_backbones.ipynb #e99ecd4d
 def check_arch(
     arch:str, # a timm model's name, e.g. 'resnet18' or 'resnet18.a1_in1k'
 )->str:
     "The name, if timm knows it; else a `UserError` with close names"
+    import timm
     if not timm.is_model(arch.split('.')[0]):
         raise UserError(f"timm has no model {arch!r}.{get_close(arch, timm.list_models())} timm.list_models('*net*') lists "
             f"names.", 'arch')
@@ -53,11 +54,12 @@ def _find_package(arch):
     if module is None or importlib.util.find_spec(module) is None: return None
     return Path(getattr(importlib.import_module(module), cls).get_model_file_path())
 
-# %% ../nbs/00a_backbones.ipynb #7f69dd31
+# %% ../nbs/00a_backbones.ipynb #b4e8e466
 def _load_file(path):
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"There is no weights file {path}: give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
+    import torch
     from safetensors.torch import load_file
     try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
@@ -76,7 +78,7 @@ def _load_state(model, state, source):
             f"{sorted(wrong)[0]}. Give the arch they were made for.", 'weights')
     model.load_state_dict({**own, **{k: v for k,v in state.items() if k in own and v.shape == own[k].shape}})
 
-# %% ../nbs/00a_backbones.ipynb #c34a57cb
+# %% ../nbs/00a_backbones.ipynb #d9c526d5
 _offline_error = ("No pretrained weights for {arch}: {why}. Either connect to the hub and run again, or download the file "
     "elsewhere and give weights=/path/to/file.safetensors, "
     "or take arch=tf_efficientnet_lite0, whose weights came with the installation, or train from scratch with weights=none.")
@@ -106,10 +108,11 @@ def get_weights(
     except UserError: raise
     except Exception as e: why = f'{type(e).__name__}: {str(e).splitlines()[0]}' if not isinstance(e, LookupError) else str(e)
     if path := _find_package(arch):
+        import torch
         return torch.load(path, map_location='cpu', weights_only=True), f'package {path.name} (hub: {why})'
     raise UserError(_offline_error.format(arch=arch, why=why), 'weights')
 
-# %% ../nbs/00a_backbones.ipynb #de16e85c
+# %% ../nbs/00a_backbones.ipynb #adc8ccbf
 def get_backbone(
     arch:str,             # a timm model's name
     n_classes:int=None,   # outputs of a new head; None keeps the head of the weights
@@ -117,6 +120,7 @@ def get_backbone(
     channels:int=3,       # colour channels of the input
 ):
     "A timm model in eval mode; `.source` says where its weights came from. Raises `UserError` for unknown names and missing weights"
+    import timm
     check_arch(arch)
     model = timm.create_model(arch, pretrained=False, in_chans=channels)
     model.source = 'none'
@@ -129,42 +133,43 @@ def get_backbone(
     if n_classes: model.reset_classifier(n_classes)
     return model.eval()
 
-# %% ../nbs/00a_backbones.ipynb #e0f0e8fa
+# %% ../nbs/00a_backbones.ipynb #a74bb668
 def get_expected(
     arch:str, # a timm model's name
 )->dict:
     "`size` (pixels), `mean` and `std` (of 0–1 values, per channel), `interpolation` and `crop_pct` that the weights were trained for"
+    import timm
     cfg = timm.get_pretrained_cfg(check_arch(arch)) or timm.create_model(arch).pretrained_cfg
     cfg = cfg if isinstance(cfg, dict) else cfg.to_dict()
     return dict(size=cfg['input_size'][-1], mean=list(cfg['mean']), std=list(cfg['std']), interpolation=cfg['interpolation'],
         crop_pct=cfg['crop_pct'])
 
-# %% ../nbs/00a_backbones.ipynb #63b925f2
-@torch.no_grad()
+# %% ../nbs/00a_backbones.ipynb #42057c4e
 def get_features(
     model,           # a timm model
     batches,         # tensors `(n, channels, size, size)`, normalised, one after the other
     flip:bool=False, # mirror every picture left to right first
 )->np.ndarray:
     "The frozen model's pooled features, `(pictures, features)` in float32"
+    import torch
     model.eval()
     device = next(model.parameters()).device
     def one(xb):
         xb = xb.to(device)
         return model.forward_head(model.forward_features(xb.flip(-1) if flip else xb), pre_logits=True).float().cpu().numpy()
-    return np.concatenate([one(xb) for xb in batches])
+    with torch.no_grad(): return np.concatenate([one(xb) for xb in batches])
 
-# %% ../nbs/00a_backbones.ipynb #0e1300d9
-@torch.no_grad()
+# %% ../nbs/00a_backbones.ipynb #05db63b0
 def get_probabilities(
     model,               # a torch module that answers with logits
     batches,             # tensors `(n, channels, size, size)`, normalised, one after the other
     temperature:float=1.,# logits are divided by it
 )->np.ndarray:
     "Softmax probabilities, `(pictures, classes)` in float64; `UserError` where the model answers with NaN"
+    import torch
     model.eval()
     device = next(model.parameters()).device
-    z = torch.cat([model(xb.to(device)).double().cpu() for xb in batches])
+    with torch.no_grad(): z = torch.cat([model(xb.to(device)).double().cpu() for xb in batches])
     if not z.isfinite().all():
         raise UserError("The model answers with NaN or infinite logits: its training diverged; train it again with a smaller lr.",
             'run')
@@ -203,8 +208,7 @@ def load_model(
             f"another version or model.", 'run') from None
     return model, card
 
-# %% ../nbs/00a_backbones.ipynb #6fac8298
-@torch.no_grad()
+# %% ../nbs/00a_backbones.ipynb #f149ac65
 def check_size(
     model,     # a timm model
     arch:str,  # its name
@@ -212,7 +216,9 @@ def check_size(
     channels:int=3, # of the input
 ):
     "Some models take one size only: a `UserError` with that size where `size` does not fit"
-    try: model.eval()(torch.zeros(1, channels, size, size, device=next(model.parameters()).device))
+    import torch
+    try:
+        with torch.no_grad(): model.eval()(torch.zeros(1, channels, size, size, device=next(model.parameters()).device))
     except (AssertionError, RuntimeError, ValueError) as e:
         raise UserError(f"{arch} does not take {size} pixels ({str(e).splitlines()[0]}): give size={get_expected(arch)['size']}.",
             'size') from None
@@ -223,6 +229,7 @@ def get_cost(
     channels:int=3,  # of the input
 )->dict:
     "`parameters` (count) and `macs` (multiply-accumulates for one picture, by torch's FlopCounterMode)"
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
     device, training = next(model.parameters()).device, model.training
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

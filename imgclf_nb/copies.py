@@ -5,19 +5,15 @@
 # %% auto #0
 __all__ = ['get_alikeness', 'find_near_copies', 'join_groups', 'get_look_alikes', 'get_copies', 'get_blocks']
 
-# %% ../nbs/00k_copies.ipynb #b2341f79
+# %% ../nbs/00k_copies.ipynb #7f448530
 from .core import get_cache, show_progress, write_csv
 
 import hashlib
 from functools import lru_cache
 
-import cv2, numpy as np, pandas as pd
-from scipy.sparse import coo_array
-from scipy.cluster.hierarchy import DisjointSet
-from scipy.sparse.csgraph import connected_components
+import numpy as np, pandas as pd
 
 from .facts import get_thumbs
-from .intervals import get_units
 from .pictures import open_picture
 
 # %% ../nbs/00k_copies.ipynb #793ad44c
@@ -30,9 +26,10 @@ def _find_close(a, b, distance, block=1024):
         out.append(np.c_[x + i, y + i][x < y])
     return np.concatenate(out) if out else np.zeros((0, 2), int)
 
-# %% ../nbs/00k_copies.ipynb #62e74240
+# %% ../nbs/00k_copies.ipynb #a2e91ce0
 def _get_detail(g, sigma):
     "What is left of grey pictures `(n, side, side)` without their blur, as unit vectors `(n, side²)`"
+    import cv2
     g = g.astype(np.float32)
     d = np.stack([o - cv2.GaussianBlur(o, (0, 0), sigma) for o in g]).reshape(len(g), -1)
     d -= d.mean(1, keepdims=True)
@@ -41,6 +38,7 @@ def _get_detail(g, sigma):
 @lru_cache(4096)
 def _get_small(path):
     "128 × 128 grey pixels, 8 × 8 colours in Lab, and the shorter side of the file"
+    import cv2
     im = np.asarray(open_picture(path, 3, 256))
     small = cv2.resize(im, (128, 128), interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(cv2.resize(small, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32)/255, cv2.COLOR_RGB2LAB)
@@ -56,6 +54,7 @@ def get_alikeness(
     mirror:bool=False, # mirror the second one first
 )->float:
     "Correlation of the fine detail of two pictures, -1 to 1, and 0 where the colours differ; copies have .88 and more, also scaled and compressed ones"
+    import cv2
     (x, p, m), (y, q, n) = _get_small(str(a)), _get_small(str(b))
     if _has_other_colours(p, q[:, ::-1] if mirror else q): return 0.
     side = int(np.clip(min(m, n), 32, 128))
@@ -71,9 +70,10 @@ def _are_likely(facts, pairs, mirror, alike):
     b = _get_detail(thumbs[:, :, ::-1], 1) if mirror and len(at) else a
     return np.concatenate([[], *((a[x[i:i+9999]]*b[y[i:i+9999]]).sum(1) >= alike for i in range(0, len(x), 9999))]).astype(bool)
 
-# %% ../nbs/00k_copies.ipynb #62e2c53e
+# %% ../nbs/00k_copies.ipynb #1faff76b
 def _compare(f, distance, alike):
     "Near copies among pictures that all differ: `(pixels, pixels, alike, mirrored)`, enough pairs to join each cluster"
+    from scipy.cluster.hierarchy import DisjointSet
     h, m = [np.array([int(o, 16) for o in f[c]], np.uint64) for c in ('phash', 'mirrored')]
     out, joined, paths, pixels = [], DisjointSet(range(len(f))), f.path.tolist(), f.pixels.tolist()
     for mirror in (False, True):
@@ -109,7 +109,13 @@ def find_near_copies(
     t = t.assign(a=ab[:,0], b=ab[:,1])[['a', 'b', 'alike', 'mirrored']]
     return t.sort_values(['a', 'b'], ignore_index=True).astype(dict(alike=float, mirrored=bool))
 
-# %% ../nbs/00k_copies.ipynb #aeed0f35
+# %% ../nbs/00k_copies.ipynb #dca3aca5
+def _get_parts(n, a, b):
+    "Which part of a graph each of `n` nodes belongs to, the edges going from `a` to `b`"
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    return connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(n, n)), directed=False)[1]
+
 def join_groups(
     *keys, # names for each picture, '' where there is none; the first kind names the groups
 )->list:
@@ -118,25 +124,20 @@ def join_groups(
     for names in keys:
         codes.append(pd.factorize(np.array([k or f' {i}' for i,k in enumerate(names)], object))[0] + start)
         start = codes[-1].max(initial=start - 1) + 1
-    graph = coo_array((np.ones(n*len(keys)), (np.tile(np.arange(n), len(keys)), n + np.concatenate(codes))), shape=(n + start,)*2)
-    part = pd.Series(connected_components(graph, directed=False)[1][:n], dtype=int)
+    part = pd.Series(_get_parts(n + start, np.tile(np.arange(n), len(keys)), n + np.concatenate(codes))[:n], dtype=int)
     count, name = part.map(part.value_counts()), {}
     for names in keys:
         for p,k in zip(part, names):
             if k: name.setdefault(p, k)
     return [name.get(p, '') if c > 1 or g else '' for p,c,g in zip(part, count, keys[0])]
 
-# %% ../nbs/00k_copies.ipynb #787827d3
-def _get_parts(facts, pairs):
-    n = len(facts)
-    return connected_components(coo_array((np.ones(len(pairs)), (pairs.a, pairs.b)), shape=(n, n)), directed=False)[1]
-
+# %% ../nbs/00k_copies.ipynb #cbae4bed
 def get_look_alikes(
     facts, # from `measure_pictures`
     pairs, # from `find_near_copies`
 )->np.ndarray:
     "Whether each picture belongs to a cluster that is too large to be one of copies"
-    part = _get_parts(facts, pairs)
+    part = _get_parts(len(facts), pairs.a, pairs.b)
     return np.bincount(part, minlength=1)[part] > max(20, len(facts)/10) if len(pairs) else np.zeros(len(facts), bool)
 
 def get_copies(
@@ -145,14 +146,15 @@ def get_copies(
 )->list:
     "A name for each picture that has copies, the same for all its copies; '' for the others and for look-alikes"
     n, near = len(facts), np.full(len(facts), '', object)
-    part, likes = _get_parts(facts, pairs), get_look_alikes(facts, pairs)
+    part, likes = _get_parts(n, pairs.a, pairs.b), get_look_alikes(facts, pairs)
     for i in {*pairs.a, *pairs.b}: near[i] = '' if likes[i] else str(part[i])
     return join_groups(['']*n, [f'copies-{o[:12]}' if o else '' for o in facts.sha256], facts.pixels, near)
 
-# %% ../nbs/00k_copies.ipynb #19b6445c
+# %% ../nbs/00k_copies.ipynb #66d5cead
 def get_blocks(
     items, # with `group, copies, sequence, frame, file`
 )->np.ndarray:
     "The number of each picture's block, from 0"
+    from imgclf_nb.intervals import get_units
     joined = join_groups(items.group.tolist(), items.copies.where(items.sequence == '', '').tolist())
     return get_units(items.assign(group=joined))

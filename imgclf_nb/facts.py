@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['measure_picture', 'measure_pictures', 'get_thumbs']
 
-# %% ../nbs/00j_facts.ipynb #3e40af3b
+# %% ../nbs/00j_facts.ipynb #8c48e47f
 from .core import UserError, get_cache, show_progress, write_csv
 
 import base64, ctypes, hashlib, io, multiprocessing, os, signal, sys, warnings
@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import cv2, imagehash, numpy as np, pandas as pd
+import numpy as np, pandas as pd
 from PIL import ExifTags, Image
 
 from .pictures import open_picture
@@ -38,13 +38,15 @@ def _look_at_file(im):
     return dict(width=im.size[0], height=im.size[1], mode=im.mode, format=im.format, frames=getattr(im, 'n_frames', 1),
         quality=_get_quality(im), **exif)
 
-# %% ../nbs/00j_facts.ipynb #d246a2fd
+# %% ../nbs/00j_facts.ipynb #017530dd
 def _shrink(a, side):
+    import cv2
     k = side/max(a.shape[:2])
     return a if k >= 1 else cv2.resize(a, [max(1, round(o*k)) for o in a.shape[1::-1]], interpolation=cv2.INTER_AREA)
 
 def _look_at_pixels(im):
     "Colours are 0 to 255; `colour` is the mean difference of the largest and smallest channel; `sharpness` the variance of the Laplacian at 256 pixels"
+    import cv2, imagehash
     a = np.asarray(im)
     s = _shrink(a, 256)
     g = cv2.cvtColor(s, cv2.COLOR_RGB2GRAY)
@@ -81,7 +83,7 @@ def measure_picture(
     except Exception as e: r['error'] = (f'{type(e).__name__}: {e}'.splitlines() or [type(e).__name__])[0]
     return r
 
-# %% ../nbs/00j_facts.ipynb #f89981b3
+# %% ../nbs/00j_facts.ipynb #730fe49f
 def _end_with_parent():
     "A worker dies when its parent is killed (Linux: prctl's PR_SET_PDEATHSIG)"
     if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -89,6 +91,7 @@ def _end_with_parent():
 def _work(todo, workers):
     "Facts of each file, in order; few files are not worth new processes"
     if workers == 0 or len(todo) < 200: yield from map(measure_picture, todo); return
+    import cv2, imagehash, scipy.fftpack  # before the fork: once for all
     method = 'fork' if sys.platform == 'linux' else None  # as torch's loaders: a script needs no __main__ guard
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # before the fork: a child would wait for threads of OpenCV that it does not have

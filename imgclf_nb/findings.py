@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'make_findings', 'find_file_problems', 'find_copy_problems', 'find_neighbours', 'get_ceiling',
            'find_class_problems', 'find_case_clashes']
 
-# %% ../nbs/01a5_findings.ipynb #5b237e1c
+# %% ../nbs/01a5_findings.ipynb #9c3a29a6
 from .core import UserError
 
 import unicodedata
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .copies import find_near_copies, get_look_alikes
-from .intervals import get_share
 
 # %% ../nbs/01a5_findings.ipynb #1d979b52
 KINDS = dict(
@@ -130,13 +129,14 @@ def get_ceiling(
     n = pd.DataFrame(dict(label=np.asarray(labels), key=np.asarray(keys))).value_counts()
     return float(n.groupby(level='key').max().sum()/n.sum()) if len(n) else np.nan
 
-# %% ../nbs/01a5_findings.ipynb #6a9b659d
+# %% ../nbs/01a5_findings.ipynb #91667a8b
 def find_class_problems(
     items,        # from `get_items`
     test:float=.2, # share of the test, where none is given
     enough:int=8, # test pictures or groups of a class
 )->pd.DataFrame:
     "Findings about the sizes of classes; pictures of one group count once"
+    from imgclf_nb.intervals import get_share
     unit = items.group.where(items.group != '', items.file)
     given, rows = (items.split == 'test').any(), []
     n = unit[items.split == 'test'].groupby(items.label).nunique() if given else unit.groupby(items.label).nunique()*test

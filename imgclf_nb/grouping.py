@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['ALIKE', 'SOURCES', 'get_evidence', 'propose_groups', 'get_group_names', 'choose_groups', 'confirm_groups']
 
-# %% ../nbs/01a3_grouping.ipynb #7120ac57
+# %% ../nbs/01a3_grouping.ipynb #6cb0ded5
 from .core import UserError, get_close
 
 import re
 
-import cv2, numpy as np, pandas as pd
-from scipy.stats import poisson
+import numpy as np, pandas as pd
 
 from .facts import get_thumbs
 from .records import decide
 
-# %% ../nbs/01a3_grouping.ipynb #8e79473b
+# %% ../nbs/01a3_grouping.ipynb #55fca3c1
 def _get_vectors(facts):
     "What is special in each thumbnail, as unit vectors"
+    import cv2
     g = np.stack([cv2.GaussianBlur(o, (0, 0), 2) for o in get_thumbs(facts).astype(np.float32)]).reshape(len(facts), -1)
     v = g - g.mean(1, keepdims=True)
     v -= v.mean(0)
@@ -36,11 +36,12 @@ def _get_odds(n, hits, chance):
     "How many times the odds of chance (half a picture is added everywhere, so that few pictures prove little)"
     return (hits + .5)/(n - hits + .5)/((chance + .5)/(n - chance + .5)) if n else np.nan
 
-# %% ../nbs/01a3_grouping.ipynb #1fed9397
+# %% ../nbs/01a3_grouping.ipynb #09fff225
 ALIKE = 3 # times the odds of chance, at least
 
 def _is_alike(n, hits, chance):
     "Whether pictures of one group are more alike; a pair finds each other, so it counts once"
+    from scipy.stats import poisson
     return bool(n and _get_odds(n, hits, chance) >= ALIKE and poisson.sf(hits//2 - 1, chance/2) < .001)
 
 def _draw(names, most):

@@ -5,23 +5,21 @@
 # %% auto #0
 __all__ = ['fit_logistic', 'cross_predict', 'choose_c']
 
-# %% ../nbs/00l_logistic.ipynb #b4bd7088
+# %% ../nbs/00l_logistic.ipynb #e62375cf
 from .core import UserError
 
 import numpy as np, pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
-# %% ../nbs/00l_logistic.ipynb #4d60c87d
+# %% ../nbs/00l_logistic.ipynb #53210527
 def fit_logistic(
     x,  # features `(n, d)`
     y,  # classes as numbers `(n,)`
     c:float=1., # inverse of the penalty's strength
     balanced:bool=False, # every class counts the same
-)->LogisticRegression:
+)->'LogisticRegression':
     "scikit-learn's logistic regression, fitted"
+    from sklearn.linear_model import LogisticRegression
     with threadpool_limits(1, 'blas'):  # numpy's threads and torch's wait for each other: 20 times slower on 2 cores
         return LogisticRegression(C=c, max_iter=1000, class_weight='balanced' if balanced else None).fit(x, y)
 
@@ -36,6 +34,7 @@ def cross_predict(
     most:int=20_000, # pictures to fit on, at most
 )->np.ndarray:
     "Each picture's probabilities `(n, classes)` from a probe that saw nothing of its unit; `UserError` where a class has one unit only"
+    from sklearn.model_selection import StratifiedGroupKFold
     labels = np.unique(y)
     k = min(folds, int(pd.Series(units).groupby(np.asarray(y)).nunique().min()))
     if k < 2: raise UserError("A class has one picture or one group only: cross-validation needs two of each class.", 'dataset')
@@ -56,6 +55,7 @@ def choose_c(
     most:int=4000,          # pictures used at most
 )->float:
     "The C with the smallest cross-validated log loss, 3 folds of whole groups; the middle one where a class has too few groups for folds"
+    from sklearn.metrics import log_loss
     keep = np.random.default_rng(0).permutation(len(y))[:most]
     x, y, units = x[keep], y[keep], units[keep]
     if pd.Series(units).groupby(y).nunique().min() < 3: return cs[len(cs)//2]

@@ -6,11 +6,11 @@
 __all__ = ['VERSION', 'MINIATURES', 'draw_shape', 'draw_pc_parts', 'draw_cats_vs_dogs', 'draw_fruits360', 'draw_instruments',
            'draw_chest_xray', 'get_miniature', 'get_truth']
 
-# %% ../nbs/00d_miniatures.ipynb #165a7d5f
+# %% ../nbs/00d_miniatures.ipynb #4bfcc330
 import json, os, shutil, tempfile
 from pathlib import Path
 
-import cv2, numpy as np, pandas as pd
+import numpy as np
 from PIL import Image
 
 from .core import UserError, get_root, write_json, write_csv
@@ -49,7 +49,7 @@ _pets = dict(
     Dog='e 24 18 76 84; e 8 22 30 70 d; e 70 22 92 70 d; e 34 36 43 46 w; e 57 36 66 46 w; e 34 54 66 88 w; e 43 56 57 66 d; l 50 66 50 78 d',
 )
 
-# %% ../nbs/00d_miniatures.ipynb #f1523951
+# %% ../nbs/00d_miniatures.ipynb #1fa065c6
 def _points(kind, v):
     if kind == 'e':
         a = np.linspace(0, 2*np.pi, 40, endpoint=False)
@@ -65,6 +65,7 @@ def draw_shape(
     turn:float=15, # at most, degrees
 ):
     "Draw one thing at a random place, size and angle"
+    import cv2
     h, w = im.shape[:2]
     k, a = min(h,w)/100*rng.uniform(.6, .92), np.deg2rad(rng.uniform(-turn, turn))
     turned = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])*k
@@ -128,7 +129,7 @@ def draw_cats_vs_dogs(folder, rng, per_class=45):
             lambda p: _save(p, a_cat().convert('CMYK'))),
         odd('Cat/704.jpg', 'exif_rotated', '6', lambda p: _save(p, a_cat().rotate(90, expand=True), exif=exif))]
 
-# %% ../nbs/00d_miniatures.ipynb #7b1b25b3
+# %% ../nbs/00d_miniatures.ipynb #accf69b7
 _fruits = {'Apple Red 1': ((170,30,35), (150,60,40), .95), 'Apple Red 2': ((175,35,40), (190,150,60), .95),
     'Apple Golden 1': ((215,190,70), (190,150,60), .95), 'Banana': ((225,200,60), (120,90,30), .45),
     'Lemon': ((235,215,60), (200,180,40), .72), 'Limes': ((95,150,50), (70,120,40), .75), 'Orange': ((230,130,35), (210,110,25),
@@ -136,6 +137,7 @@ _fruits = {'Apple Red 1': ((170,30,35), (150,60,40), .95), 'Apple Red 2': ((175,
         (110,80,50), .85)}
 
 def _fruit(rng, main, spot, aspect, angle, spots):
+    import cv2
     im = np.full((100,100,3), 255, np.uint8)
     cv2.ellipse(im, (50,50), (42, int(42*aspect)), np.rad2deg(angle)*(aspect < .9), 0, 360, main, -1, cv2.LINE_AA)
     mask = (im < 255).any(-1)
@@ -211,7 +213,7 @@ def draw_chest_xray(folder, rng, patients=dict(train=62, test=26)):
                 truth += [(o, 'exact_duplicate', f'copies {given} {i}') for o in (rel, twin)]
     return truth
 
-# %% ../nbs/00d_miniatures.ipynb #69d52c72
+# %% ../nbs/00d_miniatures.ipynb #0c88539c
 VERSION = 1  # raise it when a drawing changes: old folders are drawn again
 MINIATURES = dict(pc_parts_mini=draw_pc_parts, cats_vs_dogs_mini=draw_cats_vs_dogs, fruits360_mini=draw_fruits360,
     instruments_mini=draw_instruments, chest_xray_mini=draw_chest_xray)
@@ -225,6 +227,7 @@ def get_miniature(
     "The folder of a miniature, drawn the first time"
     folder = Path(root or get_root()/'data')/name
     if _is_current(folder): return folder
+    import pandas as pd
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{name}-', dir=folder.parent))
     truth = MINIATURES[name](tmp, np.random.default_rng(list(name.encode())))
@@ -241,6 +244,7 @@ def get_miniature(
 
 def get_truth(
     name:str, # one of `MINIATURES`
-)->pd.DataFrame:
+)->'pd.DataFrame':
     "What was planted: `path` (relative), `kind`, `detail`"
+    import pandas as pd
     return pd.read_csv(get_miniature(name)/'truth.csv')

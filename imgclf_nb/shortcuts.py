@@ -5,10 +5,8 @@
 # %% auto #0
 __all__ = ['CUES', 'get_shortcuts', 'plot_shortcuts']
 
-# %% ../nbs/01a2_shortcuts.ipynb #c36a268c
+# %% ../nbs/01a2_shortcuts.ipynb #c91e9a97
 import numpy as np, pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-from sklearn.tree import DecisionTreeClassifier
 
 from .core import get_plt
 from .data import get_items
@@ -43,8 +41,10 @@ def _choose(items, limit, seed):
     chosen = units.index[units['size'].cumsum() - units['size'] < limit]
     return t.index[t.unit.isin(chosen)], n[n > 1].min()
 
-# %% ../nbs/01a2_shortcuts.ipynb #af857769
+# %% ../nbs/01a2_shortcuts.ipynb #4457cdce
 def _predict(x, y, units, folds, seed):
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.tree import DecisionTreeClassifier
     tree = DecisionTreeClassifier(max_leaf_nodes=4*(y.max() + 1), min_samples_leaf=5, class_weight='balanced', random_state=seed)
     return cross_val_predict(tree, x, y, groups=units, cv=StratifiedGroupKFold(folds, shuffle=True, random_state=seed))
 
