@@ -14,9 +14,10 @@ from .core import UserError, get_close, get_data_root, get_root
 from .fetching import SOURCES
 from .miniatures import MINIATURES, get_miniature
 
-# %% ../nbs/00g_cards.ipynb #f1fb57b4
+# %% ../nbs/00g_cards.ipynb #c5efbf1b
 RECIPE = dict(arch='tf_efficientnet_lite0', size=224, epochs=3, batch_size=32, lr=3e-4,
-    policy='medium')  # where a card says nothing else
+    policy='medium',
+    ema=0.)  # where a card says nothing else
 
 @dataclass
 class Card:

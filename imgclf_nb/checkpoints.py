@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Checkpoint']
 
-# %% ../nbs/02c_checkpoints.ipynb #ffceebf3
+# %% ../nbs/02c_checkpoints.ipynb #53cb3623
 from .core import UserError, check_parameters, set_allocator, set_seeds
 
 import copy, json, os, random, signal, threading, time
@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np, torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import fit_one_cycle
+from fastcore.basics import patch
+
+from .fitting import Trainer, get_learner
 
 # %% ../nbs/02c_checkpoints.ipynb #1106dcb6
 def _get_tensors(learn):
@@ -64,7 +67,7 @@ def read_checkpoint(
         raise UserError(f"{path} cannot be read ({type(e).__name__}: {e}): delete it, and the run starts over; or give another run "
             f"name.", 'run') from None
 
-# %% ../nbs/02c_checkpoints.ipynb #2399795a
+# %% ../nbs/02c_checkpoints.ipynb #47cb00ff
 def _check_key(old, new, path):
     diff = [k for k in {*old, *new} if old.get(k) != new.get(k)]
     if diff:
@@ -110,6 +113,7 @@ class Checkpoint(Callback):
         self.resumed, self.facts, learn.throw_again = (f['epoch'], f['step']), f, lambda: self._throw_again(part('rng'), f)
         print(f"going on from epoch {f['epoch']+1}, step {f['step']+1}", flush=True)
         if f['step'] == 0: learn.throw_again()
+        if run := learn.kept_in: run.update(resumed=[*run.record['resumed'][:-1], dict(epoch=f['epoch'], step=f['step'], time=run.record['started'])])
 
     def _throw_again(self, r, f):
         "Give the dice back their state"
@@ -159,3 +163,16 @@ class Checkpoint(Callback):
         self.before = None
 
     def after_fit(self): self._unlisten()
+
+# %% ../nbs/02c_checkpoints.ipynb #d8e5361f
+@patch
+def keep_checkpoints(self:Trainer,
+    run,           # a `Run` with its data described
+    every:float=60,# seconds from one to the next, at most
+    **key          # what else must be the same
+):
+    "Keep checkpoints in the run's folder, and go on from the one that is there; `UserError` where it is from another training"
+    r = run.record
+    self.kept_in = run
+    self.add_cb(Checkpoint(run.path/'checkpoint.safetensors', dict(arch=r['parameters'].get('arch'), data_hash=r['data_hash'],
+        split_hash=r['split_hash'], weights=sum(p.numel() for p in self.model.parameters()), **key), every))

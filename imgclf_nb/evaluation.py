@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_done', 'get_metrics', 'get_class_table', 'plot_confusion', 'plot_curves', 'get_mistakes', 'show_mistakes']
 
-# %% ../nbs/05_evaluation.ipynb #80d432f6
+# %% ../nbs/05_evaluation.ipynb #bf0d03d0
 from .core import UserError, check_parameters, get_device, get_plt, open_run, set_allocator, write_csv
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from sklearn import metrics as skm
 
 import imgclf_nb.baseline  # teaches timm our own networks
 from .backbones import load_model
-from .baseline import describe_data, get_predictions, read_predictions
+from .keeping import describe_data, get_predictions, read_predictions
 from .cards import get_card
 from .data import get_items
 from .intervals import draw_counts, get_aucs, get_confusions, get_interval, get_scores, get_share, get_units

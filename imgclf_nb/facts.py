@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['measure_picture', 'measure_pictures', 'get_thumbs']
 
-# %% ../nbs/00j_facts.ipynb #8c48e47f
-from .core import UserError, get_cache, show_progress, write_csv
+# %% ../nbs/00j_facts.ipynb #3c2a2c03
+from .core import get_cache, show_progress, write_csv
 
-import base64, ctypes, hashlib, io, multiprocessing, os, signal, sys, warnings
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import base64, hashlib, io, os, warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd
 from PIL import ExifTags, Image
 
+from .parallel import map_forked
 from .pictures import open_picture
 
 # %% ../nbs/00j_facts.ipynb #6a2b864a
@@ -83,26 +82,11 @@ def measure_picture(
     except Exception as e: r['error'] = (f'{type(e).__name__}: {e}'.splitlines() or [type(e).__name__])[0]
     return r
 
-# %% ../nbs/00j_facts.ipynb #730fe49f
-def _end_with_parent():
-    "A worker dies when its parent is killed (Linux: prctl's PR_SET_PDEATHSIG)"
-    if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
+# %% ../nbs/00j_facts.ipynb #51ed36d5
 def _work(todo, workers):
-    "Facts of each file, in order; few files are not worth new processes"
-    if workers == 0 or len(todo) < 200: yield from map(measure_picture, todo); return
-    import cv2, imagehash, scipy.fftpack  # before the fork: once for all
-    method = 'fork' if sys.platform == 'linux' else None  # as torch's loaders: a script needs no __main__ guard
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # before the fork: a child would wait for threads of OpenCV that it does not have
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)  # 3.12 on fork beside threads: the children decode pictures, no more
-        with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context(method), _end_with_parent) as ex:
-            try: yield from ex.map(measure_picture, todo, chunksize=32)
-            except BrokenProcessPool:
-                raise UserError("A process that reads pictures was ended from outside, mostly for lack of memory: end other programs "
-                    "and run again; what was read is remembered.", 'dataset') from None
-            finally: ex.shutdown(cancel_futures=True); cv2.setNumThreads(threads)
+    "Facts of each file, in order"
+    import imagehash, scipy.fftpack  # before the fork: once for all
+    return map_forked(measure_picture, todo, workers)
 
 # %% ../nbs/00j_facts.ipynb #e496ebd1
 def _get_store(paths):

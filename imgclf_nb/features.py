@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['get_preprocessing', 'get_frozen_features']
 
-# %% ../nbs/00m_features.ipynb #5d2e1c73
+# %% ../nbs/00m_features.ipynb #4b986c7a
 from .core import get_cache, get_device, set_allocator, show_progress
 
-import hashlib, json, os
+import hashlib, json, os, time
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ def get_preprocessing(
     how = e['interpolation'] if e['interpolation'] in ('bicubic', 'bilinear') else 'bicubic'
     return Preprocessing(size=size, resize=resize, interpolation=how, mean=e['mean'], std=e['std'], classes=list(classes))
 
-# %% ../nbs/00m_features.ipynb #8a323be3
+# %% ../nbs/00m_features.ipynb #6a128cdb
 def _read_store(store):
     if not store.exists(): return {}
     with np.load(store) as z: return dict(zip(z['sha256'].tolist(), z['x']))
@@ -41,27 +41,41 @@ def _write_store(store, known):
     except OSError as e: print(f"Features are not remembered: {store} cannot be written ({e.strerror}).")
     finally: tmp.unlink(missing_ok=True)
 
+def _hash_body(model):
+    "Of all weights but the classifier's, which features know nothing of"
+    names = model.pretrained_cfg.get('classifier', 'classifier')
+    heads, h = tuple(f'{o}.' for o in ([names] if isinstance(names, str) else names)), hashlib.sha256()
+    for k,v in model.state_dict().items():
+        if not k.startswith(heads): h.update(k.encode()); h.update(v.cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()
+
 def get_frozen_features(
     items,              # with `path` and `sha256`
     arch:str='tf_efficientnet_lite0', # a timm model
     size:int=224,       # pixels
     resize:str='crop',  # crop, letterbox or squash
     weights:str='auto', # as in `get_backbone`
-    batch_size:int=64,  # pictures at a time
+    batch_size:int=32,  # pictures at a time
+    mirror:bool=False,  # of the mirrored pictures
+    batches=None,       # `batches(items, preprocessing, batch_size)` yields the tensors; None: from the files
+    model=None,         # the backbone, where it is at hand
 )->np.ndarray:
     "Pooled features of the frozen model, `float32 (pictures, features)`, in the order of the items; raises what `get_backbone` raises"
+    import torch
     set_allocator()
     pre = get_preprocessing(arch, size, resize=resize)
-    model = get_backbone(arch, weights=weights).to(get_device())
-    key = json.dumps([arch, model.source.split(' (')[0], pre.to_dict()])
+    model = (model or get_backbone(arch, weights=weights)).to(get_device(), memory_format=torch.channels_last).eval()
+    key = json.dumps([arch, _hash_body(model), pre.to_dict(), mirror, 2])
     store = get_cache('features')/f'{arch}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz'
     known = _read_store(store)
     todo = items[~items.sha256.isin(list(known))].drop_duplicates('sha256')
     chunks = [todo[i:i+batch_size] for i in range(0, len(todo), batch_size)]
-    batches = get_batches(todo.path, pre, batch_size)
+    made = batches(todo, pre, batch_size) if batches else get_batches(todo.path, pre, batch_size)
+    kept = time.time()
     try:
-        for c,xb in zip(show_progress(chunks, len(chunks), 'features', 16), batches):
-            known.update(zip(c.sha256, get_features(model, [xb])))
+        for c,xb in zip(show_progress(chunks, len(chunks), 'features', 32), made):
+            known.update(zip(c.sha256, get_features(model, [xb.to(memory_format=torch.channels_last)], mirror)))
+            if time.time() - kept > 30: _write_store(store, known); kept = time.time()  # a kill costs some of it, not all
     finally:
         if len(todo) and known: _write_store(store, known)
     return np.stack([known[s] for s in items.sha256])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPTIONS', 'get_class_weights', 'Trainer', 'EpochLine', 'KeepBest', 'Averaged', 'Mixed', 'get_learner']
 
-# %% ../nbs/02b_fitting.ipynb #96d028c1
+# %% ../nbs/02b_fitting.ipynb #b540f553
 from .core import UserError, check_parameters, get_device, set_allocator, set_seeds
 
 import contextlib, copy, time
@@ -18,10 +18,13 @@ from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
+from fastcore.basics import patch
 from torch import nn
 import torch.nn.functional as F
 
+from .keeping import keep_model
 from .loaders import get_dls
+from .pixels import get_pixel_batches
 
 # %% ../nbs/02b_fitting.ipynb #71b17c81
 def get_class_weights(
@@ -211,3 +214,18 @@ def get_learner(
     learn.precision, learn.micro, learn.clip = way['precision'], way['micro'], clip
     learn.scaler = torch.amp.GradScaler(device, enabled=way['precision'] == 'fp16')
     return learn
+
+# %% ../nbs/02b_fitting.ipynb #5f855edb
+@patch
+def keep(self:Trainer,
+    run,             # a `Run`
+    items,           # with splits
+    preprocessing,   # the contract
+    arch:str,        # the model's name
+    seconds:float,   # spent in training
+    **more           # further entries of run.json
+):
+    "`keep_model` with this learner's history; the checkpoint has done its work and goes"
+    valid = get_pixel_batches(self.dls.valid.maker.view, preprocessing)
+    keep_model(run, self.model, items, preprocessing, arch, seconds, self.history, batches=valid, events=self.happened, **more)
+    (run.path/'checkpoint.safetensors').unlink(missing_ok=True)

@@ -5,13 +5,10 @@
 # %% auto #0
 __all__ = ['get_share', 'get_units', 'draw_counts', 'get_confusions', 'get_scores', 'get_aucs', 'get_interval']
 
-# %% ../nbs/00e_intervals.ipynb #9b8edef9
+# %% ../nbs/00e_intervals.ipynb #d7e8cc22
 import numpy as np, pandas as pd
-from scipy.sparse import coo_array
-from scipy.stats import binomtest
 
-
-# %% ../nbs/00e_intervals.ipynb #8573f5ca
+# %% ../nbs/00e_intervals.ipynb #47166b51
 def get_share(
     k:int, # right ones
     n:int, # of so many
@@ -20,6 +17,7 @@ def get_share(
 )->dict:
     "`value, low, high` of a share, by scipy's `binomtest`; NaN where n is 0"
     if n == 0: return dict(value=np.nan, low=np.nan, high=np.nan)
+    from scipy.stats import binomtest
     ci = binomtest(int(k), int(n)).proportion_ci(level, method)
     return dict(value=k/n, low=max(0., float(ci.low)), high=min(1., float(ci.high)))
 
@@ -44,7 +42,7 @@ def draw_counts(
     w = [rng.multinomial(n_units, p, size=min(100, n-i)).astype(np.float32) for i in range(0, n, 100)]
     return np.concatenate([np.ones((1, n_units), np.float32), *w])
 
-# %% ../nbs/00e_intervals.ipynb #dbbad644
+# %% ../nbs/00e_intervals.ipynb #0a1da787
 def get_confusions(
     targs,   # true classes as numbers, `(n,)`
     preds,   # predicted ones
@@ -53,6 +51,7 @@ def get_confusions(
     counts,  # from `draw_counts`
 )->dict:
     "Row sums (true), column sums (predicted) and diagonal of the confusion matrix for each drawing, each `(drawings, k)`"
+    from scipy.sparse import coo_array
     def total(cls, keep=slice(None)):
         m = coo_array((np.ones(len(cls[keep]), np.float32), (units[keep], cls[keep])), shape=(counts.shape[1], k)).tocsr()
         return (m.T @ counts.T).T
