@@ -44,7 +44,7 @@ def time_steps(
         raise
     finally: torch.set_rng_state(state)  # the trial must not change what is trained afterwards
 
-# %% ../nbs/02d_tuning.ipynb #fe123e3c
+# %% ../nbs/02d_tuning.ipynb #b9a625ef
 def _get_machine():
     device = torch.cuda.get_device_name() if get_device() == 'cuda' else _get_cpu()
     return dict(device=device, threads=torch.get_num_threads(), torch=torch.__version__)
@@ -71,8 +71,10 @@ def get_way(
     size:int,         # side of the picture, pixels
     batch_size:int,   # pictures a step
     precision:str='auto', # fp32, bf16, fp16 (GPU only), or auto: whichever of fp32 and bf16 is faster
+    steps:int=1000,   # planned; few are not worth a trial
 )->dict:
     "`layout, precision, micro` (pictures computed at a time, None for all) and the `trial`; asked once a machine, then remembered"
+    if steps < 30: return dict(layout='channels_last', precision='fp32' if precision == 'auto' else precision, micro=None, trial=[])
     key = dict(arch=arch, size=size, batch_size=batch_size, precision=precision, allocator=os.environ.get('IMGCLF_MALLOC') != '0', **_get_machine())
     store = get_cache('tuning')/f"{arch}-{size}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.json"
     if store.exists():
