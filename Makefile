@@ -9,7 +9,7 @@ RUN     ?=
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fetch audit train export clean-notebooks refresh gate test docs lab
+.PHONY: help setup run fetch audit train export clean-notebooks refresh gate test bench bench-long docs lab
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,14 @@ test: gate ## the gate, every notebook, and the tests that a notebook cannot hol
 	HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records $(BIN)/nbdev_test --n_workers 2
 	IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records $(BIN)/python -m pytest --ignore tests/test_gate.py
 	@rm -rf .test_runs
+
+bench: setup ## speed against others on this machine, into runs/bench (about an hour; leave the machine alone meanwhile)
+	@$(BIN)/python -m pip install --quiet -e '.[bench]'
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-long: setup ## the same, then accuracy and time on the five sets, and memory (another one to two hours)
+	@$(BIN)/python -m pip install --quiet -e '.[bench]'
+	@$(BIN)/python benchmarks/bench.py --long $(ARGS)
 
 docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or newer)
 	@rm -rf _proc _docs

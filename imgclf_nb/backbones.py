@@ -144,11 +144,12 @@ def get_expected(
     return dict(size=cfg['input_size'][-1], mean=list(cfg['mean']), std=list(cfg['std']), interpolation=cfg['interpolation'],
         crop_pct=cfg['crop_pct'])
 
-# %% ../nbs/00a_backbones.ipynb #42057c4e
+# %% ../nbs/00a_backbones.ipynb #7594301d
 def get_features(
     model,           # a timm model
     batches,         # tensors `(n, channels, size, size)`, normalised, one after the other
     flip:bool=False, # mirror every picture left to right first
+    precision:str='fp32', # fp32 or bf16
 )->np.ndarray:
     "The frozen model's pooled features, `(pictures, features)` in float32"
     import torch
@@ -157,7 +158,7 @@ def get_features(
     def one(xb):
         xb = xb.to(device)
         return model.forward_head(model.forward_features(xb.flip(-1) if flip else xb), pre_logits=True).float().cpu().numpy()
-    with torch.no_grad(): return np.concatenate([one(xb) for xb in batches])
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16'): return np.concatenate([one(xb) for xb in batches])
 
 # %% ../nbs/00a_backbones.ipynb #05db63b0
 def get_probabilities(

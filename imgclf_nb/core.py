@@ -333,7 +333,7 @@ def _check_same(old, new, path):
     raise UserError(f"Run {path.name} exists with other parameters: {says}. Give another run name, or delete {path} if it is not "
         f"needed.", 'run')
 
-# %% ../nbs/00_core.ipynb #d038ae69
+# %% ../nbs/00_core.ipynb #d21971e7
 def get_run(
     notebook:str,    # e.g. '04_train'
     parameters:dict, # checked ones; `run` in them is a name under runs/, a folder, or empty for a fresh one
@@ -346,7 +346,7 @@ def get_run(
     if not run.done:
         _make_folder(path)
         run.lock = FileLock(path/'.lock', is_singleton=True)
-        try: run.lock.acquire(timeout=0)
+        try: run.lock.acquire(timeout=3)  # a killed run's kernel needs a moment to end
         except Timeout:
             raise UserError(f"Run {path.name} is being worked on by another process: wait for it, or give another run name.",
                 'run') from None

@@ -6,8 +6,8 @@
 __all__ = ['MARGIN', 'LONGEST', 'VIEWS', 'VERSION', 'get_side', 'decode', 'get_store', 'fill_stores', 'PixelView', 'FileView',
            'get_pixels', 'to_rgb', 'get_pixel_batches', 'get_caches', 'clear_cache', 'main']
 
-# %% ../nbs/01c_pixels.ipynb #fb6fab6a
-from .core import UserError, get_cache, show_progress, write_csv, write_json
+# %% ../nbs/01c_pixels.ipynb #ce70ff84
+from .core import UserError, get_cache, show_progress, write_json
 
 import dataclasses, hashlib, io, json, math, os, shutil, time
 from pathlib import Path
@@ -60,9 +60,9 @@ def decode(
     out = [VIEWS[v](im, pre) for v in views]
     return [np.ascontiguousarray(a[...,:1] if _is_grey(a) else a.reshape(*a.shape[:2], -1)) for a in out]
 
-# %% ../nbs/01c_pixels.ipynb #e0329552
+# %% ../nbs/01c_pixels.ipynb #3577e92a
 VERSION = 1  # of the format
-_columns = ['sha256', 'offset', 'height', 'width', 'channels']
+_row = np.dtype([('sha256', 'S64'), ('offset', 'i8'), ('height', 'i4'), ('width', 'i4'), ('channels', 'i4')])
 
 def _get_recipe(pre, view):
     kept = {k: v for k,v in dataclasses.asdict(pre).items() if k not in ('mean', 'std', 'classes')}
@@ -80,27 +80,33 @@ def get_store(
 
 def _read_index(folder, recipe):
     "What the store really holds: rows beyond the end of the pixels are not there, and a folder of another recipe holds nothing"
-    import pandas as pd
-    empty, path, data = pd.DataFrame(columns=_columns), folder/'index.csv', folder/'pixels.bin'
-    if not (path.exists() and data.exists() and (folder/'recipe.json').exists()): return empty
+    path, data = folder/'index.npy', folder/'pixels.bin'
+    if not (path.exists() and data.exists() and (folder/'recipe.json').exists()): return np.empty(0, _row)
     try:
         if json.loads((folder/'recipe.json').read_text()) != recipe: raise ValueError('another recipe')
-        t = pd.read_csv(path, dtype=dict(sha256=str) | {c: np.int64 for c in _columns[1:]})
-        if list(t.columns) != _columns: raise ValueError('other columns')
-    except ValueError as e:
+        t = np.load(path)
+        if t.dtype != _row: raise ValueError('other columns')
+    except (ValueError, EOFError) as e:
         print(f"{folder.name} is damaged or of another version ({e}): its pictures are decoded again.")
-        return empty
-    whole = t.offset + t.height*t.width*t.channels <= data.stat().st_size
+        return np.empty(0, _row)
+    whole = t['offset'] + t['height'].astype(np.int64)*t['width']*t['channels'] <= data.stat().st_size
     if not whole.all(): print(f"{folder.name} was cut off: {(~whole).sum()} of its {len(t)} pictures are decoded again.")
     return t[whole]
 
-# %% ../nbs/01c_pixels.ipynb #844defa8
+def _find(index, shas):
+    "The row of each sum, -1 where there is none"
+    shas, order = np.asarray(shas, 'S64'), np.argsort(index['sha256'])
+    if not len(index): return np.full(len(shas), -1)
+    at = order[np.searchsorted(index['sha256'], shas, sorter=order).clip(max=len(index) - 1)]
+    return np.where(index['sha256'][at] == shas, at, -1)
+
+# %% ../nbs/01c_pixels.ipynb #b25913ec
 class _Writer:
     "Appends pictures to a store; its table on disk never names what the pixels on disk do not hold"
     def __init__(self, folder, recipe):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.rows = folder, _read_index(folder, recipe).values.tolist()
-        self.known, self.kept = {r[0] for r in self.rows}, time.time()
+        self.folder, self.rows = folder, _read_index(folder, recipe).tolist()
+        self.known, self.kept = {r[0].decode() for r in self.rows}, time.time()
         self.end = max([r[1] + r[2]*r[3]*r[4] for r in self.rows], default=0)
         write_json(folder/'recipe.json', recipe)
         (folder/'pixels.bin').touch()
@@ -110,13 +116,14 @@ class _Writer:
     def add(self, sha, a):
         if sha in self.known: return
         self.file.write(a)
-        self.known.add(sha); self.rows.append([sha, self.end, *a.shape]); self.end += a.size
+        self.known.add(sha); self.rows.append((sha.encode(), self.end, *a.shape)); self.end += a.size
         if time.time() - self.kept > 5: self.keep()
 
     def keep(self):
-        import pandas as pd
         self.file.flush(); os.fsync(self.file.fileno())
-        write_csv(self.folder/'index.csv', pd.DataFrame(self.rows, columns=_columns))
+        tmp = self.folder/f'.index.{os.getpid()}.npy'
+        try: np.save(tmp, np.array(self.rows, _row)); os.replace(tmp, self.folder/'index.npy')
+        finally: tmp.unlink(missing_ok=True)
         self.kept = time.time()
 
 def _check_space(jobs, pre, sizes, place):
@@ -140,7 +147,7 @@ def _fill(items, pre, views, writers, workers):
             raise UserError(f"{job[0]}: {out}. Run again, and the set is read anew; what was decoded is kept.", 'dataset')
         for v,a in zip(job[3], out): by_view[v].add(job[1], a)
 
-# %% ../nbs/01c_pixels.ipynb #3b78db7d
+# %% ../nbs/01c_pixels.ipynb #7cc6b931
 def fill_stores(
     items,            # with `path`, `sha256`, `width`, `height`
     preprocessing,    # the contract
@@ -151,7 +158,7 @@ def fill_stores(
     from filelock import FileLock
     dataset = str(items.attrs.get('dataset', 'pictures'))
     folders, recipes = zip(*[(get_store(dataset, preprocessing, v), _get_recipe(preprocessing, v)) for v in views])
-    if all(set(items.sha256) <= set(_read_index(f, r).sha256) for f,r in zip(folders, recipes)): return list(folders)
+    if all((_find(_read_index(f, r), items.sha256) >= 0).all() for f,r in zip(folders, recipes)): return list(folders)
     folders[0].parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folders[0].parent/'.lock'):
         writers = []
@@ -169,13 +176,13 @@ def _close(writers):
         try: w.keep(); w.file.close()
         except OSError as e: print(f"The last pictures are not kept: {e.strerror}.")
 
-# %% ../nbs/01c_pixels.ipynb #345aba77
+# %% ../nbs/01c_pixels.ipynb #2771aa71
 class PixelView:
     "Pictures by number as `uint8 (h, w, 1 or 3)`, read from a store"
     def __init__(self, folder, shas):
-        import pandas as pd
-        t = pd.read_csv(folder/'index.csv', dtype=dict(sha256=str)).drop_duplicates('sha256').set_index('sha256').loc[list(shas)]
-        self.offsets, self.shapes = t.offset.to_numpy(), t[['height', 'width', 'channels']].to_numpy()
+        t = np.load(folder/'index.npy')
+        t = t[_find(t, shas)]
+        self.offsets, self.shapes = t['offset'].copy(), np.stack([t[o] for o in ('height', 'width', 'channels')], 1)
         self.data = np.memmap(folder/'pixels.bin', np.uint8, 'r')
     def __len__(self): return len(self.offsets)
     def __getitem__(self, i):

@@ -1,0 +1,107 @@
+"A training that is killed, stopped or breaks: what is kept, and that it goes on to the same end"
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from conftest import ROOT, command
+
+read = lambda p: json.loads((p/'run.json').read_text())
+EXE = Path(sys.executable).parent
+RECIPE = '-p dataset pc_parts_mini -p weights none -p arch tf_efficientnet_lite0 -p size 64 -p epochs 5 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'.split()
+
+
+def start(run, *more):
+    "04 in the background; its kernel's lines are printed as they come"
+    run.mkdir(exist_ok=True)
+    args = [EXE/'papermill', '--log-output', 'nbs/04_train.ipynb', run/'out.ipynb', '-p', 'run', run, *RECIPE, *more]
+    return subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def wait_for(p, text):
+    for line in p.stdout:
+        if text in line: return line
+    raise AssertionError(f'{text} never came')
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "The run that nobody disturbs"
+    d = tmp_path_factory.mktemp('whole')/'run'
+    p = start(d)
+    assert p.wait(timeout=300) == 0, p.stdout.read()
+    return d
+
+
+def check_same(a, b):
+    x, y = load_file(a/'model.safetensors'), load_file(b/'model.safetensors')
+    assert set(x) == set(y) and all((x[k] == y[k]).all() for k in x)
+    assert (a/'predictions.csv').read_text() == (b/'predictions.csv').read_text()
+    assert not (b/'checkpoint.safetensors').exists()
+
+
+@pytest.mark.parametrize('after', ['epoch 2/5', 'epoch 4/5'])
+def test_kill_9_and_the_same_command_again(after, whole, tmp_path):
+    "papermill is killed and leaves its kernel; the same command at once afterwards ends with the same bits"
+    p = start(tmp_path/'run')
+    wait_for(p, after)
+    time.sleep(.15)  # somewhere in the next epoch
+    p.kill(); p.wait()
+    again = start(tmp_path/'run')
+    out, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, out
+    r = read(tmp_path/'run')
+    assert r['status'] == 'done' and len(r['resumed']) == 1 and r['resumed'][0]['epoch'] >= int(after[6]) and 'going on from epoch' in out
+    check_same(whole, tmp_path/'run')
+
+
+def test_the_run_says_how_it_was_computed(whole):
+    r = read(whole)
+    assert r['allocator'] in ('mallopt', 'default') and r['way']['precision'] == 'fp32' and r['events'] == [] and r['checkpoint_seconds'] > 0
+
+
+def test_ctrl_c_keeps_everything(whole, tmp_path):
+    "imgclf_run is stopped by Ctrl-C in its terminal: one sentence, the state kept, the same command goes on"
+    args = [EXE/'imgclf_run', 'pc_parts_mini', '--run', tmp_path/'run', *RECIPE[3:]]
+    p = subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    wait_for(p, 'epoch 2/5')
+    os.kill(p.pid, signal.SIGINT)
+    out = p.stdout.read(); p.wait(timeout=60)
+    assert p.returncode != 0 and 'the same command goes on' in out and 'Traceback' not in out, out
+    assert (tmp_path/'run'/'checkpoint.safetensors').exists() and 'goes on' in read(tmp_path/'run')['error']['message']
+    rc, out = command('imgclf_run', *args[1:])
+    assert rc == 0 and 'going on from epoch' in out, out
+    x, y = load_file(whole/'model.safetensors'), load_file(tmp_path/'run'/'model.safetensors')
+    assert all((x[k] == y[k]).all() for k in x)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    "Another model in the same folder, and a damaged file: a sentence, and the file stays"
+    p = start(tmp_path/'run'); wait_for(p, 'epoch 1/5'); p.kill(); p.wait()
+    kept = (tmp_path/'run'/'checkpoint.safetensors').read_bytes()
+    r = read(tmp_path/'run')
+    r['parameters']['arch'] = 'resnet10t'
+    (tmp_path/'run'/'run.json').write_text(json.dumps(r))
+    time.sleep(3)  # the orphaned kernel ends
+    other = start(tmp_path/'run', '-p', 'arch', 'resnet10t')
+    out, _ = other.communicate(timeout=200)
+    assert other.returncode != 0 and "arch was 'tf_efficientnet_lite0' and is 'resnet10t'" in out and 'Delete it' in out
+    assert (tmp_path/'run'/'checkpoint.safetensors').read_bytes() == kept
+
+
+def test_a_loss_that_is_no_number(tmp_path):
+    "The run stops, names step and reason, and keeps its last good state"
+    run = tmp_path/'run'
+    p = start(run, '-p', 'lr', '1', '-p', 'epochs', '60', '-p', 'mixup', '0', '-p', 'patience', '1000')
+    out, _ = p.communicate(timeout=300)
+    r = read(run)
+    if r['status'] == 'done': pytest.fail('this training was meant to diverge')
+    assert p.returncode != 0 and r['error']['parameter'] == 'lr' and 'step' in r['error']['message'] and 'smaller lr' in r['error']['message']
+    assert (run/'checkpoint.safetensors').exists()
+
+
+def test_the_allocator_can_be_left_alone(tmp_path):
+    rc, out = command('papermill', 'nbs/04_train.ipynb', tmp_path/'x.ipynb', '-p', 'run', tmp_path/'run', *RECIPE, '-p', 'epochs', '1', IMGCLF_MALLOC='0')
+    assert rc == 0 and read(tmp_path/'run')['allocator'] == 'default', out
