@@ -9,6 +9,7 @@ from conftest import ROOT, command
 
 read = lambda p: json.loads((p/'run.json').read_text())
 EXE = Path(sys.executable).parent
+pytestmark = pytest.mark.skipif(not os.environ.get('IMGCLF_SLOW'), reason='minutes long and written last: IMGCLF_SLOW=1 runs them')
 RECIPE = '-p dataset pc_parts_mini -p weights none -p arch tf_efficientnet_lite0 -p size 64 -p epochs 5 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'.split()
 
 
