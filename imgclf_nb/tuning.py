@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['time_steps', 'get_way']
 
-# %% ../nbs/02d_tuning.ipynb #3b6e7520
+# %% ../nbs/02d_tuning.ipynb #e1dcbf66
 from .core import check_parameters, get_cache, get_device, set_allocator, write_json
 
 import contextlib, copy, hashlib, json, os, platform, time
 
 import torch
-import torch.nn.functional as F
 
-# %% ../nbs/02d_tuning.ipynb #c2ac1b64
+from .fitting import spare_depthwise
+
+# %% ../nbs/02d_tuning.ipynb #2befe2c2
 def time_steps(
     model,         # in the state in which it is trained
     way:dict,      # `layout`, `precision`, `micro`
@@ -28,7 +29,9 @@ def time_steps(
     for o in m.modules():
         if isinstance(o, torch.nn.modules.batchnorm._BatchNorm): o.eval()
     kind = dict(bf16=torch.bfloat16, fp16=torch.float16).get(way['precision'])
-    x = torch.randn(batch_size, m.in_chans if hasattr(m, 'in_chans') else 3, size, size, device=device).to(memory_format=torch.channels_last)
+    if kind and device == 'cpu': spare_depthwise(m)  # as `get_learner` does
+    channels = next(o for o in m.modules() if isinstance(o, torch.nn.Conv2d)).in_channels
+    x = torch.randn(batch_size, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device, memory_format=layout)
     def step():
         t0 = time.perf_counter()
         for part in x.split(way['micro'] or batch_size):
@@ -37,14 +40,13 @@ def time_steps(
         m.zero_grad()
         if device == 'cuda': torch.cuda.synchronize()
         return time.perf_counter() - t0
-    state = torch.get_rng_state()
-    try: return min([step() for _ in range(steps + 1)][1:])
+    try:
+        with torch.random.fork_rng(): return min([step() for _ in range(steps + 1)][1:])  # the trial must not change what is trained afterwards
     except RuntimeError as e:
         if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e): return float('inf')
         raise
-    finally: torch.set_rng_state(state)  # the trial must not change what is trained afterwards
 
-# %% ../nbs/02d_tuning.ipynb #b9a625ef
+# %% ../nbs/02d_tuning.ipynb #98a7004f
 def _get_machine():
     device = torch.cuda.get_device_name() if get_device() == 'cuda' else _get_cpu()
     return dict(device=device, threads=torch.get_num_threads(), torch=torch.__version__)
@@ -53,17 +55,19 @@ def _get_cpu():
     try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 
+def _look(model, ways, size, batch_size, rounds=2):
+    "The ways by turns, so that a slow second of the machine does not decide"
+    spent = [[time_steps(model, w, size, batch_size, 1) for w in ways] for _ in range(rounds)]
+    return [dict(**w, images_per_second=round(batch_size/min(s), 1)) for w,s in zip(ways, zip(*spent))]
+
 def _try_all(model, size, batch_size, precisions):
-    rows = []
-    def look(layout, precision, micro=None):
-        way = dict(layout=layout, precision=precision, micro=micro)
-        s = time_steps(model, way, size, batch_size)
-        rows.append(dict(**way, images_per_second=round(batch_size/s, 1)))
-    for p in precisions:
-        for layout in ('channels_last', 'contiguous'): look(layout, p)
-    best = max(rows, key=lambda r: r['images_per_second'])
-    if batch_size >= 16: look(best['layout'], best['precision'], batch_size//2)
-    return rows
+    ways = [dict(layout=l, precision=p, micro=None) for p in precisions for l in ('channels_last', 'contiguous')]
+    rows = _look(model, ways, size, batch_size)
+    if batch_size < 16: return rows
+    best = max(range(len(rows)), key=lambda i: rows[i]['images_per_second'])
+    whole, half = _look(model, [ways[best], {**ways[best], 'micro': batch_size//2}], size, batch_size)
+    rows[best]['images_per_second'] = max(whole['images_per_second'], rows[best]['images_per_second'])
+    return [*rows, half]
 
 def get_way(
     model,            # as it is trained
@@ -75,7 +79,7 @@ def get_way(
 )->dict:
     "`layout, precision, micro` (pictures computed at a time, None for all) and the `trial`; asked once a machine, then remembered"
     if steps < 30: return dict(layout='channels_last', precision='fp32' if precision == 'auto' else precision, micro=None, trial=[])
-    key = dict(arch=arch, size=size, batch_size=batch_size, precision=precision, allocator=os.environ.get('IMGCLF_MALLOC') != '0', **_get_machine())
+    key = dict(arch=arch, size=size, batch_size=batch_size, precision=precision, allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=2, **_get_machine())
     store = get_cache('tuning')/f"{arch}-{size}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.json"
     if store.exists():
         try: return json.loads(store.read_text())['way']

@@ -9,8 +9,7 @@ from conftest import ROOT, command
 
 read = lambda p: json.loads((p/'run.json').read_text())
 EXE = Path(sys.executable).parent
-pytestmark = pytest.mark.skipif(not os.environ.get('IMGCLF_SLOW'), reason='minutes long and written last: IMGCLF_SLOW=1 runs them')
-RECIPE = '-p dataset pc_parts_mini -p weights none -p arch tf_efficientnet_lite0 -p size 64 -p epochs 5 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'.split()
+RECIPE = '-p dataset pc_parts_mini -p weights none -p arch tf_efficientnet_lite0 -p size 64 -p epochs 12 -p patience 12 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'.split()
 
 
 def start(run, *more):
@@ -42,7 +41,7 @@ def check_same(a, b):
     assert not (b/'checkpoint.safetensors').exists()
 
 
-@pytest.mark.parametrize('after', ['epoch 2/5', 'epoch 4/5'])
+@pytest.mark.parametrize('after', ['epoch 2/12', 'epoch 7/12'])
 def test_kill_9_and_the_same_command_again(after, whole, tmp_path):
     "papermill is killed and leaves its kernel; the same command at once afterwards ends with the same bits"
     p = start(tmp_path/'run')
@@ -67,7 +66,7 @@ def test_ctrl_c_keeps_everything(whole, tmp_path):
     args = [EXE/'imgclf_run', 'pc_parts_mini', '--run', tmp_path/'run', *RECIPE[3:]]
     p = subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    wait_for(p, 'epoch 2/5')
+    wait_for(p, 'epoch 2/12')
     os.kill(p.pid, signal.SIGINT)
     out = p.stdout.read(); p.wait(timeout=60)
     assert p.returncode != 0 and 'the same command goes on' in out and 'Traceback' not in out, out
@@ -80,7 +79,7 @@ def test_ctrl_c_keeps_everything(whole, tmp_path):
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     "Another model in the same folder, and a damaged file: a sentence, and the file stays"
-    p = start(tmp_path/'run'); wait_for(p, 'epoch 1/5'); p.kill(); p.wait()
+    p = start(tmp_path/'run'); wait_for(p, 'epoch 3/12'); p.kill(); p.wait()
     kept = (tmp_path/'run'/'checkpoint.safetensors').read_bytes()
     r = read(tmp_path/'run')
     r['parameters']['arch'] = 'resnet10t'
