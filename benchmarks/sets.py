@@ -51,19 +51,24 @@ def get_stock(dataset, items, seed, again, quick):
     return known[str(seed)]
 
 
+def score(folder, items):
+    "Accuracy of a run's model on the test pictures"
+    from imgclf_nb.keeping import get_predictions
+    from imgclf_nb.pictures import Preprocessing
+    model, card = load_model(folder)
+    p = get_predictions(model, items[items.split == 'test'], Preprocessing.from_dict(card['preprocessing']), card['temperature'])
+    return float((p.label == p.predicted).mean())
+
+
 def run_ours(notebook, name, dataset, seed, items, warm, quick):
     "Seconds of a notebook's fresh run, and its model's accuracy on the test pictures"
-    from imgclf_nb.baseline import get_predictions
-    from imgclf_nb.pictures import Preprocessing
     from imgclf_nb.running import run_notebook
     folder = get_folder(quick)/f'{name}_{dataset}_s{seed}'
     shutil.rmtree(folder, ignore_errors=True)  # an earlier run of this benchmark
     more = dict(epochs=1) if quick and name == 'train' else {}
     with contextlib.nullcontext() if warm else cold_cache():
         run_notebook(notebook, str(folder), quiet=True, dataset=dataset, seed=seed, **more)
-    model, card = load_model(folder)
-    p = get_predictions(model, items[items.split == 'test'], Preprocessing.from_dict(card['preprocessing']), card['temperature'])
-    return dict(seconds=Run(folder).record['seconds'], accuracy=float((p.label == p.predicted).mean()))
+    return dict(seconds=Run(folder).record['seconds'], accuracy=score(folder, items))
 
 
 def probe(dataset, seed, items, warm, quick):

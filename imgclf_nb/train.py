@@ -29,9 +29,9 @@ from .loaders import get_dls
 from .splitting import get_split_table, get_splits, seal_test
 from .tuning import get_way
 
-# %% ../nbs/04_train.ipynb #59c0da41
+# %% ../nbs/04_train.ipynb #22247f3f
 def split_model(model):
-    "Three parameter groups for discriminative rates: the first half of the body, the second half, the head"
+    "Three parameter groups for discriminative rates: the early layers (the first tenth of the body's weights), the late ones, the head"
     heads = model.get_classifier()  # some models have two
     head = [p for h in (heads if isinstance(heads, tuple) else (heads,)) for p in h.parameters()]
     body = [p for p in model.parameters() if not any(p is h for h in head)]
@@ -48,7 +48,7 @@ def get_sizes(
     up = np.interp(np.arange(epochs), [0, max(1, 2*epochs//3)], [.6, 1.])
     return [min(size, max(16, 16*round(size*u/16))) for u in up]
 
-# %% ../nbs/04_train.ipynb #4bc72869
+# %% ../nbs/04_train.ipynb #ddeeedef
 class FreezeStatistics(Callback):
     "Batch normalisation keeps its pretrained mean and variance; its scale and shift are trained"
     run_after = TrainEvalCallback
@@ -61,10 +61,12 @@ def fit_all(self:Trainer,
     epochs:int,       # 0 leaves the model as it is
     lr:float,         # peak learning rate of the late layers and the head; the early ones get 0.3 of it
     pretrained:bool=True, # keep the statistics of batch normalisation
+    layers:str='all', # late: the early ones stay as they are
 ):
-    "Train every layer with one-cycle and discriminative rates; the best epoch's weights stay"
+    "Train the layers with one-cycle and discriminative rates; the best epoch's weights stay"
     if not epochs: return
-    self.unfreeze()
+    self.train_bn = layers == 'all'  # else fastai trains normalisation in frozen layers too
+    self.freeze_to(int(layers == 'late'))
     rates = np.array([.3*lr, lr, lr]) if pretrained else lr
     with self.no_bar(), self.no_logging(): self.fit_one_cycle(epochs, rates, cbs=[FreezeStatistics()] if pretrained else [])
 
