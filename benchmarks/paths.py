@@ -1,11 +1,10 @@
-"""Does the fast way cost accuracy? `.venv/bin/python benchmarks/paths.py [--sets pc_parts chest_xray] [--seeds 0 1 2]`
+"""Does the fast way cost accuracy? `.venv/bin/python benchmarks/paths.py [--sets pc_parts instruments] [--seeds 0 1 2]`
 
-Two epochs of 04 with the set's recipe, twice for each seed. Plain: every picture decoded from its file in every epoch, fp32, the system's
-allocator. Fast: the cache, and layout and precision as the trial chooses. Both start from the same head, with the same order and
+Two epochs of 04 with the set's recipe, twice for each seed. Plain: every picture decoded from its file in every epoch, fp32. Fast: the cache, and layout and precision as the trial chooses. Both start from the same head, with the same order and
 the same draws of the augmentation. Rows `fast_path_<set>` against `plain`: accuracy_difference = fast - plain on the test pictures,
 paired, a round is a seed; ratio = plain seconds of training / fast ones.
 """
-import json, os, shutil
+import json, shutil
 from statistics import mean
 
 import pandas as pd
@@ -24,9 +23,7 @@ def train(side, dataset, seed, items, quick):
     from imgclf_nb.running import run_notebook
     folder = get_folder(quick)/f'path_{side}_{dataset}_s{seed}'
     shutil.rmtree(folder, ignore_errors=True)  # an earlier run of this benchmark
-    if side == 'plain': os.environ['IMGCLF_MALLOC'] = '0'
-    try: run_notebook('04_train', str(folder), quiet=True, dataset=dataset, seed=seed, epochs=1 if quick else 2, **(PLAIN if side == 'plain' else {}))
-    finally: os.environ.pop('IMGCLF_MALLOC', None)
+    run_notebook('04_train', str(folder), quiet=True, dataset=dataset, seed=seed, epochs=1 if quick else 2, **(PLAIN if side == 'plain' else {}))
     h = pd.read_csv(folder/'history.csv')
     return dict(seconds=float(h.seconds[h.epoch > 0].sum()), accuracy=score(folder, items), way=Run(folder).record['way'])
 
@@ -47,7 +44,7 @@ def measure(dataset, seeds, quick):
 
 if __name__ == '__main__':
     a = get_parser(__doc__)
-    a.add_argument('--sets', nargs='+', default=['pc_parts', 'chest_xray'])
+    a.add_argument('--sets', nargs='+', default=['pc_parts', 'instruments'])
     a.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     a = a.parse_args()
     for s in a.sets: keep_rows([measure(s, a.seeds, a.quick)], a.quick)

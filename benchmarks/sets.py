@@ -6,7 +6,8 @@ Same backbone, weights, size and batch size, same training, validation and test 
 `vision_learner`, `fine_tune(3)`; its seconds run from after the imports to the end of `fine_tune`, and are kept in
 stock_<set>.json, to be used again until --again. Ours: the notebook, by papermill, with an empty cache (--warm: with the user's);
 the seconds of its run.json, which hold all work on the data. Rows `probe_*`, `train_*`: ratio = stock seconds / ours,
-accuracy_difference = ours - stock on the test pictures, in shares; a round is a seed.
+accuracy_difference = ours - stock on the test pictures, in shares; a round is a seed. `train_*` against `probe`: the same, fine-tuned
+against the probe's run.
 """
 import contextlib, json, shutil, sys, tempfile, time
 from pathlib import Path
@@ -14,7 +15,7 @@ from statistics import mean
 
 from common import BATCH, FIVE, ask, cold_cache, get_folder, get_parser, get_row, keep_rows
 from imgclf_nb.backbones import get_expected, load_model
-from imgclf_nb.core import Run, get_root, write_json
+from imgclf_nb.core import Run, write_json
 from imgclf_nb.data import get_items
 from imgclf_nb.splitting import get_splits
 from steps import UNSET
@@ -81,10 +82,10 @@ def train(dataset, seed, items, warm, quick):
     return run_ours('04_train', 'train', dataset, seed, items, warm, quick)
 
 
-def get_set_row(what, dataset, ours, stock):
+def get_set_row(what, dataset, against, ours, stock):
     "A row from the results of each seed"
     rate = [1/o['seconds'] for o in ours], [1/s['seconds'] for s in stock]  # runs a second
-    row = get_row(f'{what}_{dataset}', 'fastai', *rate, seconds=round(mean(o['seconds'] for o in ours), 1),
+    row = get_row(f'{what}_{dataset}', against, *rate, seconds=round(mean(o['seconds'] for o in ours), 1),
         their_seconds=round(mean(s['seconds'] for s in stock), 1), accuracy=round(mean(o['accuracy'] for o in ours), 4),
         accuracy_difference=round(mean(o['accuracy'] - s['accuracy'] for o,s in zip(ours, stock)), 4))
     return {**row, 'images_per_second': None, 'their_images_per_second': None}
@@ -105,8 +106,9 @@ if __name__ == '__main__':
         items = get_splits(get_items(s))
         stock = [get_stock(s, items, seed, a.again, a.quick) for seed in a.seeds]
         print(f'{s}: stock {stock}')
-        for f,notebook in ((probe, '04a_probe'), (train, '04_train')):
+        got = {}
+        for f in (probe, train):
             if a.only and f.__name__ != a.only: continue
-            if not (get_root()/'nbs'/f'{notebook}.ipynb').exists():
-                print(f'nbs/{notebook}.ipynb is not there: {f.__name__}_{s} is left out.'); continue
-            keep_rows([get_set_row(f.__name__, s, [f(s, seed, items, a.warm, a.quick) for seed in a.seeds], stock)], a.quick)
+            got[f.__name__] = [f(s, seed, items, a.warm, a.quick) for seed in a.seeds]
+            keep_rows([get_set_row(f.__name__, s, 'fastai', got[f.__name__], stock)], a.quick)
+        if len(got) == 2: keep_rows([get_set_row('train', s, 'probe', got['train'], got['probe'])], a.quick)

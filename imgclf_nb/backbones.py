@@ -54,7 +54,7 @@ def _find_package(arch):
     if module is None or importlib.util.find_spec(module) is None: return None
     return Path(getattr(importlib.import_module(module), cls).get_model_file_path())
 
-# %% ../nbs/00a_backbones.ipynb #b4e8e466
+# %% ../nbs/00a_backbones.ipynb #b761ee31
 def _load_file(path):
     path = Path(path).expanduser()
     if not path.is_file():
@@ -71,7 +71,9 @@ def _load_state(model, state, source):
     "Load all but the classifier's tensors where its number of classes differs; anything else that does not fit is an error"
     if any(k.startswith('_conv_stem') for k in state) and hasattr(model, 'blocks'): state = rename_lite(state, model)
     own = model.state_dict()
-    head = {k for k in own if k.split('.')[0] == model.pretrained_cfg.get('classifier', 'classifier').split('.')[0]}
+    names = model.pretrained_cfg.get('classifier', 'classifier')  # some models have two
+    heads = {o.split('.')[0] for o in ([names] if isinstance(names, str) else names)}
+    head = {k for k in own if k.split('.')[0] in heads}
     wrong = [k for k in {*own, *state} - head if k not in own or k not in state or own[k].shape != state[k].shape]
     if wrong:
         raise UserError(f"The weights {source} do not fit this model: {len(wrong)} of {len(own)} tensors differ, e.g. "
@@ -176,18 +178,20 @@ def get_probabilities(
             'run')
     return (z/temperature).softmax(1).numpy()
 
-# %% ../nbs/00a_backbones.ipynb #7a362bfa
+# %% ../nbs/00a_backbones.ipynb #d6262d32
 def save_model(
     folder,     # where to
     model,      # a model of `get_backbone`
     card:dict,  # `arch`, `classes`, `preprocessing` and what else model.json should say
 ):
     "Write model.safetensors and model.json, atomically"
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     folder = Path(folder)
     tmp = folder/'.model.safetensors'
-    save_file({k: v.detach().cpu().contiguous().clone() for k,v in model.state_dict().items()},
-        tmp)  # clone: some models share tensors
+    state = {k: v.detach().cpu().contiguous().clone() for k,v in model.state_dict().items()}  # clone: some models share tensors
+    try: save_file(state, tmp)
+    except (OSError, SafetensorError) as e: raise UserError(f"The model cannot be written into {folder}: {e}. Make room; the same command goes on.", 'run') from None
     tmp.replace(folder/'model.safetensors')
     write_json(folder/'model.json', card)
 

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Checkpoint']
 
-# %% ../nbs/02c_checkpoints.ipynb #53cb3623
+# %% ../nbs/02c_checkpoints.ipynb #83060d5f
 from .core import UserError, check_parameters, set_allocator, set_seeds
 
 import copy, json, os, random, signal, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np, torch
@@ -67,7 +68,7 @@ def read_checkpoint(
         raise UserError(f"{path} cannot be read ({type(e).__name__}: {e}): delete it, and the run starts over; or give another run "
             f"name.", 'run') from None
 
-# %% ../nbs/02c_checkpoints.ipynb #47cb00ff
+# %% ../nbs/02c_checkpoints.ipynb #1125cb27
 def _check_key(old, new, path):
     diff = [k for k in {*old, *new} if old.get(k) != new.get(k)]
     if diff:
@@ -83,11 +84,12 @@ class Checkpoint(Callback):
     name = 'checkpoint'
     def __init__(self, path, key, every=60):
         self.path, self.key, self.every, self.stopping, self.took = Path(path), key, every, False, 0.
-        self.resumed = None  # (epoch, step) where it went on
+        self.pool, self.writing, self.warned = ThreadPoolExecutor(1), None, False
+        self.resumed, self.earlier = None, 0.  # (epoch, step) where it went on; seconds before
 
     def before_fit(self):
         tensors, facts = read_checkpoint(self.path)
-        self.last = time.time()
+        self.last = self.began = time.time()
         if facts:
             _check_key(facts['key'], self.key, self.path)
             self._take_up(tensors, facts)
@@ -108,6 +110,7 @@ class Checkpoint(Callback):
             for k,v in values.items(): setattr(getattr(learn, c), k, v)
         learn.train_iter, learn.history, learn.happened = f['train_iter'], f['history'], f['happened']
         learn.first_epoch, learn.first_iter, learn.micro = f['epoch'], f['step'], f['micro']
+        self.earlier = f['spent']
         learn.scaler.load_state_dict(f['scaler']) if f['scaler'] else None
         learn.dls.train.epoch, learn.dls.train.skip = f['epoch'] - 1, f['step']
         self.resumed, self.facts, learn.throw_again = (f['epoch'], f['step']), f, lambda: self._throw_again(part('rng'), f)
@@ -138,16 +141,26 @@ class Checkpoint(Callback):
     def write(self, epoch, step):
         "The state with which training would go on at this epoch and step, both from 0"
         t0 = time.time()
-        try: write_checkpoint(self.path, _get_tensors(self.learn), {**_get_facts(self.learn, epoch, step), 'key': self.key})
-        except OSError as e:
-            if not getattr(self, 'warned', False): print(f"No checkpoint: {self.path} cannot be written ({e.strerror}); training goes on without.", flush=True)
-            self.warned = True
+        self.finish()
+        facts = {**_get_facts(self.learn, epoch, step), 'key': self.key, 'way': self.learn.way, 'spent': self.earlier + time.time() - self.began}
+        self.writing = self.pool.submit(write_checkpoint, self.path, _get_tensors(self.learn), facts)  # of copies; training goes on meanwhile
         self.last = time.time()
         self.took += self.last - t0
         if self.stopping:
             self._unlisten()
+            self.finish()
             raise KeyboardInterrupt(f"Stopped after epoch {epoch+1}, step {step}, and kept: the same command goes on from there." if step
                 else f"Stopped after epoch {epoch}, and kept: the same command goes on from there.")
+
+    def finish(self):
+        "Wait until the last one is on the disk"
+        from safetensors import SafetensorError
+        if not self.writing: return
+        writing, self.writing = self.writing, None
+        try: writing.result()
+        except (OSError, SafetensorError) as e:
+            if not self.warned: print(f"No checkpoint: {self.path} cannot be written ({e}); training goes on without.", flush=True)
+            self.warned = True
 
     def _listen(self):
         self.before = None
@@ -162,9 +175,9 @@ class Checkpoint(Callback):
         if self.before is not None: signal.signal(signal.SIGINT, self.before)
         self.before = None
 
-    def after_fit(self): self._unlisten()
+    def after_fit(self): self._unlisten(); self.finish()
 
-# %% ../nbs/02c_checkpoints.ipynb #d8e5361f
+# %% ../nbs/02c_checkpoints.ipynb #7e532bf0
 @patch
 def keep_checkpoints(self:Trainer,
     run,           # a `Run` with its data described
@@ -175,4 +188,4 @@ def keep_checkpoints(self:Trainer,
     r = run.record
     self.kept_in = run
     self.add_cb(Checkpoint(run.path/'checkpoint.safetensors', dict(arch=r['parameters'].get('arch'), data_hash=r['data_hash'],
-        split_hash=r['split_hash'], weights=sum(p.numel() for p in self.model.parameters()), **key), every))
+        split_hash=r['split_hash'], n_weights=sum(p.numel() for p in self.model.parameters()), **key), every))

@@ -333,7 +333,7 @@ def _check_same(old, new, path):
     raise UserError(f"Run {path.name} exists with other parameters: {says}. Give another run name, or delete {path} if it is not "
         f"needed.", 'run')
 
-# %% ../nbs/00_core.ipynb #d21971e7
+# %% ../nbs/00_core.ipynb #e3812db4
 def get_run(
     notebook:str,    # e.g. '04_train'
     parameters:dict, # checked ones; `run` in them is a name under runs/, a folder, or empty for a fresh one
@@ -356,8 +356,8 @@ def get_run(
     except UserError: run.close(); raise
     if old.get('status') == 'done': run.close(); return run
     again = [dict(epoch=0, step=0, time=_now())] if old and not _is_refused(old) else []
-    write_json(path/'run.json', {**_get_record(notebook, parameters), 'run': path.name, 'resumed': [*old.get('resumed', []),
-        *again]})
+    write_json(path/'run.json', {**_get_record(notebook, parameters), 'run': path.name, 'resumed': [*old.get('resumed', []), *again],
+        **(dict(began=old.get('began')) if again else {})})
     _watch(run)
     return run
 

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['get_preprocessing', 'choose_precision', 'get_frozen_features']
 
-# %% ../nbs/00m_features.ipynb #34788025
+# %% ../nbs/00m_features.ipynb #0571ea07
 from .core import get_cache, get_device, set_allocator, show_progress, write_json
 
 import hashlib, json, os, time
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -28,10 +29,13 @@ def get_preprocessing(
     how = e['interpolation'] if e['interpolation'] in ('bicubic', 'bilinear') else 'bicubic'
     return Preprocessing(size=size, resize=resize, interpolation=how, mean=e['mean'], std=e['std'], classes=list(classes))
 
-# %% ../nbs/00m_features.ipynb #143099d4
+# %% ../nbs/00m_features.ipynb #a78d37d1
 def _read_store(store):
     if not store.exists(): return {}
-    with np.load(store) as z: return dict(zip(z['sha256'].tolist(), z['x']))
+    try:
+        with np.load(store) as z: return dict(zip(z['sha256'].tolist(), z['x']))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as e: print(f'{store.name} is damaged ({e}): features are computed again.')
+    return {}
 
 def _write_store(store, known):
     tmp = store.with_name(f'.{store.name}.{os.getpid()}')

@@ -36,7 +36,7 @@ def get_class_weights(
     n = items[items.split == 'train'].label.value_counts().reindex(classes)
     return torch.tensor((n.sum()/(len(classes)*n)).to_numpy(), dtype=torch.float32)
 
-# %% ../nbs/02b_fitting.ipynb #1aa19f3e
+# %% ../nbs/02b_fitting.ipynb #e05ad1a4
 _no_memory = "can't allocate memory"  # what torch's own allocator says on a CPU
 
 def _is_memory(e): return isinstance(e, torch.OutOfMemoryError) or _no_memory in str(e)
@@ -61,6 +61,10 @@ class Trainer(Learner):
     def _cast(self):
         kind = dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.precision)
         return torch.autocast(self.dls.device.type, kind) if kind else contextlib.nullcontext()
+
+    def get_loss(self, z, y):
+        "Cross-entropy of all validation pictures together, with the class weights and without smoothing"
+        return F.cross_entropy(z, y, weight=getattr(self.loss_func, 'weight', None)).item()
 
     def _weigh(self, y):
         "How much these pictures count in the mean that is the loss"
@@ -117,20 +121,24 @@ class Trainer(Learner):
         with torch.no_grad(): z = torch.cat([self.model(x).float() for x in xb.split(self.micro or len(xb))])
         bad = (~F.cross_entropy(z, yb, reduction='none').isfinite()).nonzero().flatten().tolist() if len(z) == len(yb) else []
         names = self.dl.get_names(self.iter) if hasattr(self.dl, 'get_names') else []
+        if hasattr(self, 'checkpoint'): self.checkpoint.write(self.epoch, self.iter); self.checkpoint.finish()
         who = 'all pictures of the step: the weights have diverged' if len(bad) == len(yb) else 'with ' + ', '.join(names[i] if names else f'picture {i} of the batch' for i in bad[:3])
         raise UserError(f"The loss became infinite or no number in epoch {self.epoch+1}, step {self.iter+1}, {who if bad else 'in ' + self.precision}: "
             f"give a smaller lr (or precision=fp32), or drop the picture. The weights before this step are kept.", 'lr')
 
-# %% ../nbs/02b_fitting.ipynb #a483bb63
+# %% ../nbs/02b_fitting.ipynb #6fea3cb4
 class EpochLine(Callback):
     "Collects one row an epoch in `learn.history` and prints it, with the time left"
     order = 60
     def before_fit(self): self.spent, self.n_done = 0., 0
-    def before_epoch(self): self.t0, self.total, self.n = time.time(), 0., 0
+    def before_epoch(self): self.t0, self.total, self.n, self.seen = time.time(), 0., 0, []
     def after_batch(self):
         if self.training: self.total, self.n = self.total + self.loss.item()*len(self.y), self.n + len(self.y)
+        else: self.seen.append((self.pred.detach().float().as_subclass(torch.Tensor), self.y.as_subclass(torch.Tensor)))
     def after_epoch(self):
-        valid, *rest = self.learn.recorder.values[-1][1:]
+        values = self.learn.recorder.values[-1]
+        values[1] = self.learn.get_loss(*map(torch.cat, zip(*self.seen)))  # fastai's is a mean over batches
+        valid, *rest = values[1:]
         row = dict(epoch=len(self.history) and self.history[-1]['epoch']+1 or 1, train_loss=self.total/max(1, self.n),
             valid_loss=valid, accuracy=rest[0], seconds=time.time()-self.t0, images=self.n)
         self.learn.history = [*self.history, row]
@@ -200,7 +208,7 @@ def spare_depthwise(
         if slow: m.__class__ = type(m.__class__.__name__, (_InFP32, m.__class__), {})
     return model
 
-# %% ../nbs/02b_fitting.ipynb #4ce43416
+# %% ../nbs/02b_fitting.ipynb #e81f588f
 OPTIONS = dict(ema=0., mixup=0., cutmix=0., label_smoothing=0., clip=0.)  # 0: off
 
 def get_learner(
@@ -227,12 +235,12 @@ def get_learner(
     opt = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9, .99), eps=1e-5, fused=True)
     learn = Trainer(dls, model, loss_func=nn.CrossEntropyLoss(weight=weight, label_smoothing=0. if mixed else label_smoothing),
         metrics=accuracy, cbs=cbs, opt_func=opt, **kw)
-    learn.history, learn.happened = [], []
+    learn.history, learn.happened, learn.way = [], [], way
     learn.layout, learn.precision, learn.micro, learn.clip = layout, way['precision'], way['micro'], clip
     learn.scaler = torch.amp.GradScaler(device, enabled=way['precision'] == 'fp16')
     return learn
 
-# %% ../nbs/02b_fitting.ipynb #5f855edb
+# %% ../nbs/02b_fitting.ipynb #a12a7df7
 @patch
 def keep(self:Trainer,
     run,             # a `Run`
@@ -243,6 +251,6 @@ def keep(self:Trainer,
     **more           # further entries of run.json
 ):
     "`keep_model` with this learner's history; the checkpoint has done its work and goes"
-    valid = get_pixel_batches(self.dls.valid.maker.view, preprocessing)
+    valid = get_pixel_batches(self.dls.valid.maker.view, preprocessing, self.dls.valid.bs)
     keep_model(run, self.model, items, preprocessing, arch, seconds, self.history, batches=valid, events=self.happened, **more)
     (run.path/'checkpoint.safetensors').unlink(missing_ok=True)

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['get_logistic_head', 'get_temperature', 'get_head', 'fit_head']
 
-# %% ../nbs/01f_heads.ipynb #67366e7f
+# %% ../nbs/01f_heads.ipynb #a7e3ab79
 from .core import get_cache, set_allocator
 
 import hashlib, json, os, time
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def get_temperature(
         return (np.log(np.exp(s).sum(1)) - s[rows, y]).mean()
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(.25), np.log(4)), method='bounded').x))
 
-# %% ../nbs/01f_heads.ipynb #740853f4
+# %% ../nbs/01f_heads.ipynb #1d479fbd
 def get_head(
     x, y, units, k:int, balanced:bool=False, mirror=None, # as in `get_logistic_head`
 )->dict:
@@ -62,13 +63,18 @@ def get_head(
         h.update(b'-' if o is None else np.ascontiguousarray(o).tobytes())
     store = get_cache('heads')/f'{h.hexdigest()[:24]}.npz'
     if store.exists():
-        with np.load(store) as z: return {n: z[n] if z[n].ndim else z[n].item() for n in z.files}
+        try:
+            with np.load(store) as z: return {n: z[n] if z[n].ndim else z[n].item() for n in z.files}
+        except (OSError, ValueError, EOFError, BadZipFile) as e: print(f'{store.name} is damaged ({e}): the head is solved again.')
     w, b, c = get_logistic_head(x, y, units, k, balanced, mirror)
     temperature, accuracy = _look_from_outside(x, y, units, c, balanced)
     head = dict(weight=w.astype(np.float32), bias=b.astype(np.float32), c=c, temperature=temperature, accuracy=accuracy)
     tmp = store.with_name(f'.{store.name}.{os.getpid()}')
-    with open(tmp, 'wb') as f: np.savez(f, **head)
-    os.replace(tmp, store)
+    try:
+        with open(tmp, 'wb') as f: np.savez(f, **head)
+        os.replace(tmp, store)
+    except OSError as e: print(f'The head is not remembered: {store} cannot be written ({e.strerror}).')
+    finally: tmp.unlink(missing_ok=True)
     return head
 
 def _look_from_outside(x, y, units, c, balanced, most=4000):
@@ -79,7 +85,7 @@ def _look_from_outside(x, y, units, c, balanced, most=4000):
     p = cross_predict(x, y, units, c, 3, balanced)
     return get_temperature(p, codes), float((p.argmax(1) == codes).mean())
 
-# %% ../nbs/01f_heads.ipynb #27276180
+# %% ../nbs/01f_heads.ipynb #70c38896
 def _get_reader(cache, *views):
     def read(items, pre, batch_size):
         got = get_pixels(items, pre, *views, cache=cache)
@@ -98,7 +104,7 @@ def fit_head(
     "Solve for the model's last layer; `c, temperature`, cross-validated `accuracy`, `probs` of the validation pictures `(n, classes)`, `seconds`. None where the head is not one linear layer"
     import torch
     layer, t0, pre = model.get_classifier(), time.time(), preprocessing
-    if not isinstance(layer, torch.nn.Linear): return None
+    if not isinstance(layer, torch.nn.Linear) or isinstance(model.pretrained_cfg.get('classifier'), (tuple, list)): return None
     set_allocator()
     train, valid = [items[items.split == o] for o in ('train', 'valid')]
     def see(part, mirror=False, *views): return get_frozen_features(part, arch, pre.size, pre.resize, mirror=mirror, model=model,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ExactMaker', 'Maker', 'DeviceMaker', 'ToInput', 'Column', 'PictureDL', 'get_dls', 'count_distinct']
 
-# %% ../nbs/02a_loaders.ipynb #a6b8ab56
-from .core import check_parameters, get_device
+# %% ../nbs/02a_loaders.ipynb #67416acb
+from .core import UserError, check_parameters, get_device
 
 import os, random
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ from .pictures import Preprocessing
 from .pixels import get_pixels, to_rgb
 from .splitting import get_splits
 
-# %% ../nbs/02a_loaders.ipynb #98e5fc11
+# %% ../nbs/02a_loaders.ipynb #f4a61df3
 def _normalise(pre):
     "`(channels, 2)`: what a byte is multiplied with, and what is added"
     mean, std = [np.array(o[:pre.channels], np.float64) for o in (pre.mean, pre.std)]
@@ -36,6 +36,7 @@ class ExactMaker:
     def __init__(self, view, preprocessing): self.view, self.preprocessing = view, preprocessing
     def __call__(self, idxs, epoch, size=None):
         pre = self.preprocessing
+        if size not in (None, pre.size): raise UserError("progressive needs an augmentation policy: without one, pictures are as the contract says.", 'progressive')
         x = pre.tensor(np.stack([to_rgb(self.view[i], pre.channels) for i in idxs]))
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -127,7 +128,7 @@ class PictureDL(TfmdDL):
                 if now: yield now.result()
             if ahead: yield ahead.result()
 
-# %% ../nbs/02a_loaders.ipynb #bae481e5
+# %% ../nbs/02a_loaders.ipynb #b62aca0c
 def get_dls(
     items,                 # with splits
     preprocessing,         # the contract; its `classes` give the order of the labels
@@ -144,7 +145,7 @@ def get_dls(
         splits=splits)
     device, made = get_device(), get_policy(policy, preprocessing.size)
     if workers is None: workers = min(8, os.cpu_count()) if device == 'cuda' and not isinstance(made, Warp) else 0
-    dls = dsets.dataloaders(bs=min(batch_size, max(1, len(splits[0]))), val_bs=64, num_workers=workers, dl_type=PictureDL,
+    dls = dsets.dataloaders(bs=min(batch_size, max(1, len(splits[0]))), val_bs=min(64, 2*batch_size), num_workers=workers, dl_type=PictureDL,
         device=torch.device(device), pin_memory=device == 'cuda' and workers > 0, after_item=[ToInput(preprocessing)])
     codes = torch.tensor([preprocessing.classes.index(l) if l in preprocessing.classes else -1 for l in items.label])
     views = get_pixels(items.iloc[splits[0]], preprocessing, 'wide' if made else 'exact', cache=cache), get_pixels(items.iloc[splits[1]],

@@ -176,7 +176,7 @@ def _close(writers):
         try: w.keep(); w.file.close()
         except OSError as e: print(f"The last pictures are not kept: {e.strerror}.")
 
-# %% ../nbs/01c_pixels.ipynb #2771aa71
+# %% ../nbs/01c_pixels.ipynb #16468fa0
 class PixelView:
     "Pictures by number as `uint8 (h, w, 1 or 3)`, read from a store"
     def __init__(self, folder, shas):
@@ -192,7 +192,7 @@ class PixelView:
 class FileView:
     "The same, decoded from the files at each reading"
     def __init__(self, items, preprocessing, view):
-        self.jobs = [(p, '', preprocessing, (view,)) for p in items.path]
+        self.jobs = [(p, s, preprocessing, (view,)) for p,s in zip(items.path, items.sha256)]
     def __len__(self): return len(self.jobs)
     def __getitem__(self, i):
         out = decode(self.jobs[i])

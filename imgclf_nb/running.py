@@ -6,15 +6,16 @@
 __all__ = ['run_notebook', 'get_defaults', 'get_headline', 'get_places', 'get_run_name', 'get_first_answer', 'train_and_evaluate',
            'main']
 
-# %% ../nbs/00f_running.ipynb #2a6c48b4
-import argparse, ast, os, re, signal, sys, threading
+# %% ../nbs/00f_running.ipynb #e267ee5f
+import argparse, ast, atexit, os, re, shutil, signal, sys, tempfile, threading
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from .core import Run, UserError, get_root, _get_folder, _make_folder, _plain
 from .miniatures import MINIATURES
 
-# %% ../nbs/00f_running.ipynb #bce0b0f6
+# %% ../nbs/00f_running.ipynb #34f8f57a
 def __getattr__(name):
     "`PrivateKernel`, made when it is asked for: jupyter_client is slow to import"
     if name != 'PrivateKernel': raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
@@ -22,10 +23,20 @@ def __getattr__(name):
     class PrivateKernel(AsyncKernelManager):
         "A kernel that is reached through socket files of this user, not through TCP ports open to everyone on the machine"
         if os.name == 'posix': transport = 'ipc'
-        def __init__(self, *a, **kw): super().__init__(*a, **kw); _kernels[:] = [self]
+        def __init__(self, *a, **kw):
+            super().__init__(*a, **kw)
+            _kernels[:] = [self]
+            if os.name == 'posix': self.ip = str(Path(_make_sockets())/'k')
     return globals().setdefault(name, PrivateKernel)
 
 _kernels = []  # the one at work
+
+@cache
+def _make_sockets():
+    "A folder of this process alone; in the working folder two processes would take each other's sockets"
+    folder = tempfile.mkdtemp(prefix='imgclf-')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 @contextmanager
 def _pass_on_interrupts():

@@ -46,7 +46,7 @@ def time_steps(
         if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e): return float('inf')
         raise
 
-# %% ../nbs/02d_tuning.ipynb #98a7004f
+# %% ../nbs/02d_tuning.ipynb #ab889f6c
 def _get_machine():
     device = torch.cuda.get_device_name() if get_device() == 'cuda' else _get_cpu()
     return dict(device=device, threads=torch.get_num_threads(), torch=torch.__version__)
@@ -60,10 +60,10 @@ def _look(model, ways, size, batch_size, rounds=2):
     spent = [[time_steps(model, w, size, batch_size, 1) for w in ways] for _ in range(rounds)]
     return [dict(**w, images_per_second=round(batch_size/min(s), 1)) for w,s in zip(ways, zip(*spent))]
 
-def _try_all(model, size, batch_size, precisions):
+def _try_all(model, size, batch_size, precisions, whole):
     ways = [dict(layout=l, precision=p, micro=None) for p in precisions for l in ('channels_last', 'contiguous')]
     rows = _look(model, ways, size, batch_size)
-    if batch_size < 16: return rows
+    if whole or batch_size < 16: return rows
     best = max(range(len(rows)), key=lambda i: rows[i]['images_per_second'])
     whole, half = _look(model, [ways[best], {**ways[best], 'micro': batch_size//2}], size, batch_size)
     rows[best]['images_per_second'] = max(whole['images_per_second'], rows[best]['images_per_second'])
@@ -76,15 +76,16 @@ def get_way(
     batch_size:int,   # pictures a step
     precision:str='auto', # fp32, bf16, fp16 (GPU only), or auto: whichever of fp32 and bf16 is faster
     steps:int=1000,   # planned; few are not worth a trial
+    whole:bool=False, # never in parts: batch normalisation that is trained sees the difference
 )->dict:
     "`layout, precision, micro` (pictures computed at a time, None for all) and the `trial`; asked once a machine, then remembered"
     if steps < 30: return dict(layout='channels_last', precision='fp32' if precision == 'auto' else precision, micro=None, trial=[])
-    key = dict(arch=arch, size=size, batch_size=batch_size, precision=precision, allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=2, **_get_machine())
+    key = dict(arch=arch, size=size, batch_size=batch_size, precision=precision, whole=whole, allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=2, **_get_machine())
     store = get_cache('tuning')/f"{arch}-{size}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.json"
     if store.exists():
         try: return json.loads(store.read_text())['way']
         except (ValueError, KeyError): print(f'{store.name} is damaged: the trial is made again.')
-    trial = _try_all(model, size, batch_size, ('fp32', 'bf16') if precision == 'auto' else (precision,))
+    trial = _try_all(model, size, batch_size, ('fp32', 'bf16') if precision == 'auto' else (precision,), whole)
     plain, best = trial[0], max(trial, key=lambda r: r['images_per_second'])
     if best['images_per_second'] < 1.05*plain['images_per_second']: best = plain  # a difference that noise makes
     way = dict(layout=best['layout'], precision=best['precision'], micro=best['micro'], trial=trial)
