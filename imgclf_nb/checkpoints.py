@@ -68,7 +68,7 @@ def read_checkpoint(
         raise UserError(f"{path} cannot be read ({type(e).__name__}: {e}): delete it, and the run starts over; or give another run "
             f"name.", 'run') from None
 
-# %% ../nbs/02c_checkpoints.ipynb #1125cb27
+# %% ../nbs/02c_checkpoints.ipynb #9113542a
 def _check_key(old, new, path):
     diff = [k for k in {*old, *new} if old.get(k) != new.get(k)]
     if diff:
@@ -143,7 +143,8 @@ class Checkpoint(Callback):
         t0 = time.time()
         self.finish()
         facts = {**_get_facts(self.learn, epoch, step), 'key': self.key, 'way': self.learn.way, 'spent': self.earlier + time.time() - self.began}
-        self.writing = self.pool.submit(write_checkpoint, self.path, _get_tensors(self.learn), facts)  # of copies; training goes on meanwhile
+        if self.learn.is_finite():  # broken weights must not take the place of good ones
+            self.writing = self.pool.submit(write_checkpoint, self.path, _get_tensors(self.learn), facts)  # of copies; training goes on meanwhile
         self.last = time.time()
         self.took += self.last - t0
         if self.stopping:

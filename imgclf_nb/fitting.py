@@ -36,7 +36,7 @@ def get_class_weights(
     n = items[items.split == 'train'].label.value_counts().reindex(classes)
     return torch.tensor((n.sum()/(len(classes)*n)).to_numpy(), dtype=torch.float32)
 
-# %% ../nbs/02b_fitting.ipynb #e05ad1a4
+# %% ../nbs/02b_fitting.ipynb #2489417b
 _no_memory = "can't allocate memory"  # what torch's own allocator says on a CPU
 
 def _is_memory(e): return isinstance(e, torch.OutOfMemoryError) or _no_memory in str(e)
@@ -61,6 +61,10 @@ class Trainer(Learner):
     def _cast(self):
         kind = dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.precision)
         return torch.autocast(self.dls.device.type, kind) if kind else contextlib.nullcontext()
+
+    def is_finite(self):
+        "Are all weights numbers?"
+        return all(p.isfinite().all() for p in self.model.parameters())
 
     def get_loss(self, z, y):
         "Cross-entropy of all validation pictures together, with the class weights and without smoothing"
@@ -124,7 +128,7 @@ class Trainer(Learner):
         if hasattr(self, 'checkpoint'): self.checkpoint.write(self.epoch, self.iter); self.checkpoint.finish()
         who = 'all pictures of the step: the weights have diverged' if len(bad) == len(yb) else 'with ' + ', '.join(names[i] if names else f'picture {i} of the batch' for i in bad[:3])
         raise UserError(f"The loss became infinite or no number in epoch {self.epoch+1}, step {self.iter+1}, {who if bad else 'in ' + self.precision}: "
-            f"give a smaller lr (or precision=fp32), or drop the picture. The weights before this step are kept.", 'lr')
+            f"give a smaller lr (or precision=fp32), or drop the picture. The last checkpoint with sound weights is kept.", 'lr')
 
 # %% ../nbs/02b_fitting.ipynb #6fea3cb4
 class EpochLine(Callback):

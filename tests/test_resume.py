@@ -12,11 +12,11 @@ EXE = Path(sys.executable).parent
 RECIPE = '-p dataset pc_parts_mini -p weights none -p arch tf_efficientnet_lite0 -p size 64 -p epochs 12 -p patience 12 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'.split()
 
 
-def start(run, *more):
+def start(run, *more, env=None):
     "04 in the background; its kernel's lines are printed as they come"
     run.mkdir(exist_ok=True)
     args = [EXE/'papermill', '--log-output', 'nbs/04_train.ipynb', run/'out.ipynb', '-p', 'run', run, *RECIPE, *more]
-    return subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=env)
 
 
 def wait_for(p, text):
@@ -91,15 +91,28 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     assert (tmp_path/'run'/'checkpoint.safetensors').read_bytes() == kept
 
 
+POISON = """
+from imgclf_nb.fitting import EpochLine
+good = EpochLine.after_batch
+def poison(self):
+    good(self)
+    if self.training and (self.epoch, self.iter) == (2, 1): next(self.model.parameters()).data.fill_(float('inf'))
+EpochLine.after_batch = poison
+"""
+
+
 def test_a_loss_that_is_no_number(tmp_path):
-    "The run stops, names step and reason, and keeps its last good state"
-    run = tmp_path/'run'
-    p = start(run, '-p', 'lr', '1', '-p', 'epochs', '60', '-p', 'mixup', '0', '-p', 'patience', '1000')
+    "The weights break after the second step of the third epoch: the run stops, names the next step and what to do, and keeps the state from before"
+    (startup := tmp_path/'ipython/profile_default/startup').mkdir(parents=True)
+    (startup/'00.py').write_text(POISON)
+    p = start(tmp_path/'run', env=dict(os.environ, IPYTHONDIR=str(tmp_path/'ipython')))
     out, _ = p.communicate(timeout=300)
-    r = read(run)
-    if r['status'] == 'done': pytest.fail('this training was meant to diverge')
-    assert p.returncode != 0 and r['error']['parameter'] == 'lr' and 'step' in r['error']['message'] and 'smaller lr' in r['error']['message']
-    assert (run/'checkpoint.safetensors').exists()
+    r = read(tmp_path/'run')
+    assert p.returncode != 0 and r['status'] == 'failed' and r['error']['parameter'] == 'lr'
+    assert 'epoch 3, step 3' in r['error']['message'] and 'smaller lr' in r['error']['message']
+    from imgclf_nb.checkpoints import read_checkpoint
+    facts = read_checkpoint(tmp_path/'run'/'checkpoint.safetensors')[1]
+    assert (facts['epoch'], facts['step']) == (2, 0) and len(facts['history']) == 2
 
 
 def test_the_allocator_can_be_left_alone(tmp_path):
