@@ -29,7 +29,7 @@ def get_preprocessing(
     how = e['interpolation'] if e['interpolation'] in ('bicubic', 'bilinear') else 'bicubic'
     return Preprocessing(size=size, resize=resize, interpolation=how, mean=e['mean'], std=e['std'], classes=list(classes))
 
-# %% ../nbs/00m_features.ipynb #a78d37d1
+# %% ../nbs/00m_features.ipynb #15329ee1
 def _read_store(store):
     if not store.exists(): return {}
     try:
@@ -84,13 +84,14 @@ def get_frozen_features(
     mirror:bool=False,  # of the mirrored pictures
     batches=None,       # `batches(items, preprocessing, batch_size)` yields the tensors; None: from the files
     model=None,         # the backbone, where it is at hand
+    precision:str='fp32', # or bf16, or auto: as `choose_precision` finds
 )->np.ndarray:
     "Pooled features of the frozen model, `float32 (pictures, features)`, in the order of the items; raises what `get_backbone` raises"
     import torch
     set_allocator()
     pre = get_preprocessing(arch, size, resize=resize)
     model = (model or get_backbone(arch, weights=weights)).to(get_device(), memory_format=torch.channels_last).eval()
-    precision = choose_precision(model, arch, size)
+    if precision == 'auto': precision = choose_precision(model, arch, size)
     key = json.dumps([arch, _hash_body(model), pre.to_dict(), mirror, precision, 2])
     store = get_cache('features')/f'{arch}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz'
     known = _read_store(store)

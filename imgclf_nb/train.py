@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAME', 'split_model', 'get_sizes', 'FreezeStatistics']
 
-# %% ../nbs/04_train.ipynb #b75f235c
+# %% ../nbs/04_train.ipynb #f21976ab
 from .core import check_parameters, get_run, set_allocator, set_seeds
 
 import copy, time
@@ -16,6 +16,7 @@ from fastai.callback.core import Callback, TrainEvalCallback
 from fastcore.basics import patch
 from torch import nn
 
+import imgclf_nb.baseline  # teaches timm our own networks
 from .augmentation import get_policy
 from .backbones import check_arch, check_size, get_backbone
 from .cards import fill_recipe, get_card
