@@ -35,7 +35,7 @@ class Card:
     reference:str = ''     # published results, and what to hold against them
     recipe:dict = field(default_factory=dict) # differences from `RECIPE`
 
-# %% ../nbs/00g_cards.ipynb #2bc05188
+# %% ../nbs/00g_cards.ipynb #6d964e60
 CARDS = dict(
     pc_parts=Card('PC parts', str(SOURCES['pc_parts']), 'not stated; web pictures', 14, 3279,
         own_size=256,
@@ -43,10 +43,10 @@ CARDS = dict(
         'the most that the labels allow'),
     cats_vs_dogs=Card('Cats and dogs', str(SOURCES['cats_vs_dogs']),
         'not open (Microsoft Asirra)', 2, 25000, own_size=360,
-        defects='about 1,700 odd or broken files', recipe=dict(policy='light')),
+        defects='about 1,700 odd or broken files', recipe=dict(policy='light', epochs=4)),
     fruits360=Card('Fruits-360', str(SOURCES['fruits360']), 'CC BY-SA 4.0; older versions MIT', 131, 90380, group='films',
         own_size=100,
-        defects='neighbouring frames of one film on both sides of the given split', recipe=dict(policy='fruit')),
+        defects='neighbouring frames of one film on both sides of the given split', recipe=dict(policy='fruit', epochs=3)),
     instruments=Card('Musical instruments', str(SOURCES['instruments']), 'not stated', 10, 1000, keep_split=False,
         defects='some greyscale or RGBA'),
     chest_xray=Card('Chest X-ray pneumonia', str(SOURCES['chest_xray']), 'CC BY 4.0 (Kermany et al. 2018, '
