@@ -29,7 +29,7 @@ def get_preprocessing(
     how = e['interpolation'] if e['interpolation'] in ('bicubic', 'bilinear') else 'bicubic'
     return Preprocessing(size=size, resize=resize, interpolation=how, mean=e['mean'], std=e['std'], classes=list(classes))
 
-# %% ../nbs/00m_features.ipynb #15329ee1
+# %% ../nbs/00m_features.ipynb #4778f444
 def _read_store(store):
     if not store.exists(): return {}
     try:
@@ -58,7 +58,7 @@ def choose_precision(
     arch:str, # its name
     size:int, # pixels
 )->str:
-    "fp32, or bf16 where this machine is a fifth faster with it; tried once on 16 random pictures, then remembered"
+    "fp32, or bf16 where this machine is a fifth faster with it; tried once on 16 blank pictures, then remembered"
     import torch
     device = next(model.parameters()).device
     store = get_cache('tuning')/f'features-{arch}-{size}-{device.type}-{torch.__version__}-{torch.get_num_threads()}.json'
