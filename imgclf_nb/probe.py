@@ -67,7 +67,7 @@ def _get_row(probe):
     return dict(arch=probe['arch'], valid_loss=probe['valid_loss'], accuracy=a['value'], low=a['low'], high=a['high'], seconds=round(probe['seconds'], 2),
         **get_cost(probe['model'], pre.size, pre.channels), error='')
 
-# %% ../nbs/04a_probe.ipynb #d1abcba5
+# %% ../nbs/04a_probe.ipynb #c72e2308
 def plot_ranking(
     ranking, # from `compare_probes`, as a `DataFrame`
     ax=None, # matplotlib `Axes`
@@ -79,4 +79,6 @@ def plot_ranking(
     for r in t.itertuples(): ax.annotate(r.arch, (r.macs/1e6, r.accuracy), xytext=(6, 4), textcoords='offset points', fontsize=8)
     ax.set(xscale='log', xlabel='million multiply-adds a picture', ylabel='validation accuracy')
     ax.margins(x=.35)
+    ax.xaxis.set_major_formatter('{x:g}')  # powers would be written in raw mathtext here
+    ax.xaxis.set_minor_formatter('')
     return ax
