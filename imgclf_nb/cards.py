@@ -14,7 +14,7 @@ from .core import UserError, get_close, get_data_root, get_root
 from .fetching import SOURCES
 from .miniatures import MINIATURES, get_miniature
 
-# %% ../nbs/00g_cards.ipynb #190c83ce
+# %% ../nbs/00g_cards.ipynb #8ab565d4
 RECIPE = dict(arch='tf_efficientnet_lite0', size=224, epochs=8, batch_size=32, lr=7e-4, policy='medium', layers='late', ema=.98,
     mixup=.3, label_smoothing=0., class_weights=False)  # where a card says nothing else
 
@@ -33,9 +33,10 @@ class Card:
     own_size:int = 224     # shorter side of a typical picture, pixels
     defects:str = ''       # known ones
     reference:str = ''     # published results, and what to hold against them
+    never:dict = field(default_factory=dict)  # parts of an augmentation that make impossible pictures, and why
     recipe:dict = field(default_factory=dict) # differences from `RECIPE`
 
-# %% ../nbs/00g_cards.ipynb #6d964e60
+# %% ../nbs/00g_cards.ipynb #b8d3bd6b
 CARDS = dict(
     pc_parts=Card('PC parts', str(SOURCES['pc_parts']), 'not stated; web pictures', 14, 3279,
         own_size=256,
@@ -52,6 +53,7 @@ CARDS = dict(
     chest_xray=Card('Chest X-ray pneumonia', str(SOURCES['chest_xray']), 'CC BY 4.0 (Kermany et al. 2018, '
         'doi:10.17632/rscbjbr9sj)', 2, 5856, group='patients', positive='PNEUMONIA',
         resize='letterbox', defects='several films a patient; the given test is from another collection',
+        never=dict(flip='mirrored, the heart lies on the right'),
         recipe=dict(policy='xray', epochs=3, lr=2e-4, layers='all', ema=.95, mixup=0.,
         class_weights=True),
         reference='85–93 % on the given test; 98–99 % on random re-splits that divide patients'))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_done', 'get_metrics', 'get_class_table', 'plot_confusion', 'plot_curves', 'get_mistakes', 'show_mistakes']
 
-# %% ../nbs/05_evaluation.ipynb #bf0d03d0
+# %% ../nbs/05_evaluation.ipynb #b82f885f
 from .core import UserError, check_parameters, get_device, get_plt, open_run, set_allocator, write_csv
 
 from pathlib import Path
@@ -22,6 +22,7 @@ from .intervals import draw_counts, get_aucs, get_confusions, get_interval, get_
 from .pictures import Preprocessing, open_picture
 from .running import get_headline, run_notebook
 from .splitting import get_splits, open_test, seal_test
+from .subsets import take_fold
 
 # %% ../nbs/05_evaluation.ipynb #278c01bf
 def check_done(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['describe_data', 'get_predictions', 'tabulate', 'read_predictions', 'keep_model', 'plot_history']
 
-# %% ../nbs/01e_keeping.ipynb #b0a9f2c4
+# %% ../nbs/01e_keeping.ipynb #a22a4476
 from .core import UserError, get_device, get_plt, write_csv
 
 import sys
@@ -13,7 +13,7 @@ import sys
 import numpy as np, pandas as pd
 
 from .backbones import get_cost, get_probabilities, save_model
-from .intervals import get_share
+from .intervals import get_share, get_unit_names
 from .pictures import get_batches
 from .splitting import get_split_hash
 
@@ -38,7 +38,7 @@ def describe_data(
         classes=classes, positive_class=positive)
     return classes
 
-# %% ../nbs/01e_keeping.ipynb #14a99208
+# %% ../nbs/01e_keeping.ipynb #e73e7844
 def get_predictions(
     model,         # answers with logits
     items,         # the pictures
@@ -46,7 +46,7 @@ def get_predictions(
     temperature:float=1., # of the softmax
     batches=None,  # their tensors, where they are at hand; None: from the files
 )->pd.DataFrame:
-    "One row a picture: `path, label, split, predicted, probability` and `p_<class>` for each class"
+    "One row a picture: `path, label, split, predicted, probability`, `p_<class>` for each class, and `group`: what belongs together, '' where nothing does"
     return tabulate(get_probabilities(model, batches or get_batches(items.path, preprocessing), temperature), items, preprocessing)
 
 def tabulate(
@@ -58,14 +58,14 @@ def tabulate(
     best = probs.argmax(1)
     head = dict(path=items.path.values, label=items.label.values, split=items.split.values,
         predicted=np.array(preprocessing.classes, object)[best], probability=probs.max(1))
-    return pd.DataFrame({**head, **{f'p_{c}': p for c,p in zip(preprocessing.classes, probs.T)}})
+    return pd.DataFrame({**head, **{f'p_{c}': p for c,p in zip(preprocessing.classes, probs.T)}, 'group': get_unit_names(items).values})
 
 def read_predictions(
     run, # a `Run`
 )->pd.DataFrame:
     "Its predictions.csv; names stay texts, since a class may be called 1 or None"
     return pd.read_csv(run.path/'predictions.csv', keep_default_na=False, dtype=dict(path=str, label=str, split=str,
-        predicted=str))
+        predicted=str, group=str))
 
 # %% ../nbs/01e_keeping.ipynb #7dedcd31
 def _peak_memory():
