@@ -6,22 +6,21 @@
 __all__ = ['add_parts', 'plan_policies', 'get_sides', 'compare_policies', 'get_policy_table', 'compare_policy_classes',
            'plot_curves']
 
-# %% ../nbs/07a_augmentation_study.ipynb #67c5ed46
-from .core import UserError, check_parameters, get_plt, get_run, get_runs_root, write_csv
+# %% ../nbs/07a_augmentation_study.ipynb #12fac21c
+from .core import check_parameters, get_plt, get_run, write_csv
 
-from pathlib import Path
 
 import numpy as np, pandas as pd
 
 from .augmentation import get_parts, get_policy
 from .cards import OWN_SIZES, get_card
-from .comparison import compare_runs, correct_rows, describe_comparison, plot_differences
+from .comparison import compare_runs, correct_rows, describe_comparison, get_class_effects, plot_differences
 from .data import get_items
 from .features import get_preprocessing
-from .paired import compare_classes, get_value
-from .pairing import find_runs, get_answers, get_tables, get_units, pair_runs
+from .paired import get_value
+from .pairing import find_runs, get_answers, get_tables, get_units
 from .splitting import get_splits
-from .studies import Study, fill_parameters, run_study
+from .studies import Study, fill_parameters, fill_scale, run_study
 from .truth import describe_policies, measure_policies
 
 # %% ../nbs/07a_augmentation_study.ipynb #d12ea0b9
@@ -87,7 +86,7 @@ def get_policy_table(
         rows.append(dict(policy=p, seeds=len(tables), **v, train_seconds=np.mean([o.record['cost']['train_seconds'] for o in runs])))
     return pd.DataFrame(rows).set_index('policy')
 
-# %% ../nbs/07a_augmentation_study.ipynb #d814bbd4
+# %% ../nbs/07a_augmentation_study.ipynb #0e3834df
 def compare_policy_classes(
     study,         # a `Study`
     a:str, b:str,  # names of policies
@@ -96,9 +95,7 @@ def compare_policy_classes(
 )->pd.DataFrame:
     "Differences of recall by class, as `compare_classes`"
     sides = get_sides(study, policies, folds)
-    x, y = [find_runs(sides[o]) for o in (a, b)]
-    p, q, _ = pair_runs(x, y)
-    return compare_classes(p, q, x[0].record['classes'])
+    return get_class_effects(sides[a], sides[b])
 
 # %% ../nbs/07a_augmentation_study.ipynb #66f3916c
 def plot_curves(

@@ -69,7 +69,7 @@ def get_card(
     card = CARDS.get(name.removesuffix('_mini'), Card(name, 'a folder of yours', 'yours', 0, 0))
     return dataclasses.replace(card, recipe={**RECIPE, **card.recipe, **(MINI_RECIPE if dataset in MINIATURES else {})})
 
-# %% ../nbs/00g_cards.ipynb #153676d5
+# %% ../nbs/00g_cards.ipynb #7726ebd3
 def fill_recipe(
     parameters:dict, # checked ones
 )->dict:
@@ -80,7 +80,7 @@ def fill_recipe(
     if p.get('arch') in OWN_SIZES: recipe = {**recipe, 'size': OWN_SIZES[p['arch']] or (64 if mini else min(128, card.own_size))}
     return {k: recipe.get(k) if v is None else v for k,v in p.items()} | dict(dataset=_as_path(p['dataset']))
 
-OWN_SIZES = dict(tutorial_cnn=32, small_cnn=None)  # pixels that the networks of 03 want; None: the set's own, up to 128
+OWN_SIZES = dict(tutorial_cnn=32, six_layer_cnn=32, small_cnn=None)  # pixels that the networks of 03 want; None: the set's own, up to 128
 
 def _as_path(dataset):
     "A path is kept whole, so that it means the same from another folder; a name stays a name"

@@ -6,8 +6,8 @@
 __all__ = ['get_part_sizes', 'measure_probe', 'plan_sizes', 'read_sizes', 'fit_laws', 'predict_laws', 'get_forecast',
            'describe_forecast', 'plot_curve']
 
-# %% ../nbs/07c_learning_curve.ipynb #1285d767
-from .core import UserError, check_parameters, get_plt, get_run, get_runs_root, set_allocator, show_progress, write_csv
+# %% ../nbs/07c_learning_curve.ipynb #d33709e8
+from .core import UserError, check_parameters, get_plt, get_run, set_allocator, show_progress, write_csv
 
 import numpy as np, pandas as pd
 
@@ -21,7 +21,7 @@ from .keeping import read_predictions
 from .logistic import choose_c, fit_logistic
 from .pairing import find_runs
 from .splitting import get_splits, seal_test
-from .studies import Study, run_study
+from .studies import Study, fill_scale, run_study
 from .subsets import take_pictures
 
 # %% ../nbs/07c_learning_curve.ipynb #bdb4fa8b
@@ -125,7 +125,7 @@ def predict_laws(
     a, b, c = laws.T[:,:,None]
     return np.minimum(1, a + b*np.asarray(n, float)**-c)
 
-# %% ../nbs/07c_learning_curve.ipynb #3cf396ea
+# %% ../nbs/07c_learning_curve.ipynb #e9effef8
 def _get_noise(wrong):
     "Standard error of an error rate's change from one size to the next, by the pictures that change sides"
     change = np.diff(wrong.mean(1), axis=0)[-2:]  # of the two largest steps
@@ -143,6 +143,7 @@ def get_forecast(
     def band(x): return dict(value=float(np.median(x)), low=float(np.quantile(x, q[0])), high=float(np.quantile(x, q[1])))
     laws = fit_laws(n, errors, trials, noise)
     e = predict_laws(laws, [n[-1], factor*n[-1]])
+    e[:,1] = (e[:,1] + rng.normal(0, noise, trials)).clip(0, 1)  # as it would be measured
     before = predict_laws(fit_laws(n[:-1], errors[:-1], trials, _get_noise(wrong[:-1])), n[-1:])[:,0]
     off = rng.normal(0, 1, trials)*np.hypot(noise, errors[-1].std(ddof=1)/np.sqrt(errors.shape[1]))
     held, seen = band(1 - np.clip(before + off, 0, 1)), float(1 - errors[-1].mean())

@@ -128,7 +128,7 @@ class PictureDL(TfmdDL):
                 if now: yield now.result()
             if ahead: yield ahead.result()
 
-# %% ../nbs/02a_loaders.ipynb #b62aca0c
+# %% ../nbs/02a_loaders.ipynb #5ca88b6c
 def get_dls(
     items,                 # with splits
     preprocessing,         # the contract; its `classes` give the order of the labels
@@ -141,16 +141,17 @@ def get_dls(
 )->DataLoaders:
     "Train and validation loaders of `(TensorImage (n, channels, size, size), category (n,))`; test pictures are not in them"
     splits = [np.flatnonzero(items.split == s).tolist() for s in ('train', 'valid')]
-    dsets = Datasets(list(range(len(items))), [[], [Column(items.label.tolist()), Categorize(vocab=preprocessing.classes, sort=False)]],
+    known = {c: c for c in preprocessing.classes}  # one text a class, not one a picture
+    dsets = Datasets(list(range(len(items))), [[], [Column([known.get(l, l) for l in items.label]), Categorize(vocab=preprocessing.classes, sort=False)]],
         splits=splits)
     device, made = get_device(), get_policy(policy, preprocessing.size)
     if workers is None: workers = min(8, os.cpu_count()) if device == 'cuda' and not isinstance(made, Warp) else 0
     dls = dsets.dataloaders(bs=min(batch_size, max(1, len(splits[0]))), val_bs=min(64, 2*batch_size), num_workers=workers, dl_type=PictureDL,
         device=torch.device(device), pin_memory=device == 'cuda' and workers > 0, after_item=[ToInput(preprocessing)])
     codes = torch.tensor([preprocessing.classes.index(l) if l in preprocessing.classes else -1 for l in items.label])
-    views = get_pixels(items.iloc[splits[0]], preprocessing, 'wide' if made else 'exact', cache=cache), get_pixels(items.iloc[splits[1]],
-        preprocessing, 'exact', cache=cache)
-    for dl,s in zip(dls.loaders, splits): dl.targets, dl.seed, dl.names = codes[s], seed, items.file.iloc[s].tolist()
+    lean = items[['path', 'sha256', 'width', 'height']]  # all that decoding asks for
+    views = [get_pixels(lean.iloc[s], preprocessing, v, cache=cache) for s,v in zip(splits, ('wide' if made else 'exact', 'exact'))]
+    for dl,s in zip(dls.loaders, splits): dl.targets, dl.seed, dl.names = codes[s], seed, items.file.iloc[s].array
     dls.valid.maker = ExactMaker(views[1], preprocessing)
     dls.train.maker = _get_maker(views[0], preprocessing, made, seed, device, workers)
     dls.train.sizes = sizes

@@ -31,7 +31,7 @@ def find_runs(
     if not out: raise UserError("No run is named: give a run's name or folder.", 'run')
     return out
 
-# %% ../nbs/01g_pairing.ipynb #7cd39082
+# %% ../nbs/01g_pairing.ipynb #0a7b7c1b
 def why_unusable(
     run, # a `Run`
 )->str:
@@ -43,19 +43,19 @@ def why_unusable(
     if not (run.path/'predictions.csv').exists(): return 'its predictions.csv is missing: delete the folder and train it again'
     return ''
 
-def _get_key(r, names=('data_hash', 'split_hash')): return {k: r.get(k) for k in names}
-
 def check_comparable(
     a:list, b:list, # of `Run`s
 ):
     "`UserError` where the two sides saw different data, splits or classes"
-    (x, y), one = [sorted(([o.record.get(k) for k in ('dataset', 'data_hash', 'split_hash')] for o in side), key=str) for side in (a, b)], ''
-    for i,what in enumerate(('data sets', 'data (files or labels have changed between them)', 'splits')):
-        u, v = [sorted({str(r[i]) for r in side}) for side in (x, y)]
-        if u != v: raise UserError(f"{a[0].path.name} and {b[0].path.name} saw different {what}: {', '.join(o[:60] for o in u)} against "
-            f"{', '.join(o[:60] for o in v)}. Numbers on different pictures are not compared; train both on the same.", 'run')
-    if a[0].record.get('classes') != b[0].record.get('classes'):
-        raise UserError(f"{a[0].path.name} and {b[0].path.name} have different classes.", 'run')
+    def get(side, key): return sorted({str(o.record.get(key)) for o in side})
+    for key in ('data_hash', 'split_hash', 'classes'):
+        u, v = get(a, key), get(b, key)
+        if u == v: continue
+        sets = get(a, 'dataset'), get(b, 'dataset')
+        what = dict(split_hash='splits', classes='classes', data_hash=f"data sets, {', '.join(sets[0])} and {', '.join(sets[1])}" if sets[0] != sets[1] else
+            'data: files, labels or decisions have changed between them')[key]
+        raise UserError(f"{a[0].path.name} and {b[0].path.name} saw different {what}. Numbers on different pictures are not compared: train both on the "
+            f"same.", 'run')
 
 # %% ../nbs/01g_pairing.ipynb #20e844bd
 def get_units(
@@ -102,7 +102,7 @@ def get_answers(
     if np.isnan(probs).any(): raise UserError(f"The predictions of {record['run']} hold NaN: train it again.", 'run')
     return Answers(table.label.map(at).to_numpy(), table.predicted.map(at).to_numpy(), probs, np.asarray(units), positive)
 
-# %% ../nbs/01g_pairing.ipynb #8c84dac1
+# %% ../nbs/01g_pairing.ipynb #7f166257
 def _get_usable(runs, notes):
     for o in runs:
         why = why_unusable(o)
@@ -127,6 +127,7 @@ def _log(run):
 def pair_runs(
     a:list, b:list,   # `Run`s
     split:str='valid', # or test
+    count:bool=True,   # a look at the test is counted
 )->tuple:
     "`(answers of a, answers of b, notes)`, seed by seed; `UserError` where nothing can be paired"
     notes = []
@@ -140,7 +141,7 @@ def pair_runs(
             side[:] = [o for o in side if o not in alone]
     if not a or not b: raise UserError(' '.join(['No seed occurs on both sides.', *notes]), 'run')
     check_comparable(a, b)
-    if split == 'test': _open_test([*a, *b])
+    if split == 'test' and count: _open_test([*a, *b])
     s, t = [get_tables(o, split) for o in (a, b)]
     units, note = get_units(next(iter(s.values())), a[0].record)
     for p,q in zip([s[k] for k in sorted(s)], [t[k] for k in sorted(t)]):

@@ -60,7 +60,7 @@ def decode(
     out = [VIEWS[v](im, pre) for v in views]
     return [np.ascontiguousarray(a[...,:1] if _is_grey(a) else a.reshape(*a.shape[:2], -1)) for a in out]
 
-# %% ../nbs/01c_pixels.ipynb #3577e92a
+# %% ../nbs/01c_pixels.ipynb #75763513
 VERSION = 1  # of the format
 _row = np.dtype([('sha256', 'S64'), ('offset', 'i8'), ('height', 'i4'), ('width', 'i4'), ('channels', 'i4')])
 
@@ -84,13 +84,14 @@ def _read_index(folder, recipe):
     if not (path.exists() and data.exists() and (folder/'recipe.json').exists()): return np.empty(0, _row)
     try:
         if json.loads((folder/'recipe.json').read_text()) != recipe: raise ValueError('another recipe')
-        t = np.load(path)
+        t = np.load(path, mmap_mode='r')  # mapped: its memory is not the process's own
         if t.dtype != _row: raise ValueError('other columns')
     except (ValueError, EOFError) as e:
         print(f"{folder.name} is damaged or of another version ({e}): its pictures are decoded again.")
         return np.empty(0, _row)
     whole = t['offset'] + t['height'].astype(np.int64)*t['width']*t['channels'] <= data.stat().st_size
-    if not whole.all(): print(f"{folder.name} was cut off: {(~whole).sum()} of its {len(t)} pictures are decoded again.")
+    if whole.all(): return t
+    print(f"{folder.name} was cut off: {(~whole).sum()} of its {len(t)} pictures are decoded again.")
     return t[whole]
 
 def _find(index, shas):
@@ -176,13 +177,13 @@ def _close(writers):
         try: w.keep(); w.file.close()
         except OSError as e: print(f"The last pictures are not kept: {e.strerror}.")
 
-# %% ../nbs/01c_pixels.ipynb #16468fa0
+# %% ../nbs/01c_pixels.ipynb #aa4041ea
 class PixelView:
     "Pictures by number as `uint8 (h, w, 1 or 3)`, read from a store"
     def __init__(self, folder, shas):
-        t = np.load(folder/'index.npy')
-        t = t[_find(t, shas)]
-        self.offsets, self.shapes = t['offset'].copy(), np.stack([t[o] for o in ('height', 'width', 'channels')], 1)
+        t = np.load(folder/'index.npy', mmap_mode='r')
+        at = _find(t, shas)
+        self.offsets, self.shapes = t['offset'][at], np.stack([t[o][at] for o in ('height', 'width', 'channels')], 1)
         self.data = np.memmap(folder/'pixels.bin', np.uint8, 'r')
     def __len__(self): return len(self.offsets)
     def __getitem__(self, i):

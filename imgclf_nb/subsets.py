@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['take_fold', 'take_pictures']
 
-# %% ../nbs/01h_subsets.ipynb #576a9f5a
+# %% ../nbs/01h_subsets.ipynb #bcc0db61
 from .core import UserError
 
-import numpy as np, pandas as pd
+import pandas as pd
 
 from .splitting import _draw, get_fold, get_folds
 

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['GRID', 'get_mask', 'get_survival', 'get_change', 'count_results', 'measure_policies', 'describe_policies']
 
-# %% ../nbs/02e_truth.ipynb #3d1f855b
-from .core import UserError, get_plt
-
+# %% ../nbs/02e_truth.ipynb #fca039cc
 import cv2, numpy as np, pandas as pd
 
 from .augmentation import Warp, _get_affine, _square, augment, draw, get_key, get_parts, get_policy

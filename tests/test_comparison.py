@@ -1,0 +1,155 @@
+"Runs held against each other by the commands, and studies that are killed in the middle"
+import json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np, pandas as pd
+import pytest
+
+from conftest import ROOT, command
+from test_weights import hub, weights
+
+read = lambda p: json.loads((p/'run.json').read_text())
+EXE = Path(sys.executable).parent
+
+
+def make(home, name, skill, seed=0, n=200, groups=True, **more):
+    "A finished run whose model is right so often, made by hand as the contract of the run folder says"
+    rng, d = np.random.default_rng([seed, int(1000*skill)]), home/name
+    d.mkdir(parents=True)
+    label, p = np.where(np.random.default_rng(0).random(n) < .5, 'yes', 'no'), rng.uniform(.5, 1, n)
+    yes = np.where((label == 'yes') == (rng.random(n) < skill), p, 1-p)
+    t = pd.DataFrame(dict(path=[f'/nowhere/{i}.png' for i in range(n)], label=label, split='valid', predicted=np.where(yes > .5, 'yes', 'no'), probability=p, p_no=1-yes, p_yes=yes))
+    if groups: t['group'] = [f'patient{i//4}' for i in range(n)]
+    pd.concat([t, t.assign(split='test', path=t.path.str.replace('.png', '_t.png'))]).to_csv(d/'predictions.csv', index=False)
+    pd.DataFrame(dict(epoch=[1], train_loss=[1.], valid_loss=[1.], accuracy=[skill], seconds=[1.])).to_csv(d/'history.csv', index=False)
+    record = dict(run=name, notebook='04_train', dataset='somewhere', arch='resnet18', status='done', error=None, seed=seed, split_seed=0, data_hash='1', split_hash='1', classes=['no', 'yes'],
+        positive_class='yes', parameters=dict(dataset='somewhere', arch='resnet18', weights='auto', policy='medium', size=224, epochs=1, seed=seed, skill=skill), split_sizes=dict(train=9, valid=n, test=n),
+        metrics={}, test_opened=1, cost=dict(train_seconds=1., images_per_second=1., parameters=10, macs=100*skill, peak_memory_mb=1.))
+    (d/'run.json').write_text(json.dumps(record | more))
+    return d
+
+
+def compare(*args): return command('imgclf_compare', *args)
+
+
+def test_the_command_says_it_and_writes_it(tmp_path):
+    good, poor = make(tmp_path, 'good', .95), make(tmp_path, 'poor', .7)
+    rc, out = compare(good, poor, '--json', tmp_path/'c.json')
+    assert rc == 0 and 'good is better than poor' in out and 'One seed on each side' in out
+    d = json.loads((tmp_path/'c.json').read_text())
+    assert set('metric split a b difference low high p test n groups smallest_detectable verdict'.split()) <= set(d)
+    a, b = [pd.read_csv(o/'predictions.csv').query("split == 'valid'") for o in (good, poor)]
+    assert d['difference'] == pytest.approx((a.label == a.predicted).mean() - (b.label == b.predicted).mean())
+    assert d['low'] < d['difference'] < d['high'] and d['verdict'] == 'better' and (d['n'], d['groups']) == (200, 50)
+    rc, out = compare(poor, good, '--metric', 'log_loss', '--json', tmp_path/'c.json')
+    assert rc == 0 and json.loads((tmp_path/'c.json').read_text())['verdict'] == 'worse'
+    rc, out = compare(good, good)
+    assert rc == 0 and 'No difference found' in out
+
+
+def test_seeds_are_paired_and_several_are_corrected(tmp_path):
+    for s in range(4): make(tmp_path, f'good-s{s}', .9, s); make(tmp_path, f'poor-s{s}', .75, s)
+    rc, out = compare(f'{tmp_path}/good-*', f'{tmp_path}/poor-*', f'{tmp_path}/good-*', '--json', tmp_path/'c.json')
+    rows = json.loads((tmp_path/'c.json').read_text())
+    assert rc == 0 and [r['verdict'] for r in rows] == ['better', 'no difference found'] and rows[0]['seeds'] == 4 and 'Holm' in out
+    shutil.rmtree(tmp_path/'poor-s3')
+    rc, out = compare(f'{tmp_path}/good-*', f'{tmp_path}/poor-*')
+    assert rc == 0 and 'Without a partner of the same seed: good-s3' in out and '3 seeds' in out
+
+
+@pytest.mark.parametrize('change, says', [(dict(data_hash='2'), 'different data'), (dict(split_hash='2'), 'different splits'), (dict(dataset='elsewhere', data_hash='2'), 'different data sets'),
+    (dict(classes=['no', 'maybe']), 'different classes'), (dict(status='running'), 'it is running, not done'), (dict(status='failed', error=dict(parameter=None, message='no space left')), 'no space left')])
+def test_what_cannot_be_compared_is_said(change, says, tmp_path):
+    good, other = make(tmp_path, 'good', .9), make(tmp_path, 'other', .8, **change)
+    rc, out = compare(good, other)
+    assert rc == 1 and says in out and 'Traceback' not in out
+
+
+def test_broken_folders_are_said(tmp_path):
+    good, other = make(tmp_path, 'good', .9), make(tmp_path, 'other', .8)
+    (other/'predictions.csv').unlink()
+    rc, out = compare(good, other)
+    assert rc == 1 and 'predictions.csv is missing' in out
+    (other/'run.json').write_text('{"half')
+    for args in ((good, other), (good, tmp_path/'none'), (good,), (good, 'none-*')):
+        rc, out = compare(*args)
+        assert rc == 1 and 'Traceback' not in out and out.strip()
+    rc, out = command('imgclf_leaderboard', tmp_path)  # the others stand
+    assert rc == 0 and 'good' in out and 'Left out: other' in out and 'is damaged' in out
+
+
+def test_the_test_is_counted(tmp_path):
+    good, poor = make(tmp_path, 'good', .95), make(tmp_path, 'poor', .7)
+    rc, out = compare(good, poor, '--split', 'test')
+    assert rc == 0 and 'test pictures' in out and [read(o)['test_opened'] for o in (good, poor)] == [2, 2]
+
+
+def test_unknown_groups_are_said(tmp_path):
+    rc, out = compare(make(tmp_path, 'good', .9, groups=False), make(tmp_path, 'poor', .7, groups=False))
+    assert rc == 0 and 'each counts as its own' in out
+
+
+def test_leaderboard_never_mixes(tmp_path):
+    for s in range(2): make(tmp_path, f'good-s{s}', .9, s); make(tmp_path, f'poor-s{s}', .75, s)
+    make(tmp_path, 'elsewhere', .99, data_hash='2')
+    r = read(make(tmp_path, 'scratch', .8))
+    (tmp_path/'scratch'/'run.json').write_text(json.dumps(r | dict(parameters=r['parameters'] | dict(weights='none'))))
+    rc, out = command('imgclf_leaderboard', tmp_path, '--out', tmp_path/'board')
+    t = pd.read_csv(tmp_path/'board'/'leaderboard.csv')
+    assert rc == 0 and len(t) == 4 and (t.groupby(['data_hash', 'pretrained'])['rank'].min() == 1).all()
+    assert t[(t.data_hash == 1) & t.pretrained].sort_values('rank').seeds.tolist() == [2, 2] and t.set_index('name').spread['good-*'] > 0
+    assert 'not one list' in out and 'two kinds' in out and len(list((tmp_path/'board').glob('*.png'))) == 2
+
+
+STUDY = '-p dataset instruments_mini -p arch tutorial_cnn -p epochs 2 -p seeds 2 -p run study'.split()
+
+
+def test_a_killed_study_loses_no_finished_run(tmp_path):
+    "kill -9 after the first run; the same command repeats none, and answers"
+    (tmp_path/'study').mkdir()
+    env = {**os.environ, 'IMGCLF_RUNS': str(tmp_path)}
+    args = [EXE/'papermill', '--log-output', 'nbs/07a_augmentation_study.ipynb', tmp_path/'study'/'out.ipynb', *STUDY]
+    p = subprocess.Popen(list(map(str, args)), cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    for line in p.stdout:
+        if '1 of 4 runs done' in line: break
+    else: raise AssertionError('the first run never ended')
+    time.sleep(3)  # somewhere in the second
+    os.killpg(p.pid, signal.SIGKILL); p.wait()
+    before = {o.parent.name: read(o.parent) for o in tmp_path.glob('*-s*/run.json')}
+    done = {k for k,r in before.items() if r['status'] == 'done'}
+    assert done
+    rc, out = command('papermill', 'nbs/07a_augmentation_study.ipynb', tmp_path/'study'/'out.ipynb', *STUDY, IMGCLF_RUNS=str(tmp_path))
+    assert rc == 0, out[-3000:]
+    after = {o.parent.name: read(o.parent) for o in tmp_path.glob('*-s*/run.json')}
+    assert all(after[k]['started'] == before[k]['started'] and not after[k]['resumed'] for k in done)
+    assert len(after) == 4 and all(r['status'] == 'done' for r in after.values())
+    r = read(tmp_path/'study')
+    assert r['status'] == 'done' and r['complete'] and len(r['comparisons']) == 1 and r['comparisons'][0]['seeds'] == 2
+    rc, out = command('imgclf_leaderboard', tmp_path)
+    assert rc == 0 and out.count('tutorial_cnn') == 4, out  # name and arch of two rows
+
+
+def test_models_from_a_hub_and_one_without_weights(weights, tmp_path):
+    "07b with pretrained weights from a server of our own; a model that the server does not have is left out with the reason"
+    (tmp_path/'study').mkdir()
+    env = {k: '' for k in os.environ if k.lower() in ('http_proxy', 'https_proxy', 'all_proxy')}
+    with hub(weights[0]) as (endpoint, asked):
+        rc, out = command('papermill', 'nbs/07b_model_study.ipynb', tmp_path/'study'/'out.ipynb', '-y', 'archs: [test_resnet, resnet18]', '-y', 'scratch: [tutorial_cnn]', '-p', 'run', 'study',
+            '-p', 'size', '32', IMGCLF_RUNS=str(tmp_path), HF_HOME=str(tmp_path/'hf'), HF_ENDPOINT=endpoint, HF_HUB_OFFLINE='0', HF_HUB_DISABLE_XET='1', **env)
+    assert rc == 0 and asked, out[-3000:]
+    r = read(tmp_path/'study')
+    assert [(m['arch'], m['pretrained']) for m in r['models']] == [('test_resnet', True), ('tutorial_cnn', False)]
+    assert [o['arch'] for o in r['left_out']] == ['resnet18'] and r['advice']['pretrained']['most_accurate'] == 'test_resnet'
+    for m in r['models']: assert m['macs'] > 0 and m['parameters'] > 0 and m['many'] > 0 and m['one'] > 0
+
+
+def test_options_of_04_together(tmp_path):
+    "Smaller pictures first, pasted pictures, smoothing, clipping, a fold and a part of the pictures"
+    (tmp_path/'r').mkdir()
+    rc, out = command('papermill', 'nbs/04_train.ipynb', tmp_path/'r'/'out.ipynb', *'-p dataset chest_xray_mini -p size 64 -p epochs 2 -p progressive True -p cutmix 1.0 -p label_smoothing 0.1 -p clip 1.0'.split(),
+        *'-p folds 3 -p fold 1 -p pictures 40 -p run'.split(), tmp_path/'r')
+    assert rc == 0, out[-3000:]
+    r = read(tmp_path/'r')
+    assert r['status'] == 'done' and 30 <= r['pictures'] <= 45 and r['split_sizes']['train'] > 80
+    rc, out = command('papermill', 'nbs/05_evaluation.ipynb', tmp_path/'r'/'e.ipynb', '-p', 'run', tmp_path/'r')
+    assert rc == 0 and read(tmp_path/'r')['test_opened'] == 1, out[-2000:]
