@@ -6,12 +6,13 @@
 __all__ = ['add_parts', 'plan_policies', 'get_sides', 'compare_policies', 'get_policy_table', 'compare_policy_classes',
            'plot_curves']
 
-# %% ../nbs/07a_augmentation_study.ipynb #12fac21c
+# %% ../nbs/07a_augmentation_study.ipynb #c612f4df
 from .core import check_parameters, get_plt, get_run, write_csv
 
 
 import numpy as np, pandas as pd
 
+import imgclf_nb.baseline  # teaches timm our own networks
 from .augmentation import get_parts, get_policy
 from .cards import OWN_SIZES, get_card
 from .comparison import compare_runs, correct_rows, describe_comparison, get_class_effects, plot_differences

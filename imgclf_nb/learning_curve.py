@@ -125,11 +125,11 @@ def predict_laws(
     a, b, c = laws.T[:,:,None]
     return np.minimum(1, a + b*np.asarray(n, float)**-c)
 
-# %% ../nbs/07c_learning_curve.ipynb #e9effef8
+# %% ../nbs/07c_learning_curve.ipynb #01b43f77
 def _get_noise(wrong):
     "Standard error of an error rate's change from one size to the next, by the pictures that change sides"
-    change = np.diff(wrong.mean(1), axis=0)[-2:]  # of the two largest steps
-    return float(np.sqrt((change**2).mean()/wrong.shape[2]))
+    change, n = np.diff(wrong.mean(1), axis=0)[-2:], wrong.shape[2]  # of the two largest steps
+    return float(np.sqrt((change**2).sum(1).mean() + 1)/n)  # and one more that could have changed
 
 def get_forecast(
     measured:dict,   # from `measure_probe` or `read_sizes`

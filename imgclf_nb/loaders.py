@@ -128,7 +128,7 @@ class PictureDL(TfmdDL):
                 if now: yield now.result()
             if ahead: yield ahead.result()
 
-# %% ../nbs/02a_loaders.ipynb #5ca88b6c
+# %% ../nbs/02a_loaders.ipynb #f0090862
 def get_dls(
     items,                 # with splits
     preprocessing,         # the contract; its `classes` give the order of the labels
@@ -140,9 +140,9 @@ def get_dls(
     sizes:list=None,       # side of the training pictures in each epoch; the last one stays
 )->DataLoaders:
     "Train and validation loaders of `(TensorImage (n, channels, size, size), category (n,))`; test pictures are not in them"
-    splits = [np.flatnonzero(items.split == s).tolist() for s in ('train', 'valid')]
-    known = {c: c for c in preprocessing.classes}  # one text a class, not one a picture
-    dsets = Datasets(list(range(len(items))), [[], [Column([known.get(l, l) for l in items.label]), Categorize(vocab=preprocessing.classes, sort=False)]],
+    numbers, known = list(range(len(items))), {c: c for c in preprocessing.classes}  # one text a class, not one a picture
+    splits = [[numbers[i] for i in np.flatnonzero(items.split == s)] for s in ('train', 'valid')]
+    dsets = Datasets(numbers, [[], [Column([known.get(l, '') for l in items.label]), Categorize(vocab=preprocessing.classes, sort=False)]],
         splits=splits)
     device, made = get_device(), get_policy(policy, preprocessing.size)
     if workers is None: workers = min(8, os.cpu_count()) if device == 'cuda' and not isinstance(made, Warp) else 0

@@ -55,7 +55,7 @@ def get_draws(
     if a.positive is None: raise UserError("auc needs two classes: take accuracy, balanced_accuracy, macro_f1, log_loss or brier.", 'metric')
     return get_aucs(a.targs == a.positive, a.probs[:,a.positive], a.units, counts)
 
-# %% ../nbs/00n_paired.ipynb #04a7b109
+# %% ../nbs/00n_paired.ipynb #18901d8e
 def _get_seed_error(d):
     "Standard error of the mean over seeds `(seeds, drawings)` beyond what the pictures explain, and its degrees of freedom (Satterthwaite 1946)"
     s, own = len(d), d - d.mean(0)
@@ -75,7 +75,8 @@ def _get_offsets(d, n, noise=0., level=.95, seed=0):
     "How far the mean over seeds of `d` `(seeds, drawings)` may lie off, from `n` units"
     from scipy import stats
     rng, mean = np.random.default_rng(seed), d.mean(0)
-    stretch = np.sqrt(n/(n-1))*stats.t.ppf(.5 + level/2, n-1)/stats.norm.ppf(.5 + level/2) if n > 1 else np.inf
+    if n < 2: return np.r_[-np.ones(len(mean[1:])), np.ones(len(mean[1:]))]*10  # one unit says nothing about others
+    stretch = np.sqrt(n/(n-1))*stats.t.ppf(.5 + level/2, n-1)/stats.norm.ppf(.5 + level/2)
     off = (mean[1:] - mean[1:].mean())*stretch + noise*rng.normal(size=d.shape[1] - 1)
     if len(d) == 1: return off
     error, free = _get_seed_error(d)
