@@ -14,9 +14,9 @@ from .core import UserError, get_close, get_data_root, get_root
 from .fetching import SOURCES
 from .miniatures import MINIATURES, get_miniature
 
-# %% ../nbs/00g_cards.ipynb #8ab565d4
+# %% ../nbs/00g_cards.ipynb #4efd7f4c
 RECIPE = dict(arch='tf_efficientnet_lite0', size=224, epochs=8, batch_size=32, lr=7e-4, policy='medium', layers='late', ema=.98,
-    mixup=.3, label_smoothing=0., class_weights=False)  # where a card says nothing else
+    mixup=.3, label_smoothing=0., class_weights=False, patience=3)  # where a card says nothing else
 
 @dataclass
 class Card:
@@ -36,7 +36,7 @@ class Card:
     never:dict = field(default_factory=dict)  # parts of an augmentation that make impossible pictures, and why
     recipe:dict = field(default_factory=dict) # differences from `RECIPE`
 
-# %% ../nbs/00g_cards.ipynb #b8d3bd6b
+# %% ../nbs/00g_cards.ipynb #c055eb4b
 CARDS = dict(
     pc_parts=Card('PC parts', str(SOURCES['pc_parts']), 'not stated; web pictures', 14, 3279,
         own_size=256,
@@ -59,7 +59,7 @@ CARDS = dict(
         reference='85–93 % on the given test; 98–99 % on random re-splits that divide patients'))
 
 MINI_RECIPE = dict(epochs=1, size=128, batch_size=16, lr=2e-4, ema=0., mixup=0.)
-SCRATCH_RECIPE = dict(epochs=20, lr=3e-3, layers='all', ema=0., mixup=0.)  # without pretrained weights: more epochs, a higher rate
+SCRATCH_RECIPE = dict(epochs=20, lr=3e-3, layers='all', ema=0., mixup=0., patience=0)  # without pretrained weights: more epochs, a higher rate, and the whole cycle
 
 def get_card(
     dataset:str, # a set's name; a miniature has its set's card; a folder or CSV gets a plain one

@@ -147,7 +147,7 @@ def _explain(t):
             if n > 1: notes.append(f"{Path(str(name)).name}: not one list, since {what} {'are two kinds' if k == 'pretrained' else f'differ ({n} kinds of {k})'}.")
     return notes
 
-# %% ../nbs/07_comparison.ipynb #9077686d
+# %% ../nbs/07_comparison.ipynb #f2907ae8
 COSTS = dict(macs='multiply-adds a picture', parameters='parameters', train_seconds='seconds of training', images_per_second='pictures a second, training',
     peak_memory_mb='peak memory, MB')
 
@@ -168,18 +168,22 @@ def plot_board(
     ax=None,           # matplotlib `Axes`
 ):
     "The metric with its interval against a cost, the Pareto front drawn; filled: pretrained, open: from scratch; the `Axes`"
+    from matplotlib.ticker import EngFormatter
     ax = ax or get_plt().subplots(figsize=(6, 3.6), layout='constrained')[1]
     t = t[t[cost].notna()]
     for on,d in t.groupby('pretrained'):
         ax.errorbar(d[cost], d.value, [d.value - d.low, d.high - d.value], fmt='o', color='#0072B2', mfc='#0072B2' if on else 'white', capsize=2, ms=5, lw=.8,
             label='pretrained' if on else 'from scratch')
     more = METRICS[t.metric.iloc[0]]
-    front = t[get_front(t, cost, more)].sort_values(cost)
-    ax.plot(front[cost], front.value, color='#D55E00', lw=1, drawstyle='steps-post' if cost != 'images_per_second' else 'steps-pre', label='Pareto front', zorder=0)
+    for on,d in t.groupby('pretrained'):
+        front = d[get_front(d, cost, more)].sort_values(cost)
+        ax.plot(front[cost], front.value, '-' if on else ':', color='#D55E00', lw=1, drawstyle='steps-post' if cost != 'images_per_second' else 'steps-pre', zorder=0,
+            label='Pareto front' if on or len(t.pretrained.unique()) == 1 else None)
     for r in t.to_dict('records'): ax.annotate(str(r[names]), (r[cost], r['value']), xytext=(5, 4), textcoords='offset points', fontsize=7)
-    if t[cost].max() > 5*t[cost].min(): ax.set_xscale('log')
+    if t[cost].max() > 5*t[cost].min(): ax.set_xscale('log'); ax.xaxis.set_minor_formatter('')
+    ax.xaxis.set_major_formatter(EngFormatter(sep=''))
     ax.set(xlabel=COSTS[cost], ylabel=f"validation {t.metric.iloc[0].replace('_', ' ')}")
-    ax.margins(x=.25)
+    ax.margins(x=.35)
     ax.legend(fontsize=7)
     return ax
 

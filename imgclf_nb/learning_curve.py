@@ -91,7 +91,7 @@ def read_sizes(
     cells = [[read(j, s) for s in full] for j in keep]
     return dict(wrong=np.array([[o[0] for o in r] for r in cells]), pictures=np.array([[o[1] for o in r] for r in cells]))
 
-# %% ../nbs/07c_learning_curve.ipynb #81b4a521
+# %% ../nbs/07c_learning_curve.ipynb #667c1bb6
 def fit_laws(
     n,            # pictures `(sizes,)`
     errors,       # error rates `(sizes, seeds)`
@@ -99,23 +99,21 @@ def fit_laws(
     noise:float=0.,  # standard error of an error rate beyond the seeds
     seed:int=0,      # of the drawings
 )->np.ndarray:
-    "`(trials, 3)`: floor a, b and c of `a + b·n^−c`, c from 0 to 2"
-    rng, (k, s), x = np.random.default_rng(seed), errors.shape, np.log(n)
-    drawn = errors[:, rng.integers(0, s, (trials, s))].mean(2).T  # (trials, sizes)
-    drawn = (drawn + rng.normal(0, 1, drawn.shape)*noise/np.sqrt(2)).clip(1e-4)
-    weight = np.sqrt(np.maximum(errors.var(1, ddof=1)/s, 0) + noise**2 + 1e-6)
-    floors = np.linspace(0, .98, 25)  # shares of the smallest error
-    a = drawn.min(1)[:,None]*floors  # (trials, floors)
-    logs = np.log((drawn[:,None] - a[...,None]).clip(1e-5))  # (trials, floors, sizes)
-    w = ((drawn[:,None] - a[...,None]).clip(1e-4)/weight)**2  # an error's standard error on the log scale
-    mx, my = [(w*o).sum(-1, keepdims=True)/w.sum(-1, keepdims=True) for o in (np.broadcast_to(x, w.shape), logs)]
-    c = -((w*(x - mx)*(logs - my)).sum(-1)/(w*(x - mx)**2).sum(-1)).clip(-2, 0)
-    b = np.exp(my[...,0] + c*mx[...,0])
-    chi = (((a[...,None] + b[...,None]*np.exp(-c[...,None]*x) - drawn[:,None])/weight)**2).sum(-1)
+    "`(trials, 3)`: floor a, b and c of `a + b·n^−c`, a and b not below 0, c from 0.05 to 1.5"
+    rng, s, n = np.random.default_rng(seed), errors.shape[1], np.asarray(n, float)
+    drawn = errors[:, rng.integers(0, s, (trials, s))].mean(2).T + rng.normal(0, 1, (trials, len(n)))*noise/np.sqrt(2)
+    w = 1/(errors.var(1, ddof=1)/s + noise**2 + 1e-6)
+    cs = np.linspace(.05, 1.5, 30)
+    z, me = n[:,None]**-cs, drawn@w/w.sum()  # (sizes, laws), (trials,)
+    off = z - w@z/w.sum()
+    b = (drawn*w@off/(w@off**2)).clip(0)  # weighted least squares for each c
+    a = me[:,None] - b*(w@z)/w.sum()
+    low = a < 0
+    b, a = np.where(low, (drawn*w@z/(w@z**2)).clip(0), b), a.clip(0)
+    chi = (w*(a[...,None] + b[...,None]*z.T - drawn[:,None])**2).sum(-1)
     p = np.exp(-.5*(chi - chi.min(1, keepdims=True))); p /= p.sum(1, keepdims=True)
-    pick = (p.cumsum(1) < rng.random((trials, 1))).sum(1).clip(max=len(floors)-1)
-    at = np.arange(trials)
-    return np.stack([a[at,pick], b[at,pick], c[at,pick]], 1)
+    pick, at = (p.cumsum(1) < rng.random((trials, 1))).sum(1).clip(max=len(cs)-1), np.arange(trials)
+    return np.stack([a[at,pick], b[at,pick], cs[pick]], 1)
 
 def predict_laws(
     laws, # from `fit_laws`
@@ -123,7 +121,7 @@ def predict_laws(
 )->np.ndarray:
     "Error rates `(trials, numbers)`, at most 1"
     a, b, c = laws.T[:,:,None]
-    return np.minimum(1, a + b*np.asarray(n, float)**-c)
+    return (a + b*np.asarray(n, float)**-c).clip(0, 1)
 
 # %% ../nbs/07c_learning_curve.ipynb #01b43f77
 def _get_noise(wrong):
