@@ -6,7 +6,7 @@
 __all__ = ['add_parts', 'plan_policies', 'get_sides', 'compare_policies', 'get_policy_table', 'compare_policy_classes',
            'plot_curves']
 
-# %% ../nbs/07a_augmentation_study.ipynb #c612f4df
+# %% ../nbs/07a_augmentation_study.ipynb #6cd65b01
 from .core import check_parameters, get_plt, get_run, write_csv
 
 
@@ -15,12 +15,12 @@ import numpy as np, pandas as pd
 import imgclf_nb.baseline  # teaches timm our own networks
 from .augmentation import get_parts, get_policy
 from .cards import OWN_SIZES, get_card
-from .comparison import compare_runs, correct_rows, describe_comparison, get_class_effects, plot_differences
+from .comparison import compare_runs, correct_rows, describe_comparison, format_difference, get_class_effects, plot_differences
 from .data import get_items
 from .features import get_preprocessing
-from .paired import get_value
+from .paired import check_metric, get_value
 from .pairing import find_runs, get_answers, get_tables, get_units
-from .splitting import get_splits
+from .splitting import get_splits, seal_test
 from .studies import Study, fill_parameters, fill_scale, run_study
 from .truth import describe_policies, measure_policies
 

@@ -222,7 +222,7 @@ def get_environment()->dict:
     return dict(python=platform.python_version(), platform=platform.platform(), device=device,
                 packages={o: importlib.metadata.version(o) for o in names})
 
-# %% ../nbs/00_core.ipynb #b3b8a46b
+# %% ../nbs/00_core.ipynb #fef01d56
 def _now(): return datetime.now().astimezone().isoformat(timespec='seconds')
 
 class Run:
@@ -238,7 +238,7 @@ class Run:
         "run.json as a dictionary, empty where there is none"
         p = self.path/'run.json'
         try: return json.loads(p.read_text(encoding='utf-8')) if p.exists() else {}
-        except json.JSONDecodeError as e:
+        except (json.JSONDecodeError, UnicodeDecodeError) as e:
             raise UserError(f"{p} is damaged ({e}): move the folder away, or give another run name.", 'run') from None
 
     @property
@@ -313,7 +313,7 @@ def _get_record(notebook, p): return dict(
     git_commit=get_commit(), environment=get_environment(), split_sizes={}, unreadable=None, classes=[], positive_class=None,
     metrics={}, test_opened=0, resumed=[], cost={})
 
-# %% ../nbs/00_core.ipynb #b726fb4f
+# %% ../nbs/00_core.ipynb #33ffb2d7
 def _is_refused(r):
     "Stopped by a parameter before anything was trained"
     return r['status'] == 'failed' and bool((r['error'] or {}).get('parameter')) and not r.get('began')
@@ -326,24 +326,25 @@ def _keep_refusal(notebook, p, error):
     write_json(path/'run.json', {**_get_record(notebook, p), 'run': path.name, 'status': 'failed',
         'error': dict(parameter=error.parameter, message=str(error))})
 
-def _check_same(old, new, path):
-    diff = {k for k in {*old, *new} - {'run'} if old.get(k) != new.get(k)}
+def _check_same(old, new, path, free=()):
+    diff = {k for k in {*old, *new} - {'run', *free} if old.get(k) != new.get(k)}
     if not diff: return
     says = ', '.join(f'{k} was {old.get(k)!r} and is now {new.get(k)!r}' for k in sorted(diff))
     raise UserError(f"Run {path.name} exists with other parameters: {says}. Give another run name, or delete {path} if it is not "
         f"needed.", 'run')
 
-# %% ../nbs/00_core.ipynb #e3812db4
+# %% ../nbs/00_core.ipynb #d93c927e
 def get_run(
     notebook:str,    # e.g. '04_train'
     parameters:dict, # checked ones; `run` in them is a name under runs/, a folder, or empty for a fresh one
+    free=(),         # names that may differ from call to call, such as a budget; a done run is opened again, and keeps what it has
 )->Run:
     "A locked run folder, fresh or taken up again; `UserError` where it is in use, has other parameters or cannot be written"
     from filelock import FileLock, Timeout
     fresh = not parameters.get('run')
     path = get_runs_root()/_get_name(parameters) if fresh else _get_folder(parameters['run'])
     run = Run(path)
-    if not run.done:
+    if not run.done or free:
         _make_folder(path)
         run.lock = FileLock(path/'.lock', is_singleton=True)
         try: run.lock.acquire(timeout=3)  # a killed run's kernel needs a moment to end
@@ -352,11 +353,11 @@ def get_run(
                 'run') from None
     old = run.record  # read under the lock: another process may have finished it a moment ago
     try:
-        if old and not _is_refused(old): _check_same(old['parameters'], _plain(parameters), path)
+        if old and not _is_refused(old): _check_same(old['parameters'], _plain(parameters), path, free)
     except UserError: run.close(); raise
-    if old.get('status') == 'done': run.close(); return run
+    if old.get('status') == 'done' and not free: run.close(); return run
     again = [dict(epoch=0, step=0, time=_now())] if old and not _is_refused(old) else []
-    write_json(path/'run.json', {**_get_record(notebook, parameters), 'run': path.name, 'resumed': [*old.get('resumed', []), *again],
+    write_json(path/'run.json', {**(old if free else {}), **_get_record(notebook, parameters), 'run': path.name, 'resumed': [*old.get('resumed', []), *again],
         **(dict(began=old.get('began')) if again else {})})
     _watch(run)
     return run

@@ -6,7 +6,7 @@
 __all__ = ['FAMILIES', 'PRETRAINED', 'rank_probes', 'plan_models', 'get_model_table', 'say_best', 'read_energy', 'measure_speed',
            'recommend', 'check_ranking']
 
-# %% ../nbs/07b_model_study.ipynb #881ec464
+# %% ../nbs/07b_model_study.ipynb #bdf7c311
 from .core import Run, UserError, check_parameters, get_device, get_run, get_runs_root, set_allocator, write_csv
 
 import time
@@ -19,6 +19,7 @@ from .backbones import check_arch, get_backbone
 from .cards import OWN_SIZES, get_card
 from .comparison import get_study_table, plot_board
 from .data import get_items
+from .paired import METRICS, check_metric
 from .probe import compare_probes, get_probe, plot_ranking
 from .splitting import get_splits, seal_test
 from .studies import Study, fill_scale, run_study
@@ -74,7 +75,7 @@ def say_best(study, metric='accuracy'):
     t = get_model_table(study, metric)
     return '; '.join(f"{'pretrained' if on else 'from scratch'} {d.arch.iloc[0]} {d.value.iloc[0]:.3f}" for on,d in t.groupby('pretrained')) if len(t) else ''
 
-# %% ../nbs/07b_model_study.ipynb #e30ae696
+# %% ../nbs/07b_model_study.ipynb #230ea2cd
 def read_energy():
     "Joules that processor or GPU have used so far, None where the machine does not tell (RAPL on Linux, NVML)"
     paths = sorted(Path('/sys/class/powercap').glob('intel-rapl:[0-9]/energy_uj')) if Path('/sys/class/powercap').is_dir() else []
@@ -102,7 +103,7 @@ def measure_speed(
             for arch,size in sizes.items():
                 for n in (1, 32): rows.setdefault((arch, n), []).append(_run_for(models[arch], torch.zeros(n, 3, size, size, device=device).to(memory_format=torch.channels_last), seconds))
     def median(arch, n, i): return float(np.median([o[i] for o in rows[arch, n][1:]]))
-    return pd.DataFrame([dict(arch=a, one=median(a, 1, 0), many=median(a, 32, 0), joules=median(a, 32, 1)) for a in sizes]).set_index('arch')
+    return pd.DataFrame([dict(arch=a, one=median(a, 1, 0), many=median(a, 32, 0), joules=median(a, 32, 1)) for a in sizes], columns=['arch', 'one', 'many', 'joules']).set_index('arch')
 
 def _run_for(model, x, seconds):
     import torch
@@ -112,21 +113,21 @@ def _run_for(model, x, seconds):
     spent, e1 = time.perf_counter() - t0, read_energy()
     return n/spent, np.nan if e0 is None or e1 is None else (e1 - e0)/n
 
-# %% ../nbs/07b_model_study.ipynb #e4a85bf4
+# %% ../nbs/07b_model_study.ipynb #e44b89b1
 def recommend(
     t, # from `get_model_table`, with `many` from `measure_speed`
 )->dict:
     "By kind of weights: the most accurate model, the one with the fewest operations within one point of it, and the fastest within five; their names"
     out = {}
     for on,d in t.groupby('pretrained'):
-        sign = -1 if d.metric.iloc[0] in ('log_loss', 'brier') else 1
+        sign = 1 if METRICS[d.metric.iloc[0]] else -1
         best = (sign*d.value).max()
-        near, rough = [d[sign*d.value >= best - o] for o in (.01, .05)]
+        near, rough = [d[sign*d.value >= best - o] for o in (.01, .05)]  # of log loss and Brier score likewise .01 and .05
         out['pretrained' if on else 'from scratch'] = dict(most_accurate=d.arch[(sign*d.value).idxmax()], cheapest_within_one_point=near.arch[near.macs.idxmin()],
             fastest_within_five_points=rough.arch[rough.many.idxmax()])
     return out
 
-# %% ../nbs/07b_model_study.ipynb #2331f2f7
+# %% ../nbs/07b_model_study.ipynb #3c5b10ab
 def check_ranking(
     ranking, # from `rank_probes`
     table,   # from `get_model_table`
@@ -134,4 +135,4 @@ def check_ranking(
     "`models` and Spearman's `correlation` between probe and fine-tuned (None with fewer than three models)"
     from scipy.stats import spearmanr
     t = table[table.pretrained].merge(ranking[ranking.error == ''], on='arch', suffixes=('', '_probe')) if len(ranking) and len(table) else pd.DataFrame()
-    return dict(models=len(t), correlation=float(spearmanr(t.value, t.accuracy)[0]) if len(t) > 2 else None)
+    return dict(models=len(t), correlation=float(spearmanr(t.value*(1 if METRICS[t.metric.iloc[0]] else -1), t.accuracy)[0]) if len(t) > 2 else None)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['suggest', 'open_study', 'get_loss', 'search', 'get_trials', 'plot_trials']
 
-# %% ../nbs/07d_search.ipynb #043d3add
-from .core import Run, UserError, check_parameters, get_plt, get_run, get_runs_root, write_csv
+# %% ../nbs/07d_search.ipynb #843f7c6f
+from .core import ParameterError, Run, UserError, check_parameters, get_plt, get_run, get_runs_root, write_csv
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 from .cards import OWN_SIZES
 from .data import get_items
 from .keeping import read_predictions
-from .running import run_notebook
+from .running import TimeUp, run_notebook
 from .studies import fill_scale, name_run
 
 # %% ../nbs/07d_search.ipynb #b50c039e
@@ -27,7 +27,7 @@ def suggest(
     "The trial's parameters"
     return {k: trial.suggest_float(k, *v, log=True) if isinstance(v, tuple) else trial.suggest_categorical(k, v) for k,v in space.items()}
 
-# %% ../nbs/07d_search.ipynb #298013c8
+# %% ../nbs/07d_search.ipynb #113931d5
 def open_study(
     folder,     # the search's run folder
     seed:int=0, # of the sampler
@@ -71,25 +71,27 @@ def search(
         trial, began = study.ask(), time.time()
         p = {**base, **suggest(trial, space)}
         name = name_run(p, data_hash)
-        try: run_notebook('04_train', name, quiet=True, **p)
+        try: run_notebook('04_train', name, quiet=True, seconds=left, **p)
+        except TimeUp: print('The time is over in the middle of a trial; the same command goes on with it.'); break  # it stays a running one in the journal
         except UserError as e: failed += 1; study.tell(trial, state=optuna.trial.TrialState.FAIL); print(f'{name} failed: {e}', flush=True); continue
         except KeyboardInterrupt: raise KeyboardInterrupt(f"Stopped in {name}. Finished trials are kept; the same command goes on.") from None
         trial.set_user_attr('run', name)
         study.tell(trial, get_loss(Run(get_runs_root()/name)))
         spent.append(time.time() - began)
         print(f"{done + 1} of {trials} trials, {max(0, until - time.time()):.0f} s left; best log loss {study.best_value:.3f}", flush=True)
+    if failed >= 5: print('Five trials failed, so the search ends: mend what they say, and the same command goes on.')
     return study
 
-# %% ../nbs/07d_search.ipynb #08185e23
+# %% ../nbs/07d_search.ipynb #e2da4d75
 def get_trials(
     study, # from `open_study`
 )->pd.DataFrame:
     "One row a finished trial: its setting, log loss and run, the best first"
     import optuna
     ts = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    return pd.DataFrame([dict(trial=t.number, **t.params, log_loss=t.value, run=t.user_attrs['run']) for t in ts]).sort_values('log_loss').reset_index(drop=True) if ts else pd.DataFrame()
+    return pd.DataFrame([dict(trial=t.number, **t.params, log_loss=t.value, run=t.user_attrs['run']) for t in ts]).sort_values('log_loss').reset_index(drop=True) if ts else pd.DataFrame(columns=['trial', 'log_loss', 'run'])
 
-# %% ../nbs/07d_search.ipynb #0d469dce
+# %% ../nbs/07d_search.ipynb #76f405fb
 def plot_trials(
     table, # from `get_trials`
     axs=None, # matplotlib `Axes`, one a parameter
@@ -98,7 +100,7 @@ def plot_trials(
     names = [c for c in table.columns if c not in ('trial', 'log_loss', 'run')]
     axs = get_plt().subplots(1, len(names), figsize=(2.3*len(names), 2.4), sharey=True, layout='constrained', squeeze=False)[1][0] if axs is None else axs
     for ax,n in zip(axs, names):
-        numeric = pd.api.types.is_float_dtype(table[n]) and table[n].nunique() == len(table)  # from a range, not from a list
+        numeric = pd.api.types.is_float_dtype(table[n]) and table[n].nunique() == len(table) and (table[n] > 0).all()  # from a range, not from a list
         x = table[n] if numeric else table[n].astype(str)
         ax.plot(x, table.log_loss, 'o', color='#0072B2', ms=4)
         ax.plot(x[:1], table.log_loss[:1], 'o', color='#D55E00', ms=6)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fill_parameters', 'name_run', 'fill_scale', 'Study', 'run_study']
 
-# %% ../nbs/00o_studies.ipynb #8b76dcc0
+# %% ../nbs/00o_studies.ipynb #a310d50a
 from .core import Run, UserError, get_runs_root
 
 import hashlib, json, re, time
@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 
 from .cards import fill_recipe
 from .miniatures import MINIATURES
-from .running import get_defaults, run_notebook
+from .running import TimeUp, get_defaults, run_notebook
 
 # %% ../nbs/00o_studies.ipynb #ba4951fc
 def fill_parameters(
@@ -51,8 +51,8 @@ def fill_scale(
     mini = parameters['dataset'] in MINIATURES
     return {k: pairs[k][not mini] if v is None and k in pairs else v for k,v in parameters.items()}
 
-# %% ../nbs/00o_studies.ipynb #29402501
-def _get_kind(p): return json.dumps({k: p.get(k) for k in ('arch', 'size', 'epochs', 'pictures', 'weights', 'layers')}, sort_keys=True)
+# %% ../nbs/00o_studies.ipynb #08af98ea
+def _get_kind(p): return json.dumps({k: p.get(k) for k in ('arch', 'size', 'epochs', 'pictures', 'weights', 'layers', 'policy')}, sort_keys=True)
 
 def _say(seconds): return f'{int(seconds//60)}:{int(seconds%60):02d}'
 
@@ -60,6 +60,12 @@ def _read(name):
     r = Run(get_runs_root()/name)
     try: return r.record
     except UserError: return {}
+
+def _look(name):
+    "`(status, error)` of a planned run: done, failed where a finished one has lost its files, or planned"
+    if _read(name).get('status') != 'done': return 'planned', ''
+    lost = [f for f in ('predictions.csv', 'history.csv') if not (get_runs_root()/name/f).exists()]
+    return ('failed', f'{name} is done, but its {lost[0]} is missing: delete the folder, and it is trained again.') if lost else ('done', '')
 
 class Study:
     "A plan of runs, and what became of them"
@@ -72,7 +78,8 @@ class Study:
     ):
         self.notebook, self.verdict, self.minutes = notebook, verdict, minutes
         self.plan = [dict(p, run=name_run(p, data_hash, notebook)) for p in plan]
-        self.rows = [dict(p, status='done' if _read(p['run']).get('status') == 'done' else 'planned', error='', seconds=np.nan) for p in self.plan]
+        self.rows = [dict(p, **dict(zip(('status', 'error'), _look(p['run']))), seconds=np.nan) for p in self.plan]
+        for r in self.rows: r['error'] and print(r['error'])
         if len({p['run'] for p in self.plan}) < len(plan): raise UserError("The plan holds the same run twice.")
 
     def __repr__(self): return f"Study({', '.join(f'{n} {s}' for s,n in self.table.status.value_counts().items())})"
@@ -89,33 +96,38 @@ class Study:
         kind = _get_kind(self.plan[i])
         spent = [_read(q['run']).get('seconds') for q,r in zip(self.plan, self.rows) if _get_kind(q) == kind and r['status'] == 'done']
         spent = [o for o in spent if o]
-        if spent: return float(np.median(spent)) + 8  # a kernel needs some seconds to begin
-        return float(np.nanmin([r['seconds'] for r in self.rows])) if any(r['seconds'] > 0 for r in self.rows) else None  # at the least
+        return float(np.median(spent)) + 8 if spent else None  # a kernel needs some seconds to begin
+
+    def _tell(self):
+        try: return '; so far: ' + self.verdict(self) if self.verdict else ''
+        except UserError as e: return f'; nothing to say so far: {e}'
 
     def _report(self, i, left):
         done = sum(r['status'] == 'done' for r in self.rows)
         todo = [self._expect(j) for j,r in enumerate(self.rows) if r['status'] == 'planned']
         need = f', {_say(sum(o or 0 for o in todo))} of work' if todo and all(todo) else ''
-        now = self.verdict(self) if self.verdict and self.rows[i]['status'] == 'done' else ''
-        print(f"{done} of {len(self.rows)} runs done, {_say(max(0, left))} left{need}{'; so far: ' + now if now else ''}", flush=True)
+        print(f"{done} of {len(self.rows)} runs done, {_say(max(0, left))} left{need}{self._tell() if self.rows[i]['status'] == 'done' else ''}", flush=True)
 
-# %% ../nbs/00o_studies.ipynb #35a94865
+# %% ../nbs/00o_studies.ipynb #275c287d
 def run_study(
     study:Study, # the plan
 )->Study:
-    "Make the runs that are missing, in order, inside the budget; a run that fails is named, and the others go on"
+    "Make the runs that are missing, in order, inside the budget; what is unfinished at its end is kept and goes on next time. A run that fails is named, and the others go on"
     until = time.time() + 60*study.minutes
     for i,(p,row) in enumerate(zip(study.plan, study.rows)):
-        if row['status'] == 'done': continue
+        if row['status'] != 'planned': continue
         expected, left = study._expect(i), until - time.time()
-        if left <= 0 or (expected and expected > left): row['error'] = 'no time left'; continue
+        if left < 5 or (expected and expected > left): row['error'] = 'no time left'; continue
         began = time.time()
         try:
-            run_notebook(study.notebook, p['run'], quiet=True, **{k: v for k,v in p.items() if k != 'run'})
+            run_notebook(study.notebook, p['run'], quiet=True, seconds=left, **{k: v for k,v in p.items() if k != 'run'})
             row.update(status='done', error='', seconds=round(time.time() - began, 1))
-        except UserError as e: row.update(status='failed', error=str(e)); print(f"{p['run']} failed: {e}", flush=True)
+        except TimeUp: row['error'] = 'no time left'
         except KeyboardInterrupt: raise KeyboardInterrupt(f"Stopped in {p['run']}. Finished runs are kept; the same command goes on.") from None
+        except (UserError, RuntimeError, OSError) as e:
+            row.update(status='failed', error=str(e) or type(e).__name__)
+            print(f"{p['run']} failed: {row['error']}", flush=True)
         study._report(i, until - time.time())
     late = [r['run'] for r in study.rows if r['status'] == 'planned']
-    if late: print(f"Not begun: {len(late)} of {len(study.rows)} runs; {study.minutes:g} minutes did not allow more. The same command goes on with them.", flush=True)
+    if late: print(f"Not begun: {len(late)} of {len(study.rows)} runs; {study.minutes:.3g} minutes did not allow more. The same command goes on with them.", flush=True)
     return study

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['GRID', 'get_mask', 'get_survival', 'get_change', 'count_results', 'measure_policies', 'describe_policies']
 
-# %% ../nbs/02e_truth.ipynb #fca039cc
+# %% ../nbs/02e_truth.ipynb #50f206c1
+import copy
+
 import cv2, numpy as np, pandas as pd
 
 from .augmentation import Warp, _get_affine, _square, augment, draw, get_key, get_parts, get_policy
@@ -26,7 +28,7 @@ def get_mask(
     if not .03 < mask.mean() < .9: mask[:] = 0; mask[2*GRID:-2*GRID, 2*GRID:-2*GRID] = 1
     return mask.reshape(GRID, 8, GRID, 8).mean((1, 3))
 
-# %% ../nbs/02e_truth.ipynb #a53d47f0
+# %% ../nbs/02e_truth.ipynb #55444690
 def get_survival(
     a,              # the wide view, `uint8 (h, w, channels)`
     policy,         # from `get_policy`
@@ -41,6 +43,8 @@ def get_survival(
         m = _get_affine(*draw(policy, key, w, h, preprocessing.resize)[:3], size)
         seen = cv2.warpAffine(cells, m, (size, size), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderValue=0)
     else:
+        policy = copy.deepcopy(policy)
+        for t in policy.transforms: hasattr(t, 'fill_mask') and setattr(t, 'fill_mask', 0)  # what is dropped is not seen
         policy.set_random_seed(get_key(*key))
         seen = policy(image=to_rgb(_square(a, key, preprocessing), 3), mask=_square(cells[...,None], key, preprocessing)[...,0])['mask']
     mask = get_mask(a).ravel()
