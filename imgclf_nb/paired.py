@@ -63,13 +63,17 @@ def get_draws(
     if metric != 'auc': return get_scores(get_confusions(a.targs, a.preds, a.units, a.probs.shape[1], counts))[metric]
     return get_aucs(a.targs == a.positive, a.probs[:,a.positive], a.units, counts)
 
-# %% ../nbs/00n_paired.ipynb #93ff43d1
+# %% ../nbs/00n_paired.ipynb #dc82a99c
 def _get_seed_error(d):
     "Standard error of the mean over seeds `(seeds, drawings)` beyond what the pictures explain, and its degrees of freedom (after Satterthwaite 1946)"
     s, own = len(d), d - d.mean(0)
     between, pictures = d[:,0].var(ddof=1), own[:,1:].var(1).sum()/(s - 1)
     if between == 0: return 0., s - 1
     return np.sqrt(max(between - pictures, .25*between)/s), max(min(2, s - 1), (s - 1)*(1 - pictures/between))  # few seeds may be alike by luck
+
+def _is_same(p, q, metric):
+    "Nothing that the metric looks at differs"
+    return np.array_equal(p.preds, q.preds) if metric in ('accuracy', 'balanced_accuracy', 'macro_f1') else np.allclose(p.probs, q.probs, atol=1e-12)
 
 def _get_noise(a, b, metric):
     "What one more changed unit would add to a mean; for other metrics 0"
@@ -116,12 +120,13 @@ def get_difference(
     if n < 2: return dict(difference=value, low=-limit, high=limit, error=np.nan, free=np.nan, p_two_way=1.)  # one unit says nothing about others
     off, error, free = _get_offsets(d, n, _get_noise(a, b, metric), level, seed)
     low, high = np.percentile(off, [50*(1-level), 50*(1+level)])
-    if high - low < 1e-12 and np.isfinite(limit):  # nothing changed: exact, on units
+    low, high = min(low, 0.), max(high, 0.)
+    if np.isfinite(limit) and all(_is_same(p, q, metric) for p,q in zip(a, b)):  # nothing changed: exact, on units
         high = 1 - (.5 - level/2)**(1/n); low, error = -high, high/stats.norm.ppf(.5 + level/2)
     p = (1 + (np.abs(off) >= abs(value) - 1e-12).sum())/(1 + len(off))
     return dict(difference=value, low=float(max(-limit, value + low)), high=float(min(limit, value + high)), error=float(error), free=float(free), p_two_way=float(p))
 
-# %% ../nbs/00n_paired.ipynb #2a4bbf17
+# %% ../nbs/00n_paired.ipynb #a16dbd3a
 def get_value(
     a:list,                # `Answers` to the same pictures, one a seed
     metric:str='accuracy', # in `METRICS`
@@ -137,6 +142,7 @@ def get_value(
     if n < 2: low, high = 0., limit
     elif limit == 1 and len(np.unique(d)) == 1: low, high = [get_interval(d[0], n)[k] for k in ('low', 'high')]
     else: low, high = np.clip(value + np.percentile(_get_offsets(d, n)[0], [2.5, 97.5]), 0, limit)
+    low, high = min(low, value), max(high, value)  # drawings that lose a class pull the middle away
     return dict(value=value, low=float(low), high=float(high), spread=float(d[:,0].std(ddof=1)) if len(d) > 1 else np.nan)
 
 # %% ../nbs/00n_paired.ipynb #dbff5d9f

@@ -91,21 +91,23 @@ def get_trials(
     ts = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     return pd.DataFrame([dict(trial=t.number, **t.params, log_loss=t.value, run=t.user_attrs['run']) for t in ts]).sort_values('log_loss').reset_index(drop=True) if ts else pd.DataFrame(columns=['trial', 'log_loss', 'run'])
 
-# %% ../nbs/07d_search.ipynb #76f405fb
+# %% ../nbs/07d_search.ipynb #d466779c
 def plot_trials(
     table, # from `get_trials`
     axs=None, # matplotlib `Axes`, one a parameter
 ):
     "The loss of each trial against each parameter; the `Figure`"
+    from matplotlib.ticker import LogLocator
     names = [c for c in table.columns if c not in ('trial', 'log_loss', 'run')]
     axs = get_plt().subplots(1, len(names), figsize=(2.3*len(names), 2.4), sharey=True, layout='constrained', squeeze=False)[1][0] if axs is None else axs
     for ax,n in zip(axs, names):
         numeric = pd.api.types.is_float_dtype(table[n]) and table[n].nunique() == len(table) and (table[n] > 0).all()  # from a range, not from a list
-        x = table[n] if numeric else table[n].astype(str)
+        order = sorted(table[n].unique())
+        x = table[n] if numeric else table[n].map(order.index)
         ax.plot(x, table.log_loss, 'o', color='#0072B2', ms=4)
         ax.plot(x[:1], table.log_loss[:1], 'o', color='#D55E00', ms=6)
-        if numeric: ax.set_xscale('log'); ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
-        if not numeric: ax.margins(x=.4)
+        if numeric: ax.set_xscale('log'); ax.xaxis.set_major_locator(LogLocator(subs=(1, 3))); ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
+        else: ax.set_xticks(range(len(order)), [str(o) for o in order]); ax.margins(x=.4)
         ax.set_xlabel(n.replace('_', ' '))
     axs[0].set_ylabel('validation log loss')
     return axs[0].figure
