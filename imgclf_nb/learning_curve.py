@@ -123,7 +123,7 @@ def predict_laws(
     a, b, c = laws.T[:,:,None]
     return (a + b*np.asarray(n, float)**-c).clip(0, 1)
 
-# %% ../nbs/07c_learning_curve.ipynb #01b43f77
+# %% ../nbs/07c_learning_curve.ipynb #57ccf06e
 def _get_noise(wrong):
     "Standard error of an error rate's change from one size to the next, by the pictures that change sides"
     change, n = np.diff(wrong.mean(1), axis=0)[-2:], wrong.shape[2]  # of the two largest steps
@@ -155,7 +155,7 @@ def describe_forecast(
     g, t, c = f['gain'], f['then'], f['check']
     word = 'would help' if g['low'] > .005 else 'would hardly help' if g['high'] < .01 else 'may help'
     return (f"{f['factor']:g} times the pictures ({f['pictures']:,.0f} → {f['factor']*f['pictures']:,.0f}) {word}: {100*g['value']:+.1f} points ({100*g['low']:+.1f} to {100*g['high']:+.1f}), to an "
-        f"accuracy of {t['value']:.3f} ({t['low']:.3f}–{t['high']:.3f}) on pictures like these {f['n']}. Checked: from the smaller sizes the largest was forecast at {c['low']:.3f}–{c['high']:.3f} "
+        f"accuracy of {t['value']:.3f} ({t['low']:.3f}–{t['high']:.3f}) on these {f['n']} validation pictures. Checked: from the smaller sizes the largest was forecast at {c['low']:.3f}–{c['high']:.3f} "
         f"({100*c['width']:.1f} points wide), and {c['observed']:.3f} was seen, {'inside' if c['inside'] else 'outside'}.")
 
 # %% ../nbs/07c_learning_curve.ipynb #d6820c8b

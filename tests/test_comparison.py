@@ -58,7 +58,7 @@ def test_seeds_are_paired_and_several_are_corrected(tmp_path):
 
 
 @pytest.mark.parametrize('change, says', [(dict(data_hash='2'), 'different data'), (dict(split_hash='2'), 'different splits'), (dict(dataset='elsewhere', data_hash='2'), 'different data sets'),
-    (dict(classes=['no', 'maybe']), 'different classes'), (dict(status='running'), 'it is running, not done'), (dict(status='failed', error=dict(parameter=None, message='no space left')), 'no space left')])
+    (dict(classes=['no', 'maybe']), 'no column p_maybe'), (dict(classes=['yes', 'no']), 'different classes'), (dict(parameters={}), 'no parameters'), (dict(status='running'), 'it is running, not done'), (dict(status='failed', error=dict(parameter=None, message='no space left')), 'no space left')])
 def test_what_cannot_be_compared_is_said(change, says, tmp_path):
     good, other = make(tmp_path, 'good', .9), make(tmp_path, 'other', .8, **change)
     rc, out = compare(good, other)
@@ -70,6 +70,9 @@ def test_broken_folders_are_said(tmp_path):
     (other/'predictions.csv').unlink()
     rc, out = compare(good, other)
     assert rc == 1 and 'predictions.csv is missing' in out
+    (other/'predictions.csv').write_text('')
+    rc, out = compare(good, other)
+    assert rc == 1 and 'predictions.csv cannot be read' in out and 'Traceback' not in out
     (other/'run.json').write_text('{"half')
     for args in ((good, other), (good, tmp_path/'none'), (good,), (good, 'none-*')):
         rc, out = compare(*args)
@@ -84,9 +87,29 @@ def test_the_test_is_counted(tmp_path):
     assert rc == 0 and 'test pictures' in out and [read(o)['test_opened'] for o in (good, poor)] == [2, 2]
 
 
+def test_probabilities_that_are_no_numbers(tmp_path):
+    good, other = make(tmp_path, 'good', .9), make(tmp_path, 'other', .8)
+    t = pd.read_csv(other/'predictions.csv')
+    t.loc[3, 'p_yes'] = np.nan
+    t.to_csv(other/'predictions.csv', index=False)
+    rc, out = compare(good, other)
+    assert rc == 1 and 'no numbers' in out and 'Traceback' not in out
+    third = make(tmp_path, 'third', .7)  # and the others stand
+    rc, out = compare(good, other, third)
+    assert rc == 0 and 'good is better than third' in out and 'Left out' in out
+
+
 def test_unknown_groups_are_said(tmp_path):
     rc, out = compare(make(tmp_path, 'good', .9, groups=False), make(tmp_path, 'poor', .7, groups=False))
     assert rc == 0 and 'each counts as its own' in out
+
+
+def test_the_set_has_moved(tmp_path):
+    good, poor = make(tmp_path, 'good', .95), make(tmp_path, 'poor', .7)
+    t = pd.read_csv(poor/'predictions.csv')
+    t.assign(path=t.path.str.replace('/nowhere', '/another/place')).to_csv(poor/'predictions.csv', index=False)
+    rc, out = compare(good, poor)
+    assert rc == 0 and 'good is better than poor' in out
 
 
 def test_leaderboard_never_mixes(tmp_path):

@@ -43,7 +43,7 @@ def test_module_imports_in_a_fresh_process(module, tmp_path):
     assert r.returncode == 0, r.stderr
 
 
-@pytest.mark.parametrize('module', ['core', 'fetching', 'pictures', 'data', 'splitting', 'backbones', 'running', 'features', 'leakage', 'audit', 'reviewer'])
+@pytest.mark.parametrize('module', ['core', 'fetching', 'pictures', 'data', 'splitting', 'backbones', 'running', 'features', 'leakage', 'audit', 'reviewer', 'comparison', 'studies', 'truth'])
 def test_commands_and_servers_stay_free_of_fastai(module):
     r = subprocess.run([sys.executable, '-c', f'import imgclf_nb.{module}, sys; sys.exit("fastai" in sys.modules)'], capture_output=True, text=True)
     assert r.returncode == 0, f'imgclf_nb.{module} imports fastai'

@@ -27,7 +27,7 @@ def test_help_and_refusals_load_nothing_heavy(module, arg, rc, tmp_path):
 
 
 @pytest.mark.parametrize('module', ['core', 'unpacking', 'fetching', 'pictures', 'miniatures', 'running', 'cards', 'listing', 'records', 'facts', 'copies',
-    'logistic', 'backbones', 'features', 'data', 'suspicion', 'grouping', 'reviewer', 'findings', 'report', 'audit', 'splitting'])
+    'logistic', 'backbones', 'features', 'data', 'suspicion', 'grouping', 'reviewer', 'findings', 'report', 'audit', 'splitting', 'paired', 'pairing', 'subsets', 'studies', 'comparison'])
 def test_modules_load_nothing_heavy(module, tmp_path):
     r, got = loaded(f'import imgclf_nb.{module}', tmp_path)
     assert r.returncode == 0 and 'imgclf_nb' in got, r.stderr
