@@ -48,7 +48,7 @@ def rank_probes(
         rows = compare_probes(first, archs[1:], make, until)[1] + rows; break
     return pd.DataFrame(rows)
 
-# %% ../nbs/07b_model_study.ipynb #ce7feaec
+# %% ../nbs/07b_model_study.ipynb #fa329dea
 def plan_models(
     base:dict,     # parameters of 04_train that all share
     archs:list,    # pretrained models, the most promising first
@@ -58,7 +58,7 @@ def plan_models(
     scratch_epochs:int=None, # from scratch; None: the recipe's
 )->list:
     "Parameters of each run"
-    def one(arch, weights, n, s): return dict(base, arch=arch, weights=weights, seed=s, epochs=n, **(dict(size=None) if arch in OWN_SIZES else {}))
+    def one(arch, weights, n, s): return dict(base, arch=arch, weights=weights, seed=s, epochs=n, **(dict(size=None) if OWN_SIZES.get(arch) else {}))  # a network of fixed size
     return [o for s in range(seeds) for o in (*(one(a, 'auto', epochs, s) for a in archs), *(one(a, 'none', scratch_epochs, s) for a in scratch))]
 
 # %% ../nbs/07b_model_study.ipynb #bc64cf49

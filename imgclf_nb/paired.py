@@ -63,13 +63,13 @@ def get_draws(
     if metric != 'auc': return get_scores(get_confusions(a.targs, a.preds, a.units, a.probs.shape[1], counts))[metric]
     return get_aucs(a.targs == a.positive, a.probs[:,a.positive], a.units, counts)
 
-# %% ../nbs/00n_paired.ipynb #dc82a99c
+# %% ../nbs/00n_paired.ipynb #0d6fcc03
 def _get_seed_error(d):
     "Standard error of the mean over seeds `(seeds, drawings)` beyond what the pictures explain, and its degrees of freedom (after Satterthwaite 1946)"
     s, own = len(d), d - d.mean(0)
     between, pictures = d[:,0].var(ddof=1), own[:,1:].var(1).sum()/(s - 1)
     if between == 0: return 0., s - 1
-    return np.sqrt(max(between - pictures, .25*between)/s), max(min(2, s - 1), (s - 1)*(1 - pictures/between))  # few seeds may be alike by luck
+    return np.sqrt(max(between - pictures, .75/s*between)/s), max(min(2, s - 1), (s - 1)*(1 - pictures/between))  # few seeds may be alike by luck
 
 def _is_same(p, q, metric):
     "Nothing that the metric looks at differs"

@@ -18,7 +18,7 @@ from .intervals import get_unit_names
 from .keeping import read_predictions
 from .paired import Answers, get_value
 
-# %% ../nbs/01g_pairing.ipynb #34eef3a8
+# %% ../nbs/01g_pairing.ipynb #cafc6af9
 def find_runs(
     text:str, # a name, a folder, a pattern with * or ?, or several with commas between
 )->list:
@@ -34,7 +34,9 @@ def find_runs(
     if not out: raise UserError("No run is named: give a run's name or folder.", 'run')
     return list({r.path: r for r in out}.values())
 
-def _is_run(o): return any((Path(p)/'run.json').exists() for p in (get_runs_root()/o, o))
+def _is_run(o):
+    try: return any((Path(p)/'run.json').exists() for p in (get_runs_root()/o, o))
+    except (OSError, ValueError): return False  # longer than a name may be: several names
 
 def _get_notebook(run):
     try: return run.record.get('notebook')
