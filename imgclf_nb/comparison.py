@@ -164,7 +164,7 @@ def _explain(t):
             if n > 1: notes.append(f"{Path(str(name)).name}: not one list, since {what} {'are two kinds' if k == 'pretrained' else f'differ ({n} kinds of {k})'}.")
     return notes
 
-# %% ../nbs/07_comparison.ipynb #24fa1e03
+# %% ../nbs/07_comparison.ipynb #f4a2d565
 COSTS = dict(macs='multiply-adds a picture', parameters='parameters', train_seconds='seconds of training', images_per_second='pictures a second, training',
     peak_memory_mb='peak memory, MB')
 
@@ -197,7 +197,9 @@ def plot_board(
         front = d[get_front(d, cost, more)].sort_values(cost)
         ax.plot(front[cost], front.value, '-' if on else ':', color='#D55E00', lw=1, drawstyle='steps-post' if cost != 'images_per_second' else 'steps-pre', zorder=0,
             label='Pareto front' if on or len(t.pretrained.unique()) == 1 else None)
-    for r in t.to_dict('records'): ax.annotate(str(r[names]), (r[cost], r['value']), xytext=(5, 4), textcoords='offset points', fontsize=7)
+    places = [(round(np.log(c + 1e-9), 1), round(v, 2)) for c,v in zip(t[cost], t.value)]
+    for i,r in enumerate(t.to_dict('records')):  # points in one place get their names below each other
+        ax.annotate(str(r[names]), (r[cost], r['value']), xytext=(5, 4 - 9*places[:i].count(places[i])), textcoords='offset points', fontsize=7)
     if t[cost].max() > 5*t[cost].min(): ax.set_xscale('log'); ax.xaxis.set_minor_formatter('')
     ax.xaxis.set_major_formatter(EngFormatter(sep=''))
     ax.set(xlabel=COSTS[cost], ylabel=f"validation {t.metric.iloc[0].replace('_', ' ')}")
