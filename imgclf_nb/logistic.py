@@ -11,13 +11,13 @@ from .core import UserError
 import numpy as np, pandas as pd
 from threadpoolctl import threadpool_limits
 
-# %% ../nbs/00l_logistic.ipynb #53210527
+# %% ../nbs/00l_logistic.ipynb #352725ac
 def fit_logistic(
     x,  # features `(n, d)`
     y,  # classes as numbers `(n,)`
     c:float=1., # inverse of the penalty's strength
     balanced:bool=False, # every class counts the same
-)->'LogisticRegression':
+):
     "scikit-learn's logistic regression, fitted"
     from sklearn.linear_model import LogisticRegression
     with threadpool_limits(1, 'blas'):  # numpy's threads and torch's wait for each other: 20 times slower on 2 cores
