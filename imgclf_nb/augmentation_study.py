@@ -6,7 +6,7 @@
 __all__ = ['add_parts', 'plan_policies', 'get_sides', 'compare_policies', 'get_policy_table', 'compare_policy_classes',
            'plot_curves']
 
-# %% ../nbs/07a_augmentation_study.ipynb #6cd65b01
+# %% ../nbs/07a_augmentation_study.ipynb #4d2c5434
 from .core import check_parameters, get_plt, get_run, write_csv
 
 
@@ -15,11 +15,11 @@ import numpy as np, pandas as pd
 import imgclf_nb.baseline  # teaches timm our own networks
 from .augmentation import get_parts, get_policy
 from .cards import OWN_SIZES, get_card
-from .comparison import compare_runs, correct_rows, describe_comparison, format_difference, get_class_effects, plot_differences
+from .comparison import compare_runs, correct_rows, describe_comparison, format_difference, get_class_effects, plot_differences, summarise
 from .data import get_items
 from .features import get_preprocessing
-from .paired import check_metric, get_value
-from .pairing import find_runs, get_answers, get_tables, get_units
+from .paired import check_metric
+from .pairing import find_runs
 from .splitting import get_splits, seal_test
 from .studies import Study, fill_parameters, fill_scale, run_study
 from .truth import describe_policies, measure_policies
@@ -71,7 +71,7 @@ def compare_policies(
     first, others = sides[policies[0]], [p for p in policies[1:] if p in sides]
     return correct_rows([dict(compare_runs(sides[p], first, metric, draws=draws), a=p, b=policies[0]) for p in others])
 
-# %% ../nbs/07a_augmentation_study.ipynb #e3ef5944
+# %% ../nbs/07a_augmentation_study.ipynb #06d2f809
 def get_policy_table(
     study,         # a `Study`
     policies:list, # names
@@ -81,11 +81,8 @@ def get_policy_table(
     "The metric of each policy with interval and spread over seeds, seconds of training"
     rows = []
     for p,names in get_sides(study, policies, folds).items():
-        runs = find_runs(names)
-        r, tables = runs[0].record, get_tables(runs, 'valid')
-        v = get_value([get_answers(t, r, get_units(t, r)[0]) for t in tables.values()], metric)
-        rows.append(dict(policy=p, seeds=len(tables), **v, train_seconds=np.mean([o.record['cost']['train_seconds'] for o in runs])))
-    return pd.DataFrame(rows).set_index('policy')
+        rows.append(dict(policy=p, **summarise(find_runs(names), metric)))
+    return pd.DataFrame(rows).set_index('policy')[['seeds', 'value', 'low', 'high', 'spread', 'train_seconds']]
 
 # %% ../nbs/07a_augmentation_study.ipynb #0e3834df
 def compare_policy_classes(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'compare_runs', 'format_difference', 'describe_comparison', 'get_class_effects', 'plot_differences',
-           'get_leaderboard', 'get_front', 'plot_board', 'get_study_table', 'main_compare', 'compare_many',
+           'summarise', 'get_leaderboard', 'get_front', 'plot_board', 'get_study_table', 'main_compare', 'compare_many',
            'correct_rows', 'main_leaderboard', 'format_board']
 
-# %% ../nbs/07_comparison.ipynb #60dd464c
+# %% ../nbs/07_comparison.ipynb #8f11f3eb
 from .core import Run, UserError, check_parameters, get_plt, get_runs_root, write_csv, write_json
 
 import argparse, json, re, sys
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .miniatures import MINIATURES
-from .paired import METRICS, check_metric, compare_answers, compare_classes, correct, get_value, get_verdict
-from .pairing import find_runs, get_answers, get_tables, get_units, keep_whole, match_runs, open_tests, pair_runs, why_unusable
+from .paired import LIMITS, METRICS, check_metric, compare_answers, compare_classes, correct, get_value, get_verdict
+from .pairing import check_folds, find_runs, get_answers, get_pairs, get_tables, get_units, keep_whole, match_runs, open_tests, why_unusable
 
-# %% ../nbs/07_comparison.ipynb #7d769418
+# %% ../nbs/07_comparison.ipynb #3fe3f2f9
 def compare_runs(
     a:str, b:str,          # as in `find_runs`
     metric:str='accuracy', # in `METRICS`
@@ -30,14 +30,15 @@ def compare_runs(
     "`metric, split, a, b, difference` (a - b) `, low, high, p, test, n, groups, seeds, smallest_detectable, verdict, notes`; in shares, not points"
     check_metric(metric)
     if split not in ('valid', 'test'): raise UserError(f"There is no split {split!r} to compare on: valid or test.", 'split')
-    runs, others = find_runs(a), find_runs(b)
+    runs, others, notes = match_runs(find_runs(a), find_runs(b))
+    check_metric(metric, runs[0].record['classes'])  # nothing is opened in vain
     if split == 'test':
-        used, looked = [o for side in match_runs(runs, others)[:2] for o in side], set() if looked is None else looked
-        check_metric(metric, used[0].record['classes'])  # nothing is opened in vain
-        if any(o.record['parameters'].get('folds') for o in used): pair_runs(runs, others, split)
-        open_tests([o for o in used if o.path not in looked])
-        looked.update(o.path for o in used)
-    x, y, notes = pair_runs(runs, others, split)
+        check_folds(runs + others)
+        looked = set() if looked is None else looked
+        open_tests([o for o in runs + others if o.path not in looked])
+        looked.update(o.path for o in runs + others)
+    x, y, note = get_pairs(runs, others, split)
+    notes += filter(None, [note])
     if len(x) == 1: notes.append('One seed on each side: how much of the difference is chance of training is not known.')
     return dict(metric=metric, split=split, a=a, b=b, **compare_answers(x, y, metric, draws), notes=notes)
 
@@ -45,7 +46,7 @@ def format_difference(
     d:dict, # with `metric, difference, low, high`
 )->str:
     "The difference with its interval: in points, or in the metric's own unit for log loss and Brier score"
-    share = d['metric'] not in ('log_loss', 'brier')
+    share = d['metric'] not in LIMITS
     x, low, high = [f'{100*d[k]:+.1f}' if share else f'{d[k]:+.3f}' for k in ('difference', 'low', 'high')]
     return f"{x}{' points' if share else ''} ({low} to {high})"
 
@@ -53,7 +54,7 @@ def describe_comparison(
     d:dict, # from `compare_runs`
 )->str:
     "The verdict as a sentence or two"
-    share, p = d['metric'] not in ('log_loss', 'brier'), 'p < 0.001' if d['p'] < .001 else f"p = {d['p']:.3f}"
+    share, p = d['metric'] not in LIMITS, 'p < 0.001' if d['p'] < .001 else f"p = {d['p']:.3f}"
     what = f"{d['metric'].replace('_', ' ')} on {d['n']:,} {dict(valid='validation', test='test').get(d['split'], d['split'])} pictures"
     if d['groups'] < d['n']: what += f" in {d['groups']:,} groups"
     if d.get('seeds', 1) > 1: what += f", {d['seeds']} seeds"
@@ -64,17 +65,17 @@ def describe_comparison(
     return (f"{head}: {format_difference(d)[:-1]}; {p}, {d['test']}), {what}. "
         f"{f'{100*seen:.1f} points' if share else f'{seen:.3f}'} or more would be found four times in five.")
 
-# %% ../nbs/07_comparison.ipynb #dcb5c928
+# %% ../nbs/07_comparison.ipynb #624089bd
 def get_class_effects(
     a:str, b:str,      # as in `find_runs`
     split:str='valid', # or test, which is not counted again
 )->pd.DataFrame:
     "Difference of each class's recall, as `compare_classes`"
     used, others, _ = match_runs(find_runs(a), find_runs(b))
-    x, y, _ = pair_runs(used, others, split)
+    x, y, _ = get_pairs(used, others, split)
     return compare_classes(x, y, used[0].record['classes'])
 
-# %% ../nbs/07_comparison.ipynb #73bd420e
+# %% ../nbs/07_comparison.ipynb #77209a73
 def plot_differences(
     rows, # dictionaries as from `compare_runs`, or a table of them with names as index
     names:list=None, # one a row
@@ -84,7 +85,7 @@ def plot_differences(
     t = pd.DataFrame(rows)
     names = names or [str(o) for o in (t.index if 'a' not in t else t.a + ' − ' + t.b)]
     ax = ax or get_plt().subplots(figsize=(5, .7 + .3*len(t)), layout='constrained')[1]
-    k, y = 100 if t.get('metric', pd.Series(['accuracy'])).iloc[0] not in ('log_loss', 'brier') else 1, np.arange(len(t))[::-1]
+    k, y = 100 if t.get('metric', pd.Series(['accuracy'])).iloc[0] not in LIMITS else 1, np.arange(len(t))[::-1]
     sure = ((t.low > 0) | (t.high < 0)).to_numpy()
     for on,colour in ((sure, '#D55E00'), (~sure, '#0072B2')):
         d = t[on]
@@ -93,23 +94,33 @@ def plot_differences(
     ax.set(yticks=y, yticklabels=names, ylim=(-.6, len(t) - .4), xlabel=f"difference{', points' if k == 100 else ''}, with 95 % interval")
     return ax
 
-# %% ../nbs/07_comparison.ipynb #0a99ed4a
-_cost = ('train_seconds', 'images_per_second', 'parameters', 'macs', 'peak_memory_mb')
+# %% ../nbs/07_comparison.ipynb #d57f587a
 _about = ('dataset', 'arch', 'weights', 'policy', 'size', 'epochs', 'pictures')
 
 def _is_pretrained(r): return r['parameters'].get('weights', 'auto') != 'none' and not r['notebook'].startswith('03')
 
-def _describe_row(runs, metric, draws):
-    "One line of the table, for runs that differ in seed or fold"
-    r = runs[0].record
-    tables = get_tables(runs, 'valid')
+COSTS = dict(macs='multiply-adds a picture', parameters='parameters', train_seconds='seconds of training', images_per_second='pictures a second, training',
+    peak_memory_mb='peak memory, MB')
+
+def summarise(
+    runs:list,             # `Run`s that differ in seed or fold alone
+    metric:str='accuracy', # in `METRICS`, on validation
+    draws:int=1000,        # bootstrap drawings
+)->dict:
+    "`pretrained, seeds, n` (pictures) `, metric, value, low, high, spread` and what a run cost on average"
+    r, tables = runs[0].record, get_tables(runs, 'valid')
     value = get_value([get_answers(t, r, get_units(t, r)[0]) for t in tables.values()], metric, draws)
+    cost = {k: np.mean([o.record['cost'].get(k) or np.nan for o in runs]) for k in COSTS}
+    return dict(pretrained=_is_pretrained(r), seeds=len(tables), n=len(next(iter(tables.values()))), metric=metric, **value, **cost)
+
+def _describe_row(runs, metric, draws):
+    "One line of the table"
+    r = runs[0].record
     p = {**r['parameters'], 'arch': r.get('arch') or r['parameters'].get('arch')}
-    cost = {k: np.mean([o.record['cost'].get(k) or np.nan for o in runs]) for k in _cost}
     train = p.get('pictures') or r['split_sizes'].get('train')
-    return dict(name=_get_name(runs), **{k: p.get(k) for k in _about[:-1]}, pictures=train, pretrained=_is_pretrained(r), seeds=len(tables), metric=metric, **value,
-        **cost, notebook=r['notebook'], data_hash=str(r.get('data_hash'))[:12], split_hash=_join({str(o.record.get('split_hash'))[:12] for o in runs}),
-        n=len(next(iter(tables.values()))), runs=_join(o.path.name for o in runs))
+    return dict(name=_get_name(runs), **{k: p.get(k) for k in _about[:-1]}, pictures=train, **summarise(runs, metric, draws),
+        notebook=r['notebook'], data_hash=str(r.get('data_hash'))[:12], split_hash=_join({str(o.record.get('split_hash'))[:12] for o in runs}),
+        runs=_join(o.path.name for o in runs))
 
 def _join(names): return ' '.join(sorted(names))
 
@@ -120,7 +131,7 @@ def _get_name(runs):
     start = next((i for i,cs in enumerate(zip(*names)) if len(set(cs)) > 1), min(map(len, names)))
     return re.sub(r'[-_](s\d*)?$', '', names[0][:start]) + '-*'
 
-# %% ../nbs/07_comparison.ipynb #15937307
+# %% ../nbs/07_comparison.ipynb #a7adbedc
 def get_leaderboard(
     folder=None,           # that holds the runs; None: runs/
     metric:str='accuracy', # in `METRICS`, on validation
@@ -145,7 +156,7 @@ def get_leaderboard(
         notes += said
         try: rows += [_describe_row(runs, metric, draws)] if runs else []
         except UserError as e: out.append(f'{_get_name(runs)}: {e}')
-    t = _rank(pd.DataFrame(rows), METRICS[metric]) if rows else pd.DataFrame(columns=['rank', 'name', *_about, 'pretrained', 'seeds', 'metric', 'value', 'low', 'high', 'spread', *_cost, 'notebook', 'data_hash', 'split_hash', 'n', 'runs'])
+    t = _rank(pd.DataFrame(rows), METRICS[metric]) if rows else pd.DataFrame(columns=['rank', 'name', *_about, 'pretrained', 'seeds', 'metric', 'value', 'low', 'high', 'spread', *COSTS, 'notebook', 'data_hash', 'split_hash', 'n', 'runs'])
     t.attrs.update(left_out=out, notes=[*_explain(t), *notes])
     return t
 
@@ -164,10 +175,7 @@ def _explain(t):
             if n > 1: notes.append(f"{Path(str(name)).name}: not one list, since {what} {'are two kinds' if k == 'pretrained' else f'differ ({n} kinds of {k})'}.")
     return notes
 
-# %% ../nbs/07_comparison.ipynb #f4a2d565
-COSTS = dict(macs='multiply-adds a picture', parameters='parameters', train_seconds='seconds of training', images_per_second='pictures a second, training',
-    peak_memory_mb='peak memory, MB')
-
+# %% ../nbs/07_comparison.ipynb #a70e40da
 def get_front(
     t,          # with `value` and the cost
     cost:str,   # in `COSTS`
@@ -207,7 +215,7 @@ def plot_board(
     ax.legend(fontsize=7)
     return ax
 
-# %% ../nbs/07_comparison.ipynb #b0eed130
+# %% ../nbs/07_comparison.ipynb #9e66ba96
 def get_study_table(
     study,         # a `Study`
     by:list,       # parameters that make a setting, e.g. ['arch', 'weights']
@@ -221,11 +229,8 @@ def get_study_table(
         if not names: continue
         runs = keep_whole([Run(get_runs_root()/n) for n in names])[0]
         if not runs: continue
-        r, tables = runs[0].record, get_tables(runs, 'valid')
-        v = get_value([get_answers(t, r, get_units(t, r)[0]) for t in tables.values()], metric, draws)
         last = pd.DataFrame([pd.read_csv(o.path/'history.csv').iloc[-1] for o in runs])[['train_loss', 'valid_loss']].mean()
-        cost = {k: np.mean([o.record['cost'].get(k) or np.nan for o in runs]) for k in COSTS}
-        rows.append(dict(zip(by, key)) | dict(pretrained=_is_pretrained(r), seeds=len(tables), metric=metric, **v, **last, **cost, run=runs[0].path.name))
+        rows.append(dict(zip(by, key)) | dict(**summarise(runs, metric, draws), **last, run=runs[0].path.name))
     columns = [*by, 'pretrained', 'seeds', 'metric', 'value', 'low', 'high', 'spread', 'train_loss', 'valid_loss', *COSTS, 'run']
     if not rows: print('No run of this part of the study is finished yet.')
     return pd.DataFrame(rows, columns=columns)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['find_runs', 'why_unusable', 'check_comparable', 'get_units', 'get_tables', 'keep_whole', 'get_answers', 'open_tests',
-           'match_runs', 'pair_runs']
+           'match_runs', 'check_folds', 'get_pairs', 'pair_runs']
 
 # %% ../nbs/01g_pairing.ipynb #35bc393c
 from .core import Run, UserError, get_runs_root, open_run
@@ -146,7 +146,7 @@ def get_answers(
     probs = table[[f'p_{c}' for c in classes]].to_numpy(float)
     return Answers(table.label.map(at).to_numpy(), table.predicted.map(at).to_numpy(), probs, np.asarray(units), positive)
 
-# %% ../nbs/01g_pairing.ipynb #f3dea862
+# %% ../nbs/01g_pairing.ipynb #9bbb6fe6
 def _get_usable(runs, notes):
     for o in runs:
         why = why_unusable(o)
@@ -188,14 +188,19 @@ def match_runs(
     check_comparable(a, b)
     return a, b, notes
 
-def pair_runs(
-    a:list, b:list,   # `Run`s
+def check_folds(
+    runs:list, # `Run`s whose answers about the test are wanted
+):
+    "`UserError` where a run is a fold of a cross-validation"
+    if any(o.record['parameters'].get('folds') for o in runs):
+        raise UserError("The folds of a cross-validation all answer about the same test: compare them on valid.", 'split')
+
+def get_pairs(
+    a:list, b:list,   # `Run`s from `match_runs`
     split:str='valid', # or test, of runs whose test is open
 )->tuple:
-    "`(answers of a, answers of b, notes)`, seed by seed; `UserError` where nothing can be paired"
-    a, b, notes = match_runs(a, b)
-    if split == 'test' and any(o.record['parameters'].get('folds') for o in (*a, *b)):
-        raise UserError("The folds of a cross-validation all answer about the same test: compare them on valid.", 'split')
+    "`(answers of a, answers of b, '' or a sentence that groups are not known)`, seed by seed; `UserError` where the pictures differ"
+    if split == 'test': check_folds(a + b)
     s, t = [get_tables(o, split) for o in (a, b)]
     first = next(iter(s.values()))
     known = next((o for o in (first, next(iter(t.values()))) if 'group' in o), first)
@@ -203,4 +208,13 @@ def pair_runs(
     for o in (*s.values(), *t.values()):
         if list(o.key) != list(first.key) or list(o.label) != list(first.label):
             raise UserError(f"{a[0].path.name} and {b[0].path.name} answer about different {split} pictures, or their labels differ.", 'run')
-    return *[[get_answers(o[k], r[0].record, units) for k in sorted(o)] for o,r in ((s, a), (t, b))], [*notes, *filter(None, [note])]
+    return *[[get_answers(o[k], r[0].record, units) for k in sorted(o)] for o,r in ((s, a), (t, b))], note
+
+def pair_runs(
+    a:list, b:list,   # `Run`s
+    split:str='valid', # or test, of runs whose test is open
+)->tuple:
+    "`match_runs`, then `get_pairs`: `(answers of a, answers of b, notes)`"
+    a, b, notes = match_runs(a, b)
+    x, y, note = get_pairs(a, b, split)
+    return x, y, [*notes, *filter(None, [note])]

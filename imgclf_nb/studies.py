@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['fill_parameters', 'name_run', 'fill_scale', 'Study', 'run_study']
 
-# %% ../nbs/00o_studies.ipynb #a310d50a
+# %% ../nbs/00o_studies.ipynb #bd1b3cee
 from .core import Run, UserError, get_runs_root
 
 import hashlib, json, re, time
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -17,13 +19,17 @@ from .cards import fill_recipe
 from .miniatures import MINIATURES
 from .running import TimeUp, get_defaults, run_notebook
 
-# %% ../nbs/00o_studies.ipynb #ba4951fc
+# %% ../nbs/00o_studies.ipynb #43303e3d
+_get_defaults = cache(get_defaults)  # a plan asks for each run
+
+def _hash(o, n): return hashlib.sha256(json.dumps(o, sort_keys=True, default=str).encode()).hexdigest()[:n]
+
 def fill_parameters(
     parameters:dict,         # given ones
     notebook:str='04_train', # whose
 )->dict:
     "All parameters of a notebook with its defaults and the recipe of the data set; a network of ours has no pretrained weights"
-    defaults = get_defaults(notebook)
+    defaults = _get_defaults(notebook)
     unknown = sorted(set(parameters) - set(defaults))
     if unknown: raise UserError(f"{notebook} has no parameter {unknown[0]}: it has {', '.join(defaults)}.", unknown[0])
     p = {**defaults, **parameters}
@@ -36,8 +42,7 @@ def name_run(
 )->str:
     "Set, model, policy, size of the training part, seed, fold and a hash of everything"
     p = fill_parameters({k: v for k,v in parameters.items() if k != 'run'}, notebook)
-    key = hashlib.sha256(json.dumps([notebook, p, data_hash], sort_keys=True, default=str).encode()).hexdigest()[:6]
-    setting = hashlib.sha256(json.dumps([notebook, {k: v for k,v in p.items() if k not in ('seed', 'fold')}, data_hash], sort_keys=True, default=str).encode()).hexdigest()[:4]
+    key, setting = _hash([notebook, p, data_hash], 6), _hash([notebook, {k: v for k,v in p.items() if k not in ('seed', 'fold')}, data_hash], 4)
     parts = [Path(str(p['dataset'])).name.removesuffix('.csv'), p.get('arch'), 'scratch' if p.get('weights') == 'none' else '', p.get('policy', ''),
         f"n{p['pictures']}" if p.get('pictures') else '', setting, f"s{p.get('seed', 0)}", f"f{p['fold']}" if p.get('folds') else '', key]
     return re.sub(r'[^\w.-]+', '_', '-'.join(str(o) for o in parts if o))
@@ -51,7 +56,7 @@ def fill_scale(
     mini = parameters['dataset'] in MINIATURES
     return {k: pairs[k][not mini] if v is None and k in pairs else v for k,v in parameters.items()}
 
-# %% ../nbs/00o_studies.ipynb #08af98ea
+# %% ../nbs/00o_studies.ipynb #8fea341c
 def _get_kind(p): return json.dumps({k: p.get(k) for k in ('arch', 'size', 'epochs', 'pictures', 'weights', 'layers', 'policy')}, sort_keys=True)
 
 def _say(seconds): return f'{int(seconds//60)}:{int(seconds%60):02d}'
@@ -82,7 +87,7 @@ class Study:
         for r in self.rows: r['error'] and print(r['error'])
         if len({p['run'] for p in self.plan}) < len(plan): raise UserError("The plan holds the same run twice.")
 
-    def __repr__(self): return f"Study({', '.join(f'{n} {s}' for s,n in self.table.status.value_counts().items())})"
+    def __repr__(self): return f"Study({', '.join(f'{n} {s}' for s,n in Counter(r['status'] for r in self.rows).items())})"
 
     @property
     def table(self): return pd.DataFrame(self.rows)
