@@ -39,16 +39,16 @@ def get_units(
     names = get_unit_names(items, arcs)
     return pd.factorize(names.where(names != '', items.file))[0]
 
-# %% ../nbs/00e_intervals.ipynb #c8d6c43a
+# %% ../nbs/00e_intervals.ipynb #38f1d58b
 def draw_counts(
     n_units:int,  # how many units there are
     n:int=2000,   # drawings
     seed:int=0,   # repeatable
 )->np.ndarray:
     "How often each unit is drawn, `(n, n_units)` in float32; the first row is the data as it is"
-    rng, p = np.random.default_rng(seed), np.full(n_units, 1/n_units)
-    w = [rng.multinomial(n_units, p, size=min(100, n-i)).astype(np.float32) for i in range(0, n, 100)]
-    return np.concatenate([np.ones((1, n_units), np.float32), *w])
+    rng, w = np.random.default_rng(seed), np.ones((n + 1, n_units), np.float32)
+    for row in w[1:]: row[:] = np.bincount(rng.integers(0, n_units, n_units, dtype=np.int32), minlength=n_units)
+    return w
 
 # %% ../nbs/00e_intervals.ipynb #0a1da787
 def get_confusions(
@@ -76,7 +76,7 @@ def get_scores(
         return dict(accuracy=c['right'].sum(1)/c['true'].sum(1), balanced_accuracy=np.nanmean(recall, axis=1),
             macro_f1=np.where(occurs, f1, 0).sum(1)/occurs.sum(1), recall=recall, precision=precision, f1=f1)
 
-# %% ../nbs/00e_intervals.ipynb #a830a527
+# %% ../nbs/00e_intervals.ipynb #8aa04ccc
 def get_aucs(
     positive, # truth, `(n,)` of bool
     score,    # the higher, the more positive
@@ -84,14 +84,20 @@ def get_aucs(
     counts,   # from `draw_counts`
 )->np.ndarray:
     "Area under the ROC curve for each drawing; ties count half (Mann-Whitney); NaN where a drawing has one class only"
-    order = np.argsort(score, kind='stable')
-    starts = np.flatnonzero(np.r_[True, np.diff(np.asarray(score)[order]) > 0])  # where a new score begins
-    pos, out = np.asarray(positive)[order], []
-    for w in np.array_split(counts.astype(np.float64), max(1, counts.shape[0]*len(pos)//20_000_000 + 1)):
-        w = w[:, np.asarray(units)[order]]
-        p, q = [np.add.reduceat(w*o, starts, axis=1) for o in (pos, ~pos)]
-        with np.errstate(invalid='ignore', divide='ignore'): out.append((p*(q.cumsum(1) - q/2)).sum(1)/(p.sum(1)*q.sum(1)))
-    return np.concatenate(out)
+    pos, score, units = np.asarray(positive, bool), np.asarray(score), np.asarray(units)
+    low = np.flatnonzero(~pos)[np.argsort(score[~pos], kind='stable')]  # negatives, sorted
+    ends = [np.searchsorted(score[low], score[pos], side) for side in ('left', 'right')]
+    def one(counts):
+        below = np.zeros((len(counts), len(low) + 1))
+        np.cumsum(counts[:, units[low]], 1, dtype=np.float64, out=below[:,1:])
+        p = counts[:, units[pos]].astype(np.float64)
+        with np.errstate(invalid='ignore', divide='ignore'):
+            return np.einsum('ij,ij->i', p, below[:,ends[0]] + below[:,ends[1]])/2/(p.sum(1)*below[:,-1])
+    return np.concatenate([one(w) for w in _in_parts(counts, len(pos))])
+
+def _in_parts(counts, n, cells=2_000_000):
+    "The drawings, as many at a time as fit the processor's cache with n pictures"
+    return np.array_split(counts, max(1, counts.shape[0]*n//cells))
 
 # %% ../nbs/00e_intervals.ipynb #e1b3a327
 def get_interval(
