@@ -144,7 +144,7 @@ def get_ece(
     value, low, high = at(plain, np.maximum.accumulate(seen.mean(1))), at(.025, above), at(.975, above)
     return dict(value=value, low=min(low, value), high=max(high, value), plain=float(plain))
 
-# %% ../nbs/00q_calibration.ipynb #eb92099f
+# %% ../nbs/00q_calibration.ipynb #964b0076
 def plot_reliability(
     probs,       # by name, each `(n, classes)`, e.g. before and after
     targs,       # true classes as numbers `(n,)`
@@ -152,7 +152,7 @@ def plot_reliability(
 ):
     "How often the model is right against how sure it is, with counts; the `Figure`"
     axs = get_plt().subplots(2, 1, figsize=(4.6,4.6), height_ratios=(3,1), sharex=True, layout='constrained')[1] if axs is None else axs
-    for (name,p),colour,mark,shift in zip(probs.items(), ('#E69F00', '#0072B2'), 'so', (-.2, .2)):
+    for (name,p),colour,mark in zip(probs.items(), ('#E69F00', '#0072B2'), 'so'):
         b = get_bins(p.max(1), p.argmax(1) == targs, get_edges(p.max(1), 10))
         ci = [get_share(round(r.right*r.n), int(r.n)) for r in b.itertuples()]
         axs[0].errorbar(b.confidence, b.right, [b.right - [o['low'] for o in ci], [o['high'] for o in ci] - b.right], fmt=f'{mark}-', ms=4, lw=1, capsize=2, color=colour, label=name)
