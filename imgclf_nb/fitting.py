@@ -244,7 +244,7 @@ def get_learner(
     learn.scaler = torch.amp.GradScaler(device, enabled=way['precision'] == 'fp16')
     return learn
 
-# %% ../nbs/02b_fitting.ipynb #a12a7df7
+# %% ../nbs/02b_fitting.ipynb #e8765d06
 @patch
 def keep(self:Trainer,
     run,             # a `Run`
@@ -252,9 +252,10 @@ def keep(self:Trainer,
     preprocessing,   # the contract
     arch:str,        # the model's name
     seconds:float,   # spent in training
+    view=None,       # pixels of the validation pictures; None: those that the learner has
     **more           # further entries of run.json
 ):
     "`keep_model` with this learner's history; the checkpoint has done its work and goes"
-    valid = get_pixel_batches(self.dls.valid.maker.view, preprocessing, self.dls.valid.bs)
+    valid = get_pixel_batches(self.dls.valid.maker.view if view is None else view, preprocessing, self.dls.valid.bs)
     keep_model(run, self.model, items, preprocessing, arch, seconds, self.history, batches=valid, events=self.happened, **more)
     (run.path/'checkpoint.safetensors').unlink(missing_ok=True)

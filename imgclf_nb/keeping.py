@@ -38,7 +38,7 @@ def describe_data(
         classes=classes, positive_class=positive)
     return classes
 
-# %% ../nbs/01e_keeping.ipynb #e73e7844
+# %% ../nbs/01e_keeping.ipynb #dae3bd4e
 def get_predictions(
     model,         # answers with logits
     items,         # the pictures
@@ -46,7 +46,7 @@ def get_predictions(
     temperature:float=1., # of the softmax
     batches=None,  # their tensors, where they are at hand; None: from the files
 )->pd.DataFrame:
-    "One row a picture: `path, label, split, predicted, probability`, `p_<class>` for each class, and `group`: what belongs together, '' where nothing does"
+    "One row a picture: `path, label, split, predicted, probability`, `p_<class>` for each class, `group`: what belongs together, '' where nothing does, and `part` of validation"
     return tabulate(get_probabilities(model, batches or get_batches(items.path, preprocessing), temperature), items, preprocessing)
 
 def tabulate(
@@ -58,14 +58,15 @@ def tabulate(
     best = probs.argmax(1)
     head = dict(path=items.path.values, label=items.label.values, split=items.split.values,
         predicted=np.array(preprocessing.classes, object)[best], probability=probs.max(1))
-    return pd.DataFrame({**head, **{f'p_{c}': p for c,p in zip(preprocessing.classes, probs.T)}, 'group': get_unit_names(items).values})
+    return pd.DataFrame({**head, **{f'p_{c}': p for c,p in zip(preprocessing.classes, probs.T)}, 'group': get_unit_names(items).values,
+        'part': items['part'].values if 'part' in items else ''})
 
 def read_predictions(
     run, # a `Run`
 )->pd.DataFrame:
     "Its predictions.csv; names stay texts, since a class may be called 1 or None"
     return pd.read_csv(run.path/'predictions.csv', keep_default_na=False, dtype=dict(path=str, label=str, split=str,
-        predicted=str, group=str))
+        predicted=str, group=str, part=str))
 
 # %% ../nbs/01e_keeping.ipynb #7dedcd31
 def _peak_memory():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAME', 'split_model', 'get_sizes', 'FreezeStatistics']
 
-# %% ../nbs/04_train.ipynb #3630ba44
+# %% ../nbs/04_train.ipynb #0d06ef16
 from .core import check_parameters, get_run, set_allocator, set_seeds
 
 import copy, time
@@ -27,8 +27,9 @@ from .fitting import OPTIONS, Trainer, get_class_weights, get_learner
 from .heads import fit_head
 from .keeping import describe_data, plot_history, read_predictions
 from .loaders import get_dls
+from .pixels import get_pixels
 from .splitting import get_split_table, get_splits, seal_test
-from .subsets import take_fold, take_pictures
+from .subsets import divide_validation, take_fold, take_pictures
 from .tuning import get_way
 
 # %% ../nbs/04_train.ipynb #22247f3f
