@@ -14,7 +14,7 @@ from .core import UserError, get_close, get_data_root, get_root
 from .fetching import SOURCES
 from .miniatures import MINIATURES, get_miniature
 
-# %% ../nbs/00g_cards.ipynb #4efd7f4c
+# %% ../nbs/00g_cards.ipynb #f790204d
 RECIPE = dict(arch='tf_efficientnet_lite0', size=224, epochs=8, batch_size=32, lr=7e-4, policy='medium', layers='late', ema=.98,
     mixup=.3, label_smoothing=0., class_weights=False, patience=3)  # where a card says nothing else
 
@@ -29,6 +29,7 @@ class Card:
     group:str = 'copies'   # what must never be divided: copies, patients or films
     keep_split:bool = True # False: given train / valid / test folders are pooled and cut anew
     positive:str = None    # the class that a two-class question asks for
+    miss_cost:float = 1.   # of a two-class question: one missed case counts so many false alarms
     resize:str = 'crop'    # as in `Preprocessing`
     own_size:int = 224     # shorter side of a typical picture, pixels
     defects:str = ''       # known ones
@@ -36,7 +37,7 @@ class Card:
     never:dict = field(default_factory=dict)  # parts of an augmentation that make impossible pictures, and why
     recipe:dict = field(default_factory=dict) # differences from `RECIPE`
 
-# %% ../nbs/00g_cards.ipynb #c055eb4b
+# %% ../nbs/00g_cards.ipynb #b25761cb
 CARDS = dict(
     pc_parts=Card('PC parts', str(SOURCES['pc_parts']), 'not stated; web pictures', 14, 3279,
         own_size=256,
@@ -51,7 +52,7 @@ CARDS = dict(
     instruments=Card('Musical instruments', str(SOURCES['instruments']), 'not stated', 10, 1000, keep_split=False,
         defects='some greyscale or RGBA'),
     chest_xray=Card('Chest X-ray pneumonia', str(SOURCES['chest_xray']), 'CC BY 4.0 (Kermany et al. 2018, '
-        'doi:10.17632/rscbjbr9sj)', 2, 5856, group='patients', positive='PNEUMONIA',
+        'doi:10.17632/rscbjbr9sj)', 2, 5856, group='patients', positive='PNEUMONIA', miss_cost=20.,
         resize='letterbox', defects='several films a patient; the given test is from another collection',
         never=dict(flip='mirrored, the heart lies on the right'),
         recipe=dict(policy='xray', epochs=3, lr=2e-4, layers='all', ema=.95, mixup=0.,

@@ -6,41 +6,51 @@
 __all__ = ['choose_threshold', 'get_predictive_values', 'plot_predictive_values', 'shift_prior', 'estimate_prior',
            'get_net_benefit', 'plot_net_benefit']
 
-# %% ../nbs/00r_decisions.ipynb #044e749f
+# %% ../nbs/00r_decisions.ipynb #55b6a475
 from .core import UserError, get_plt
 
 import numpy as np, pandas as pd
 
+from .calibration import get_folds_of
 from .intervals import _in_parts, draw_counts, get_interval
 
-# %% ../nbs/00r_decisions.ipynb #d4fc8a43
-def _keep_sensitivity(positives, wanted):
-    "The largest threshold that promises a share of new cases; and whether the cases in hand are enough to promise it"
-    s = np.sort(positives)
-    k = int(np.floor((len(s) + 1)*(1 - wanted) + 1e-9))
-    return float(s[max(k, 1) - 1]), k >= 1
+# %% ../nbs/00r_decisions.ipynb #f45b96a6
+def _keep(scores, units, wanted):
+    "The largest limit that a share of new scores reaches, as promised by groups that count alike; and whether there are enough groups to promise it"
+    units = np.unique(units, return_inverse=True)[1]
+    order, k = np.argsort(scores, kind='stable'), units.max() + 1
+    s, weight = scores[order], (1/np.bincount(units))[units[order]]
+    below = np.r_[0, np.cumsum(weight)[:-1]][np.searchsorted(s, s)]
+    fine = below + 1 <= (k + 1)*(1 - wanted) + 1e-9
+    return float(s[fine].max() if fine.any() else s[0]), bool(fine.any()), k
 
-def _keep_specificity(negatives, wanted):
-    s = np.sort(negatives)
-    m = int(np.ceil((len(s) + 1)*wanted - 1e-9))
-    return float(np.nextafter(s[min(m, len(s)) - 1], 2)), m <= len(s)
+def _get_costs(truth, p, t, miss, alarm): return miss*(truth & (p < t)) + alarm*(~truth & (p >= t))
 
-def _weigh(truth, p, miss_cost, prevalence=None):
-    "The threshold with the smallest total cost; with another prevalence the two classes are weighed as they occur there"
-    own = truth.mean()
-    share = own if prevalence is None else prevalence
-    miss, alarm = miss_cost*share/own, (1 - share)/(1 - own)
+def _find_smallest(truth, p, miss, alarm):
+    "The threshold with the smallest total cost, as near to that of true probabilities as it may be"
     s = np.unique(p)
     below = np.searchsorted(np.sort(p[truth]), s)  # cases missed with the threshold at s
     over = (~truth).sum() - np.searchsorted(np.sort(p[~truth]), s)
     cost = np.r_[miss*below + alarm*over, miss*truth.sum()]
-    low, high = np.r_[0, s], np.r_[s, 1.]  # a threshold in (low, high] does the same
-    best = np.flatnonzero(cost <= cost.min() + 1e-9)
-    want = alarm/(alarm + miss)
-    at = [float(np.clip(want, np.nextafter(low[i], 2), high[i])) for i in best]
+    low, high, want = np.r_[0, s], np.r_[s, 1.], alarm/(alarm + miss)  # a threshold in (low, high] does the same
+    at = [float(np.clip(want, np.nextafter(low[i], 2), high[i])) for i in np.flatnonzero(cost <= cost.min() + 1e-9)]
     return min(at, key=lambda t: abs(t - want))
 
-# %% ../nbs/00r_decisions.ipynb #60ba8144
+def _weigh(truth, p, units, miss_cost, prevalence=None):
+    "The threshold of true probabilities, or the one that costs least here where that proves cheaper in folds it was not chosen on"
+    own = truth.mean()
+    share = own if prevalence is None else prevalence  # classes are weighed as they occur there
+    miss, alarm = miss_cost*share/own, (1 - share)/(1 - own)
+    want, fold = alarm/(alarm + miss), get_folds_of(truth, units)
+    saved = _get_costs(truth, p, want, miss, alarm)
+    for f in np.unique(fold):
+        a, b = fold != f, fold == f
+        t = _find_smallest(truth[a], p[a], miss, alarm) if len(set(truth[a])) == 2 else want
+        saved[b] -= _get_costs(truth[b], p[b], t, miss, alarm)
+    s = np.bincount(np.unique(units, return_inverse=True)[1], saved)
+    return _find_smallest(truth, p, miss, alarm) if s.sum() > 2*s.std()*len(s)**.5 else float(want)  # two standard errors
+
+# %% ../nbs/00r_decisions.ipynb #2a34c144
 def choose_threshold(
     truth,                  # is it a case? `(n,)` of bool; pictures that chose nothing else
     p,                      # its probability `(n,)`
@@ -49,6 +59,7 @@ def choose_threshold(
     specificity:float=None, # wanted, 0 to 1
     miss_cost:float=None,   # a missed case counts so many false alarms
     prevalence:float=None,  # share of cases where the costs arise; None: as here
+    units=None,             # from `get_units`; None: each picture stands alone
 )->dict:
     "`threshold, rule` and a `note`, '' or what the pictures cannot promise; `UserError` without both kinds or with two rules"
     truth, p = np.asarray(truth, bool), np.asarray(p, float)
@@ -57,11 +68,12 @@ def choose_threshold(
     if truth.all() or not truth.any(): raise UserError(f"No threshold can be chosen: validation holds pictures of one kind only.", 'run')
     if miss_cost is not None:
         where = '' if prevalence is None else f' where {100*prevalence:g} % are {positive}'
-        return dict(threshold=_weigh(truth, p, miss_cost, prevalence), rule=f'a missed {positive} counts {miss_cost:g} false alarm{"s"*(miss_cost != 1)}{where}', note='')
+        return dict(threshold=_weigh(truth, p, np.arange(len(p)) if units is None else units, miss_cost, prevalence), rule=f'a missed {positive} counts {miss_cost:g} false alarm{"s"*(miss_cost != 1)}{where}', note='')
     kind, wanted = given[0], sensitivity if sensitivity is not None else specificity
-    t, enough = (_keep_sensitivity(p[truth], wanted) if kind == 'sensitivity' else _keep_specificity(p[~truth], wanted))
-    n = truth.sum() if kind == 'sensitivity' else (~truth).sum()
-    note = '' if enough else f'{n} pictures are too few to promise a {kind} of {wanted:g}: at least {int(np.ceil(wanted/(1 - wanted) - 1e-9)) if wanted < 1 else "infinitely many"} are needed. The threshold keeps all of them.'
+    mine, sign = (truth, 1) if kind == 'sensitivity' else (~truth, -1)
+    t, enough, n = _keep(sign*p[mine], (np.arange(len(p)) if units is None else np.asarray(units))[mine], wanted)
+    if sign < 0: t = float(np.nextafter(-t, 2))
+    note = '' if enough else f'{n} {"pictures" if n == mine.sum() else "groups"} are too few to promise a {kind} of {wanted:g}: at least {int(np.ceil(wanted/(1 - wanted) - 1e-9)) if wanted < 1 else "infinitely many"} are needed. The threshold keeps all of them.'
     return dict(threshold=t, rule=f'{kind} of {wanted:g} or more', note=note)
 
 # %% ../nbs/00r_decisions.ipynb #6daddc4d

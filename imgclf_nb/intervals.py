@@ -50,7 +50,7 @@ def draw_counts(
     for row in w[1:]: row[:] = np.bincount(rng.integers(0, n_units, n_units, dtype=np.int32), minlength=n_units)
     return w
 
-# %% ../nbs/00e_intervals.ipynb #0a1da787
+# %% ../nbs/00e_intervals.ipynb #a455ab9b
 def get_confusions(
     targs,   # true classes as numbers, `(n,)`
     preds,   # predicted ones
@@ -70,6 +70,7 @@ def get_scores(
     c:dict, # from `get_confusions`
 )->dict:
     "`accuracy, balanced_accuracy, macro_f1` `(drawings,)` and `recall, precision, f1` `(drawings, k)`; NaN for a class that does not occur"
+    c = {k: v.astype(np.float64) for k,v in c.items()}  # counts are whole numbers, exact in float32; their shares are not
     with np.errstate(divide='ignore', invalid='ignore'):
         recall, precision, f1 = c['right']/c['true'], c['right']/c['predicted'], 2*c['right']/(c['true'] + c['predicted'])
         occurs = (c['true'] + c['predicted']) > 0  # as scikit-learn: classes that are true or predicted
