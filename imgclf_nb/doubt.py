@@ -75,7 +75,7 @@ def get_answered(
         share, error = total(yes)/total(slice(None)), total(yes & ~np.asarray(right, bool))/total(yes)
     return dict(answered=get_interval(share, counts.shape[1]), error=get_interval(error, len(set(units[yes]))))
 
-# %% ../nbs/00s_doubt.ipynb #43ba721e
+# %% ../nbs/00s_doubt.ipynb #28c2bc63
 class _Given:
     "Probabilities as they are, in the clothes of a scikit-learn classifier"
     def __init__(self, k): self.classes_, self.n_features_in_ = np.arange(k), k
@@ -100,7 +100,7 @@ def get_sets(
     wanted:float=.9, # promised coverage
     seed:int=0,  # which picture speaks for its unit
 )->np.ndarray:
-    "Which classes are in each picture's set `(m, classes)` of bool; `UserError` where there are too few units for the promise"
+    "Which classes are in each picture's set `(m, classes)` of bool, the likeliest always; `UserError` where there are too few units for the promise"
     from mapie.classification import SplitConformalClassifier
     one = draw_one(units, seed)
     if len(one) < (need := get_least(wanted)):
@@ -108,7 +108,7 @@ def get_sets(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)  # a class without a picture in this part; the sets may hold it all the same
         m = SplitConformalClassifier(_Given(probs.shape[1]), confidence_level=wanted, conformity_score='lac', prefit=True).conformalize(known[one], targs[one])
-    return m.predict_set(probs)[1][..., 0]
+    return m.predict_set(probs)[1][..., 0] | (np.arange(probs.shape[1]) == probs.argmax(1)[:,None])
 
 def get_least(
     wanted:float, # coverage, 0 to 1
@@ -116,19 +116,19 @@ def get_least(
     "How many pictures or groups a promise needs at least"
     return int(np.floor(max(1/wanted, 1/(1 - wanted)) + 1e-9)) + 1
 
-# %% ../nbs/00s_doubt.ipynb #b2a4f9e6
+# %% ../nbs/00s_doubt.ipynb #5c5956a7
 def check_sets(
     sets,   # from `get_sets`
     targs,  # true classes `(n,)`
     units,  # from `get_units`
     counts, # from `draw_counts` `(drawings, units)`
 )->dict:
-    "`reached` share of pictures whose set holds their class, `by_group` the mean over groups (what is promised), `mean_size`, `single` and `empty` shares"
+    "`reached` share of pictures whose set holds their class, `by_group` the mean over groups (what is promised), `mean_size` and the `single` share"
     held = sets[np.arange(len(sets)), targs].astype(np.float64)
     n, hits = [np.bincount(units, o, counts.shape[1]) for o in (np.ones(len(units)), held)]
     size = sets.sum(1)
     return dict(reached=get_interval((counts@hits)/(counts@n), len(n)), by_group=get_interval((counts@(hits/np.maximum(n, 1)))/counts.sum(1), len(n)),
-        mean_size=float(size.mean()), single=float((size == 1).mean()), empty=float((size == 0).mean()))
+        mean_size=float(size.mean()), single=float((size == 1).mean()))
 
 def get_set_table(
     sets,    # from `get_sets`

@@ -46,24 +46,25 @@ def choose_pictures(
     right = right.sample(min(n, len(right)), random_state=seed)
     return pd.concat([d.assign(kind=k) for k,d in dict(right=right, wrong=wrong, unsure=unsure).items()]).reset_index(drop=True)
 
-# %% ../nbs/06_explanation.ipynb #2919139d
+# %% ../nbs/06_explanation.ipynb #377becf8
 def show_rows(
     rows:list,       # of `(pixels (h, w, c), title, map (h, w) of 0 to 1 or None)`
     names=(),        # of the rows
-    side:float=1.,   # of a picture, inches
+    side:float=.95,  # of a picture, inches
 ):
     "Pictures in rows, the map over them: the stronger, the more of its colour; the `Figure`"
     plt = get_plt()
-    lines = max(1 + textwrap.fill(r[1], 19).count('\n') for row in rows for r in row)
-    fig, axs = plt.subplots(len(rows), max(map(len, rows)), figsize=(side*max(map(len, rows)) + .3, len(rows)*(side + .12*lines)), squeeze=False, layout='constrained')
+    titles = [[textwrap.fill(r[1], 17) for r in row] for row in rows]
+    height = sum(side + .13*max(1 + t.count('\n') for t in row) for row in titles)
+    fig, axs = plt.subplots(len(rows), max(map(len, rows)), figsize=(side*max(map(len, rows)) + .2, height + .1), dpi=72, squeeze=False, layout='constrained')  # small in the notebook
     for ax in axs.flat: ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
     for i,row in enumerate(rows):
-        for ax,(a, title, m) in zip(axs[i], row):
+        for ax,(a, _, m),title in zip(axs[i], row, titles[i]):
             im = Image.fromarray(np.asarray(a).squeeze()); im.thumbnail((100, 100))
             ax.imshow(im, cmap='gray', vmin=0, vmax=255, extent=(0, 1, 0, 1))
-            if m is not None: ax.imshow(m, cmap='plasma', alpha=.65*m**.7, vmin=0, vmax=1, extent=(0, 1, 0, 1))
-            ax.set_title(textwrap.fill(title, 19), fontsize=6)
-        if i < len(names): axs[i,0].set_ylabel(names[i], fontsize=7)
+            if m is not None: ax.imshow(m, cmap='plasma', alpha=.7*m, vmin=0, vmax=1, extent=(0, 1, 0, 1))
+            ax.set_title(title, fontsize=7, pad=2)
+        if i < len(names): axs[i,0].set_ylabel(names[i], fontsize=8)
     return fig
 
 def say_answer(
@@ -72,7 +73,7 @@ def say_answer(
     "What it is and what it was taken for, in few words"
     return f'{r.label} {r.probability:.2f}' if r.label == r.predicted else f'{r.label}, read as {r.predicted} {r.probability:.2f}'
 
-# %% ../nbs/06_explanation.ipynb #93209fc0
+# %% ../nbs/06_explanation.ipynb #d8886d7c
 def _get_mean(v, units, draws=1000):
     "Mean with its interval, whole units drawn again"
     units = pd.factorize(units)[0]
@@ -83,7 +84,7 @@ def get_border_table(
     shares, # from `get_border`
     labels, # of the same pictures
     units,  # what belongs together, as numbers
-    part:str='border', # border, middle or bars
+    part:str='border', # border, corners, outside or bars
 )->pd.DataFrame:
     "Share of the attention with its interval, of the area, and pictures with a map: of all, then class by class"
     t = shares.assign(label=np.array(labels), unit=units).dropna(subset=[part])
@@ -93,15 +94,16 @@ def get_border_table(
 
 def describe_border(
     table,      # from `get_border_table`
+    where:str='on the border', # or another part
     least:int=10, # pictures of a class of which something is said
 )->list:
     "Sentences on all and on the classes whose share is surely above the area"
     if table.empty: return ['No map has anything in it.']
-    say = lambda k,r: f'{k}: {100*r.value:.0f} % of the attention ({100*r.low:.0f}–{100*r.high:.0f}) lies on the border, {100*r.area:.0f} % of the area'
+    say = lambda k,r: f'{k}: {100*r.value:.0f} % of the attention ({100*r.low:.0f}–{100*r.high:.0f}) lies {where}, {100*r.area:.0f} % of the area'
     high = [f'{say(k, r)}. Is there a mark, a frame, a text?' for k,r in table.iterrows() if r.low > r.area and r.pictures >= least]
     return high or [f"{say('all', table.loc['all'])}: no hint of a shortcut there."]
 
-# %% ../nbs/06_explanation.ipynb #8da4b17c
+# %% ../nbs/06_explanation.ipynb #060b574e
 def plot_border(
     table,    # from `get_border_table`
     n:int=12, # classes at most, the largest shares
@@ -109,16 +111,17 @@ def plot_border(
 ):
     "Share of the attention on the border with its interval; a bar marks the area; the `Axes`"
     t = pd.concat([table.loc[['all']], table.drop('all').nlargest(n, 'value')])[::-1]
-    ax = ax or get_plt().subplots(figsize=(4.6, .7 + .24*len(t)), layout='constrained')[1]
+    ax = ax or get_plt().subplots(figsize=(5, .8 + .24*len(t)), layout='constrained')[1]
     colours = np.where(t.low > t.area, '#D55E00', '#0072B2')
     y = np.arange(len(t))
     ax.hlines(y, t.low, t.high, colors=colours); ax.scatter(t.value, y, c=colours, zorder=3)
-    ax.plot(t.area, y, '|', color='black', ms=14, label='share of the area')
-    ax.set(yticks=y, yticklabels=[f'{k} ({v:.0f})' for k,v in t.pictures.items()], xlim=(0, 1), xlabel='share of the attention on the border, 95 % interval')
-    ax.legend(fontsize=7)
+    ax.plot(t.area, y, '|', color='black', ms=11, label='share of the area')
+    ax.set(yticks=y, yticklabels=[f'{k} ({v:.0f})' for k,v in t.pictures.items()], xlim=(0, 1), ylim=(-.7, len(t) - .3))
+    ax.set_xlabel('share of the attention on the border, 95 % interval', fontsize=8)
+    ax.tick_params(labelsize=8); ax.legend(fontsize=7)
     return ax
 
-# %% ../nbs/06_explanation.ipynb #3b2ab8b3
+# %% ../nbs/06_explanation.ipynb #ae61a70a
 def get_embedding(
     features,     # `(n, d)`
     how:str='pca',# or tsne
@@ -141,7 +144,7 @@ def plot_embedding(
     names,       # of the axes
 ):
     "Coloured by class (of more than ten: those most often in a mistake, the others grey), and by right and wrong; the `Figure`"
-    fig, axs = get_plt().subplots(1, 2, figsize=(8, 3.4), sharex=True, sharey=True, layout='constrained')
+    fig, axs = get_plt().subplots(1, 2, figsize=(6.4, 2.8), sharex=True, sharey=True, layout='constrained')
     bad, counts = (predictions.label != predictions.predicted).to_numpy(), predictions.label.value_counts()
     often = (pd.concat([predictions.label[bad], predictions.predicted[bad]]).value_counts().add(counts*1e-6, fill_value=0)).sort_values(ascending=False)
     shown = sorted(counts.index) if len(counts) <= 10 else sorted(often.index[:8])
@@ -152,8 +155,8 @@ def plot_embedding(
         axs[0].scatter(*xy[(predictions.label == c).to_numpy()].T, c=_colours[i % 8], marker='o^'[i//8], label=c, **dots)
     for on,style,name in ((~bad, dict(c='#999999', **dots), 'right'), (bad, dict(c='#D55E00', marker='x', s=24, linewidths=1.2), 'wrong')):
         axs[1].scatter(*xy[on].T, label=f'{name} ({on.sum()})', **style)
-    for ax in axs: ax.set(xlabel=names[0], xticks=[], yticks=[]); ax.legend(fontsize=6, loc='best', ncols=1 + (len(shown) > 5))
-    axs[0].set_ylabel(names[1])
+    for ax in axs: ax.set(xticks=[], yticks=[]); ax.set_xlabel(names[0], fontsize=8); ax.legend(fontsize=6, loc='best', ncols=1 + (len(shown) > 5))
+    axs[0].set_ylabel(names[1], fontsize=8)
     return fig
 
 # %% ../nbs/06_explanation.ipynb #89ca9cba

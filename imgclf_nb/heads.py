@@ -72,7 +72,7 @@ def _look_from_outside(x, y, units, c, balanced, most=4000):
     p = cross_predict(x, y, units, c, 3, balanced)
     return get_temperature(p, codes), float((p.argmax(1) == codes).mean())
 
-# %% ../nbs/01f_heads.ipynb #63cff71e
+# %% ../nbs/01f_heads.ipynb #486acb47
 def _get_reader(cache, *views):
     def read(items, pre, batch_size):
         got = get_pixels(items, pre, *views, cache=cache)
@@ -94,7 +94,7 @@ def fit_head(
     if not isinstance(layer, torch.nn.Linear) or isinstance(model.pretrained_cfg.get('classifier'), (tuple, list)): return None
     set_allocator()
     train, valid = [items[items.split == o] for o in ('train', 'valid')]
-    def see(part, mirror=False, *views): return get_frozen_features(part, arch, pre.size, pre.resize, mirror=mirror, model=model, precision='auto',
+    def see(part, mirror=False, *views): return get_frozen_features(part, arch, pre.size, pre.resize, mirror=mirror, model=model, precision='auto' if len(items) > 500 else 'fp32',  # on few pictures the three digits of bf16 move a head
         batches=_get_reader(cache, *(views if cache else views[:1])))
     x, flipped = see(train, False, 'exact', 'wide'), see(train, True, 'exact') if mirror else None
     y = np.array([pre.classes.index(l) for l in train.label])

@@ -157,7 +157,7 @@ def check_sanity(
     r = float(np.nanmean(np.concatenate([get_agreement(maps, o) for o in others] + [[np.nan]]))) if len(maps) else np.nan
     return dict(correlation=r, passed=bool(r < limit))
 
-# %% ../nbs/05d_maps.ipynb #cbc06fcf
+# %% ../nbs/05d_maps.ipynb #273acb4c
 def get_box(
     file,          # a picture
     preprocessing, # the contract
@@ -173,12 +173,12 @@ def get_border(
     boxes, # from `get_box`, one each
     size:int, # pixels of the square
 )->pd.DataFrame:
-    "Shares of the map and of the area, one row a picture: `border`, outside the `middle` half of both sides, `bars`; NaN where the map is empty"
+    "Shares of the map and of the area (`border_area`, …), one row a picture: `border`, `corners`, `outside`, `bars`; NaN where the map is empty"
     at, rows = np.arange(size) + .5, []
-    for m,(l, t, r, b) in zip(enlarge(maps, size), boxes):
-        x, y = ((at - l)/(r - l))[None], ((at - t)/(b - t))[:,None]
-        d = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y))  # to the next side, as a share of it; below 0 on bars
-        total = m.sum() or np.nan
-        rows.append({k: v for name,e in dict(border=.1, middle=.25, bars=0).items() for k,v in
-            ((name, m[d < e].sum()/total), (f'{name}_area', (d < e).mean()))})
+    cells = F.interpolate(torch.as_tensor(maps)[:,None].float().relu(), (size, size), mode='nearest-exact')[:,0].numpy()  # not smeared inwards
+    for m,(l, t, r, b) in zip(cells, boxes):
+        x, y = [np.minimum(o, 1 - o) for o in (((at - l)/(r - l))[None], ((at - t)/(b - t))[:,None])]  # to the next side; below 0 on bars
+        near, far, total = np.minimum(x, y), np.maximum(x, y), m.sum() or np.nan
+        parts = dict(border=near < .1, corners=far < .25, outside=near < .25, bars=near < 0)
+        rows.append({k: m[o].sum()/total for k,o in parts.items()} | {f'{k}_area': o.mean() for k,o in parts.items()})
     return pd.DataFrame(rows)
