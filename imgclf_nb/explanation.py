@@ -46,7 +46,7 @@ def choose_pictures(
     right = right.sample(min(n, len(right)), random_state=seed)
     return pd.concat([d.assign(kind=k) for k,d in dict(right=right, wrong=wrong, unsure=unsure).items()]).reset_index(drop=True)
 
-# %% ../nbs/06_explanation.ipynb #377becf8
+# %% ../nbs/06_explanation.ipynb #766cf86c
 def show_rows(
     rows:list,       # of `(pixels (h, w, c), title, map (h, w) of 0 to 1 or None)`
     names=(),        # of the rows
@@ -56,13 +56,13 @@ def show_rows(
     plt = get_plt()
     titles = [[textwrap.fill(r[1], 17) for r in row] for row in rows]
     height = sum(side + .13*max(1 + t.count('\n') for t in row) for row in titles)
-    fig, axs = plt.subplots(len(rows), max(map(len, rows)), figsize=(side*max(map(len, rows)) + .2, height + .1), dpi=72, squeeze=False, layout='constrained')  # small in the notebook
+    fig, axs = plt.subplots(len(rows), max(map(len, rows)), figsize=(side*max(map(len, rows)) + .2, height + .1), dpi=72, squeeze=False, layout='constrained')  # few dots and, below, few shades: a page, not megabytes
     for ax in axs.flat: ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
     for i,row in enumerate(rows):
         for ax,(a, _, m),title in zip(axs[i], row, titles[i]):
             im = Image.fromarray(np.asarray(a).squeeze()); im.thumbnail((100, 100))
-            ax.imshow(im, cmap='gray', vmin=0, vmax=255, extent=(0, 1, 0, 1))
-            if m is not None: ax.imshow(m, cmap='plasma', alpha=.7*m, vmin=0, vmax=1, extent=(0, 1, 0, 1))
+            ax.imshow(np.asarray(im)//8*8 + 4, cmap='gray', vmin=0, vmax=255, extent=(0, 1, 0, 1))
+            if m is not None: ax.imshow(m, cmap='plasma', alpha=.7*m.round(1), vmin=0, vmax=1, extent=(0, 1, 0, 1))
             ax.set_title(title, fontsize=7, pad=2)
         if i < len(names): axs[i,0].set_ylabel(names[i], fontsize=8)
     return fig

@@ -85,7 +85,14 @@ def open_map(
     raise UserError(f"{arch} at {size} pixels has no last map of features that could be shown: take a larger size, or another arch, "
         f"such as resnet18, convnext_atto or vit_tiny_patch16_224.", 'run')
 
-# %% ../nbs/05d_maps.ipynb #6a87ae1e
+# %% ../nbs/05d_maps.ipynb #7cc96368
+class _Odds(nn.Module):
+    "A model that answers with log-odds: each logit against the log-sum-exp of the others"
+    def __init__(self, model): super().__init__(); self.model = model
+    def forward(self, x):
+        z = self.model(x)
+        return z - z[:,None].masked_fill(torch.eye(z.shape[1], dtype=torch.bool, device=z.device), -torch.inf).logsumexp(-1)
+
 def get_maps(
     opened,  # from `open_map`
     batches, # tensors `(n, channels, size, size)`, one after the other
@@ -93,7 +100,7 @@ def get_maps(
 )->np.ndarray:
     "Grad-CAM of each picture, signed, `float32 (pictures, h, w)` in the cells of the last map"
     from captum.attr import LayerGradCam
-    cam, device, out, targets = LayerGradCam(*opened), next(opened[0].parameters()).device, [], torch.as_tensor(np.array(targets))
+    cam, device, out, targets = LayerGradCam(_Odds(opened[0]), opened[1]), next(opened[0].parameters()).device, [], torch.as_tensor(np.array(targets))
     for xb in batches:
         t, targets = targets[:len(xb)], targets[len(xb):]
         out.append(cam.attribute(xb.to(device), t.to(device)).detach()[:,0].float().cpu())
@@ -107,18 +114,18 @@ def enlarge(
     m = F.interpolate(torch.as_tensor(maps)[:,None].float().relu(), (size, size), mode='bilinear')[:,0]
     return (m/m.amax((1, 2), keepdim=True).clamp_min(1e-12)).numpy()
 
-# %% ../nbs/05d_maps.ipynb #72043494
+# %% ../nbs/05d_maps.ipynb #8ba62d30
 def get_occlusion(
     model,          # answers with logits
     xb,             # pictures `(n, channels, size, size)`
     targets,        # the class that is asked for, as a number, for each
     window:int=None,# side of the grey square, pixels; None: a sixth of the picture
 )->np.ndarray:
-    "How far the logit falls where each pixel is hidden, `(n, size, size)`"
+    "How far the log-odds of the class fall where each pixel is hidden, `(n, size, size)`"
     from captum.attr import Occlusion
     c, size, device = *xb.shape[1:3], next(model.parameters()).device
     w = window or max(2, size//6)
-    hide = Occlusion(model)
+    hide = Occlusion(_Odds(model))
     with torch.no_grad():
         return torch.cat([hide.attribute(x[None].to(device), (c, w, w), (c, max(1, w//2), max(1, w//2)), 0., int(t), perturbations_per_eval=16).mean(1).cpu()
             for x,t in zip(xb, targets)]).numpy()
