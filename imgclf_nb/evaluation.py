@@ -6,7 +6,7 @@
 __all__ = ['check_done', 'check_classes', 'get_label_ceiling', 'plot_confusion', 'get_class_table', 'get_mistakes',
            'show_mistakes']
 
-# %% ../nbs/05_evaluation.ipynb #df4d1124
+# %% ../nbs/05_evaluation.ipynb #a11a51cd
 from .core import UserError, check_parameters, get_device, get_plt, open_run, set_allocator, write_csv, write_json
 
 import json
@@ -21,16 +21,16 @@ from .backbones import load_model
 from .calibration import decompose_brier, plot_reliability, set_temperature
 from .cards import get_card
 from .data import get_items
-from .decisions import get_net_benefit, get_predictive_values, plot_net_benefit, plot_predictive_values
+from .decisions import estimate_prior, get_net_benefit, get_predictive_values, plot_net_benefit, plot_predictive_values, shift_prior
 from .doubt import check_sets, choose_rejection, get_answered, get_risk_coverage, get_set_table, get_sets, plot_risk_coverage
-from .intervals import draw_counts, get_confusions, get_scores, get_share
+from .intervals import draw_counts, get_share
 from .keeping import describe_data, get_predictions, read_predictions
 from .model_card import write_card
 from .paired import get_bounds
 from .pictures import Preprocessing, open_picture
 from .ranking import plot_curves
 from .running import get_headline, run_notebook
-from .scoring import calibrate, get_alarms, get_by_group, get_decision_table, get_metrics, split_answers, summarise
+from .scoring import calibrate, get_alarms, get_by_group, get_decision_table, get_metrics, get_rates, split_answers, summarise
 from .splitting import get_splits, open_test, seal_test
 from .subsets import take_fold
 

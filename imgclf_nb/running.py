@@ -119,11 +119,11 @@ def get_defaults(
     return {k: ast.literal_eval(v['default']) for k,
         v in papermill.inspect_notebook(str(get_root()/'nbs'/f'{notebook}.ipynb')).items()}
 
-# %% ../nbs/00f_running.ipynb #b47ad72a
+# %% ../nbs/00f_running.ipynb #7af251d7
 def get_headline(
     run:Run, # with metrics
 )->str:
-    "The run's numbers with their intervals"
+    "The run's numbers with their intervals, and its summary where it was evaluated"
     r, lines = run.record, []
     for split,metrics in r['metrics'].items():
         shown = [f"{k.replace('_', ' ')} {v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})" for k,
@@ -131,7 +131,7 @@ def get_headline(
         lines.append(f"  {split:5} n = {r['split_sizes'][split]}:  {',  '.join(shown)}")
     about = ' — a drawn miniature: it shows that everything works and says nothing about real pictures' if r['dataset'] in MINIATURES else ''
     opened = f"  test opened {r['test_opened']} time{'' if r['test_opened'] == 1 else 's'}"
-    return '\n'.join([f"{r['dataset']}, {r.get('arch') or r['parameters'].get('arch')}{about}", *lines, f"  (95 % intervals;{opened[1:]})"])
+    return '\n'.join([f"{r['dataset']}, {r.get('arch') or r['parameters'].get('arch')}{about}", *lines, f"  (95 % intervals;{opened[1:]})", *filter(None, [r.get('summary')])])
 
 def get_places(
     run:Run, # any

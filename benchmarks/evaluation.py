@@ -1,0 +1,63 @@
+"""What the evaluation of many predictions takes, part by part: 25,000 of 2 classes and 22,688 of 131, 2,000 drawings each.
+
+python benchmarks/evaluation.py [--draws 2000]
+"""
+import argparse, time
+from dataclasses import replace
+
+import numpy as np, pandas as pd
+
+from imgclf_nb.calibration import decompose_brier, plot_reliability, set_temperature
+from imgclf_nb.decisions import get_net_benefit, get_predictive_values
+from imgclf_nb.doubt import check_sets, choose_rejection, get_answered, get_risk_coverage, get_sets
+from imgclf_nb.evaluation import get_class_table, plot_confusion
+from imgclf_nb.intervals import draw_counts
+from imgclf_nb.paired import Answers
+from imgclf_nb.ranking import plot_curves
+from imgclf_nb.scoring import calibrate, get_alarms, get_decision_table, get_metrics, judge, summarise
+
+
+def make(n, k, seed):
+    "Answers of a good model that is twice as sure as it may be"
+    rng = np.random.default_rng(seed)
+    targs = rng.integers(0, k, n)
+    z = rng.normal(0, 1, (n, k)); z[np.arange(n), targs] += 3 if k == 2 else 5
+    p = set_temperature(np.exp(z)/np.exp(z).sum(1, keepdims=True), .5)
+    return Answers(targs, p.argmax(1), p, np.arange(n), 1 if k == 2 else None)
+
+
+def evaluate(n, k, draws):
+    "The parts of 05 that need no pictures, with the seconds of each; validation is a fifth of the test"
+    classes, spent, t0 = [f'class {i}' for i in range(k)], {}, time.perf_counter()
+    raw, valid = make(n, k, 0), make(n//5, k, 1)
+    frame = pd.DataFrame({'label': np.array(classes)[raw.targs], 'predicted': np.array(classes)[raw.preds], **{f'p_{c}': p for c,p in zip(classes, raw.probs.T)}})
+    t = last = time.perf_counter()
+    def tick(name):
+        nonlocal last
+        spent[name], last = time.perf_counter() - last, time.perf_counter()
+    own = np.arange(len(valid.targs)) % 2 == 0
+    temperature, done = calibrate(valid, own)
+    point, alarm = get_alarms(done, own, classes, miss_cost=20.) if k == 2 else (None, None)
+    a = replace(raw, probs=set_temperature(raw.probs, temperature)); tick('temperature and threshold')
+    alarm = a.probs[:,1] >= point['threshold'] if point else None
+    m = get_metrics(a, raw, alarm, draws); tick('metrics')
+    counts = draw_counts(n, draws)
+    get_class_table(frame, classes); plot_confusion(frame, classes); tick('classes')
+    plot_curves(a.targs, a.probs, a.units, classes, classes[1] if point else None); tick('curves with bands')
+    plot_reliability(dict(before=raw.probs, after=a.probs), a.targs); decompose_brier(a.probs, a.targs); tick('calibration')
+    if point:
+        get_decision_table(a, alarm, classes, draws)
+        get_net_benefit(a.targs == 1, a.probs[:,1], a.units, counts[:301]); get_predictive_values(.9, .9, .1); tick('decisions')
+    reject = choose_rejection(done.probs[own].max(1), (done.preds == done.targs)[own], .05)
+    get_answered(a.probs.max(1), a.preds == a.targs, reject, a.units, counts)
+    get_risk_coverage(a.probs.max(1), a.preds == a.targs, a.units, counts[:301])
+    check_sets(get_sets(raw.probs, valid.probs[own], valid.targs[own], valid.units[own]), a.targs, a.units, counts); tick('doubt')
+    says = summarise(m, 'test', a, classes, point, 1.)
+    return spent | dict(total=time.perf_counter() - t), says
+
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(); p.add_argument('--draws', type=int, default=2000)
+    draws = p.parse_args().draws
+    rows = {f'{n:,} × {k}': evaluate(n, k, draws)[0] for n,k in ((25_000, 2), (22_688, 131))}
+    print(f'seconds, {draws} drawings'); print(pd.DataFrame(rows).round(1).to_string())
