@@ -34,7 +34,7 @@ from .scoring import calibrate, get_alarms, get_by_group, get_decision_table, ge
 from .splitting import get_splits, open_test, seal_test
 from .subsets import take_fold
 
-# %% ../nbs/05_evaluation.ipynb #9c3f51a8
+# %% ../nbs/05_evaluation.ipynb #1734ea9c
 def check_done(
     run, # a `Run`
 ):
@@ -55,7 +55,7 @@ def check_classes(
         if list(names) == list(classes): continue
         how = 'in another order' if sorted(names) == sorted(classes) else f"that differ in {', '.join(sorted(set(names) ^ set(classes))[:5])}"
         raise UserError(f"{what} classes {how} than run.json and the data: every number would be about other classes. Train the run again.", 'run')
-    probs = table[[f'p_{c}' for c in classes]].to_numpy(float)
+    probs = table[[f'p_{c}' for c in classes]].apply(pd.to_numeric, errors='coerce').to_numpy(float)
     if not np.isfinite(probs).all(): raise UserError('predictions.csv holds probabilities that are no numbers: the training broke; train the run again.', 'run')
     own = probs[np.arange(len(table)), pd.Index(classes).get_indexer(table.predicted)]
     if len(table) and ((own < probs.max(1) - 1e-9).any() or (np.abs(probs.sum(1) - 1) > 1e-4).any()):

@@ -46,27 +46,30 @@ def choose_pictures(
     right = right.sample(min(n, len(right)), random_state=seed)
     return pd.concat([d.assign(kind=k) for k,d in dict(right=right, wrong=wrong, unsure=unsure).items()]).reset_index(drop=True)
 
-# %% ../nbs/06_explanation.ipynb #6c65fb03
+# %% ../nbs/06_explanation.ipynb #9465b82d
+def _draw(ax, a, m, title):
+    from matplotlib.colors import ListedColormap
+    im = Image.fromarray(np.asarray(a).squeeze()); im.thumbnail((100, 100))
+    ax.imshow(im if m is None else im.convert('L'), cmap='gray', vmin=0, vmax=255, extent=(0, 1, 0, 1))
+    if m is not None: ax.imshow(m, cmap=ListedColormap(['#D55E00']), alpha=.85*m, extent=(0, 1, 0, 1))  # seen on black and on white
+    ax.set_title(title, fontsize=6.5, pad=2)
+
 def show_rows(
     rows:list,       # of `(pixels (h, w, c), title, map (h, w) of 0 to 1 or None)`
     names=(),        # of the rows
     side:float=.95,  # of a picture, inches
 ):
-    "Pictures in rows, the map over them: the stronger, the more of its colour; the `Figure`"
-    plt = get_plt()
-    titles = [[textwrap.fill(r[1], 17) for r in row] for row in rows]
+    "Pictures in rows, those with a map in grey and the map over them: the stronger, the more of its colour; the `Figure`"
+    titles = [[textwrap.fill(r[1], 16) for r in row] for row in rows]
     height = sum(side + .13*max(1 + t.count('\n') for t in row) for row in titles)
-    fig, axs = plt.subplots(len(rows), max(map(len, rows)), figsize=(side*max(map(len, rows)) + .2, height + .1), squeeze=False, layout='constrained')
+    fig, axs = get_plt().subplots(len(rows), max(map(len, rows)), figsize=(side*max(map(len, rows)) + .2, height + .1), squeeze=False, layout='constrained')
     for ax in axs.flat: ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
     for i,row in enumerate(rows):
-        for ax,(a, _, m),title in zip(axs[i], row, titles[i]):
-            im = Image.fromarray(np.asarray(a).squeeze()); im.thumbnail((100, 100))
-            ax.imshow(im, cmap='gray', vmin=0, vmax=255, extent=(0, 1, 0, 1))
-            if m is not None: ax.imshow(m, cmap='plasma', alpha=.7*m, vmin=0, vmax=1, extent=(0, 1, 0, 1))
-            ax.set_title(title, fontsize=7, pad=2)
+        for ax,(a, _, m),title in zip(axs[i], row, titles[i]): _draw(ax, a, m, title)
         if i < len(names): axs[i,0].set_ylabel(names[i], fontsize=8)
     return fig
 
+# %% ../nbs/06_explanation.ipynb #4e98a4fc
 def get_page(
     fig,             # a `Figure`
     dpi:int=80,      # dots an inch
@@ -87,7 +90,7 @@ def say_answer(
     "What it is and what it was taken for, in few words"
     return f'{r.label} {r.probability:.2f}' if r.label == r.predicted else f'{r.label}, read as {r.predicted} {r.probability:.2f}'
 
-# %% ../nbs/06_explanation.ipynb #d8886d7c
+# %% ../nbs/06_explanation.ipynb #19d12b5b
 def _get_mean(v, units, draws=1000):
     "Mean with its interval, whole units drawn again"
     units = pd.factorize(units)[0]
@@ -100,11 +103,12 @@ def get_border_table(
     units,  # what belongs together, as numbers
     part:str='border', # border, corners, outside or bars
 )->pd.DataFrame:
-    "Share of the attention with its interval, of the area, and pictures with a map: of all, then class by class"
+    "Share of the attention with its interval, of the area, and pictures with a map: of all, then class by class, the largest first"
     t = shares.assign(label=np.array(labels), unit=units).dropna(subset=[part])
     rows = {name: dict(**_get_mean(d[part].to_numpy(), d.unit.to_numpy()), area=d[f'{part}_area'].mean(), pictures=len(d))
         for name,d in [('all', t), *t.groupby('label')] if len(d)}
-    return pd.DataFrame(rows).T.reindex(columns=['value', 'low', 'high', 'area', 'pictures'])
+    t = pd.DataFrame(rows).T.reindex(columns=['value', 'low', 'high', 'area', 'pictures'])
+    return pd.concat([t[:1], t[1:].sort_values('value', ascending=False)])
 
 def describe_border(
     table,      # from `get_border_table`
@@ -117,14 +121,14 @@ def describe_border(
     high = [f'{say(k, r)}. Is there a mark, a frame, a text?' for k,r in table.iterrows() if r.low > r.area and r.pictures >= least]
     return high or [f"{say('all', table.loc['all'])}: no hint of a shortcut there."]
 
-# %% ../nbs/06_explanation.ipynb #060b574e
+# %% ../nbs/06_explanation.ipynb #fe0376b6
 def plot_border(
     table,    # from `get_border_table`
     n:int=12, # classes at most, the largest shares
     ax=None,  # matplotlib `Axes`
 ):
     "Share of the attention on the border with its interval; a bar marks the area; the `Axes`"
-    t = pd.concat([table.loc[['all']], table.drop('all').nlargest(n, 'value')])[::-1]
+    t = table[:n+1][::-1]
     ax = ax or get_plt().subplots(figsize=(5, .8 + .24*len(t)), layout='constrained')[1]
     colours = np.where(t.low > t.area, '#D55E00', '#0072B2')
     y = np.arange(len(t))
@@ -135,7 +139,7 @@ def plot_border(
     ax.tick_params(labelsize=8); ax.legend(fontsize=7)
     return ax
 
-# %% ../nbs/06_explanation.ipynb #ae61a70a
+# %% ../nbs/06_explanation.ipynb #08716a4f
 def get_embedding(
     features,     # `(n, d)`
     how:str='pca',# or tsne
@@ -158,7 +162,7 @@ def plot_embedding(
     names,       # of the axes
 ):
     "Coloured by class (of more than ten: those most often in a mistake, the others grey), and by right and wrong; the `Figure`"
-    fig, axs = get_plt().subplots(1, 2, figsize=(6.4, 2.8), sharex=True, sharey=True, layout='constrained')
+    fig, axs = get_plt().subplots(1, 2, figsize=(6.4, 2.7), sharex=True, sharey=True, layout='constrained')
     bad, counts = (predictions.label != predictions.predicted).to_numpy(), predictions.label.value_counts()
     often = (pd.concat([predictions.label[bad], predictions.predicted[bad]]).value_counts().add(counts*1e-6, fill_value=0)).sort_values(ascending=False)
     shown = sorted(counts.index) if len(counts) <= 10 else sorted(often.index[:8])
@@ -169,7 +173,9 @@ def plot_embedding(
         axs[0].scatter(*xy[(predictions.label == c).to_numpy()].T, c=_colours[i % 8], marker='o^'[i//8], label=c, **dots)
     for on,style,name in ((~bad, dict(c='#999999', **dots), 'right'), (bad, dict(c='#D55E00', marker='x', s=24, linewidths=1.2), 'wrong')):
         axs[1].scatter(*xy[on].T, label=f'{name} ({on.sum()})', **style)
-    for ax in axs: ax.set(xticks=[], yticks=[]); ax.set_xlabel(names[0], fontsize=8); ax.legend(fontsize=6, loc='best', ncols=1 + (len(shown) > 5))
+    for ax in axs:
+        ax.set(xticks=[], yticks=[]); ax.set_xlabel(names[0], fontsize=8)
+        ax.legend(fontsize=6, loc='lower center', bbox_to_anchor=(.5, 1), ncols=4, frameon=False, columnspacing=1, handletextpad=0).set_in_layout(False)
     axs[0].set_ylabel(names[1], fontsize=8)
     return fig
 
@@ -184,7 +190,7 @@ def find_nearest(
     near = np.argsort(-(cos := a @ b.T), axis=1, kind='stable')[:,:k]
     return near, np.take_along_axis(cos, near, 1)
 
-# %% ../nbs/06_explanation.ipynb #4ac36856
+# %% ../nbs/06_explanation.ipynb #673d892d
 def get_pairs(
     predictions, # of one split
     n:int=5,     # pairs at most
@@ -192,6 +198,6 @@ def get_pairs(
     "The most frequent confusions: `label, predicted, pictures`, `share` of the pictures of that label, `of_mistakes`"
     bad = predictions[predictions.label != predictions.predicted]
     t = bad.groupby(['label', 'predicted']).size().rename('pictures').reset_index()
-    t['share'] = t.pictures/t.label.map(predictions.label.value_counts())
+    t['share'] = t.pictures/t.label.map(predictions.label.value_counts()).astype(float)
     t['of_mistakes'] = t.pictures/max(1, len(bad))
     return t.sort_values(['pictures', 'share'], ascending=False, kind='stable').head(n).reset_index(drop=True)

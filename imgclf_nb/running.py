@@ -119,7 +119,7 @@ def get_defaults(
     return {k: ast.literal_eval(v['default']) for k,
         v in papermill.inspect_notebook(str(get_root()/'nbs'/f'{notebook}.ipynb')).items()}
 
-# %% ../nbs/00f_running.ipynb #7af251d7
+# %% ../nbs/00f_running.ipynb #f8598a05
 def get_headline(
     run:Run, # with metrics
 )->str:
@@ -127,7 +127,7 @@ def get_headline(
     r, lines = run.record, []
     for split,metrics in r['metrics'].items():
         shown = [f"{k.replace('_', ' ')} {v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})" for k,
-            v in metrics.items() if k in ('accuracy', 'balanced_accuracy', 'macro_f1', 'auc')]
+            v in metrics.items() if k in ('accuracy', 'balanced_accuracy', 'macro_f1', 'auc') and v['value'] is not None]
         lines.append(f"  {split:5} n = {r['split_sizes'][split]}:  {',  '.join(shown)}")
     about = ' — a drawn miniature: it shows that everything works and says nothing about real pictures' if r['dataset'] in MINIATURES else ''
     opened = f"  test opened {r['test_opened']} time{'' if r['test_opened'] == 1 else 's'}"
