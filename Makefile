@@ -9,7 +9,7 @@ RUN     ?=
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fetch audit train compare leaderboard export clean-notebooks refresh gate test bench bench-long docs lab
+.PHONY: help setup run fetch audit train evaluate compare leaderboard export clean-notebooks refresh gate test bench bench-long docs lab
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ audit: setup ## what is wrong with a set, and what its labels allow: make audit 
 
 train: setup ## train and evaluate: make train DATASET=chest_xray [ARCH=resnet18] [RUN=name] [ARGS="-p epochs 5"]
 	@$(BIN)/imgclf_run "$(DATASET)" $(if $(ARCH),--arch $(ARCH)) $(if $(RUN),--run "$(RUN)") $(ARGS)
+
+evaluate: setup ## what a run is worth, in three chapters and a card: make evaluate RUN=name [ARGS="-p miss_cost 20"]
+	@$(BIN)/imgclf_evaluate "$(RUN)" $(ARGS)
 
 compare: setup ## is run A better than run B: make compare A=name B=name [ARGS="--metric log_loss"]
 	@$(BIN)/imgclf_compare "$(A)" "$(B)" $(ARGS)

@@ -1,6 +1,6 @@
 """What the evaluation of many predictions takes, part by part: 25,000 of 2 classes and 22,688 of 131, 2,000 drawings each.
 
-python benchmarks/evaluation.py [--draws 2000]
+.venv/bin/python benchmarks/evaluation.py [--draws 2000]
 """
 import argparse, time
 from dataclasses import replace

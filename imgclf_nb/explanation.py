@@ -139,7 +139,7 @@ def plot_border(
     ax.tick_params(labelsize=8); ax.legend(fontsize=7)
     return ax
 
-# %% ../nbs/06_explanation.ipynb #08716a4f
+# %% ../nbs/06_explanation.ipynb #556660f0
 def get_embedding(
     features,     # `(n, d)`
     how:str='pca',# or tsne
@@ -162,7 +162,7 @@ def plot_embedding(
     names,       # of the axes
 ):
     "Coloured by class (of more than ten: those most often in a mistake, the others grey), and by right and wrong; the `Figure`"
-    fig, axs = get_plt().subplots(1, 2, figsize=(6.4, 2.7), sharex=True, sharey=True, layout='constrained')
+    fig, axs = get_plt().subplots(1, 2, figsize=(6.4, 3), sharex=True, sharey=True, layout='constrained')
     bad, counts = (predictions.label != predictions.predicted).to_numpy(), predictions.label.value_counts()
     often = (pd.concat([predictions.label[bad], predictions.predicted[bad]]).value_counts().add(counts*1e-6, fill_value=0)).sort_values(ascending=False)
     shown = sorted(counts.index) if len(counts) <= 10 else sorted(often.index[:8])
@@ -170,12 +170,12 @@ def plot_embedding(
     rest = ~predictions.label.isin(shown).to_numpy()
     if rest.any(): axs[0].scatter(*xy[rest].T, c='#cccccc', label='others', **dots)
     for i,c in enumerate(shown):
-        axs[0].scatter(*xy[(predictions.label == c).to_numpy()].T, c=_colours[i % 8], marker='o^'[i//8], label=c, **dots)
+        axs[0].scatter(*xy[(predictions.label == c).to_numpy()].T, c=_colours[i % 8], marker='o^'[i//8], label=textwrap.shorten(str(c), 16, placeholder='…'), **dots)
     for on,style,name in ((~bad, dict(c='#999999', **dots), 'right'), (bad, dict(c='#D55E00', marker='x', s=24, linewidths=1.2), 'wrong')):
         axs[1].scatter(*xy[on].T, label=f'{name} ({on.sum()})', **style)
     for ax in axs:
         ax.set(xticks=[], yticks=[]); ax.set_xlabel(names[0], fontsize=8)
-        ax.legend(fontsize=6, loc='lower center', bbox_to_anchor=(.5, 1), ncols=4, frameon=False, columnspacing=1, handletextpad=0).set_in_layout(False)
+        ax.legend(fontsize=6, loc='lower center', bbox_to_anchor=(.5, 1), ncols=3, frameon=False, columnspacing=.8, handletextpad=0)
     axs[0].set_ylabel(names[1], fontsize=8)
     return fig
 

@@ -65,13 +65,13 @@ def corrupt(
         return made(image=x)['image'].reshape(x.shape)
     return np.stack([one(i, x) for i,x in enumerate(pixels)])
 
-# %% ../nbs/05a_robustness.ipynb #e6eb704e
+# %% ../nbs/05a_robustness.ipynb #8b9fe130
 def show_corruptions(
     picture, # `uint8 (size, size, channels)`
     kinds:dict, # from `get_corruptions`
 ):
     "One picture under all of them; the `Figure`"
-    fig, axs = get_plt().subplots(3, len(kinds), figsize=(len(kinds)*1.05, 3.4), layout='constrained')
+    fig, axs = get_plt().subplots(3, len(kinds), figsize=(len(kinds)*.85, 2.8), layout='constrained')
     for col,(name,ts) in zip(axs.T, kinds.items()):
         col[0].set_title(name, fontsize=8)
         for ax,t in zip(col, ts): ax.imshow(corrupt(picture[None], t)[0].squeeze(), cmap='gray', vmin=0, vmax=255); ax.axis('off')
