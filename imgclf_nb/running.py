@@ -8,7 +8,7 @@ __all__ = ['CHAPTERS', 'TimeUp', 'run_notebook', 'get_defaults', 'get_headline',
 
 # %% ../nbs/00f_running.ipynb #dabc4a8b
 import argparse, ast, atexit, os, re, shutil, signal, sys, tempfile, threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -38,14 +38,15 @@ class TimeUp(UserError): "A notebook that was stopped at the end of its time; th
 @contextmanager
 def _limit(seconds):
     "Interrupt the notebook's process after so many seconds, as Ctrl-C does; the list that is handed out is filled then"
-    late = []
-    def stop():
-        late.append(1)
-        if pid := _get_pid(): os.kill(pid, signal.SIGINT)
-    timer = threading.Timer(seconds, stop) if seconds and os.name == 'posix' else None  # Windows would end the process
-    if timer: timer.daemon = True; timer.start()
+    late, over = [], threading.Event()
+    def watch():
+        wait = seconds
+        while not over.wait(wait):
+            late.append(1); wait = 10 if (pid := _get_pid()) else 1  # again: a process that only begins, or is between two cells, loses an interrupt
+            with suppress(ProcessLookupError): pid and os.kill(pid, signal.SIGINT)
+    if seconds and os.name == 'posix': threading.Thread(target=watch, daemon=True).start()  # Windows would end the process
     try: yield late
-    finally: timer and timer.cancel()
+    finally: over.set()
 
 @cache
 def _make_sockets():
@@ -83,6 +84,7 @@ def run_notebook(
     _make_folder(folder)
     out, tmp = folder/f'{notebook}.ipynb', folder/f'.{notebook}.{os.getpid()}.ipynb'
     if 'run' in get_defaults(notebook): parameters['run'] = str(run)
+    time_up = TimeUp(f'The time for {folder.name} is over. The same command goes on with it.')
     try:
         with _pass_on_interrupts(), _limit(seconds) as late: papermill.execute_notebook(get_root()/'nbs'/f'{notebook}.ipynb', tmp, parameters, kernel_name='python3',
             progress_bar=False,
@@ -91,12 +93,14 @@ def run_notebook(
     except PapermillExecutionError as e:
         if e.ename == 'KeyboardInterrupt':
             _keep_failed(tmp, out)
-            if late: raise TimeUp(f'The time for {folder.name} is over. The same command goes on with it.') from None
+            if late: raise time_up from None
             raise KeyboardInterrupt(e.evalue) from None
         ours = e.ename in ('UserError', 'ParameterError')
         raise UserError(f"{e.evalue if ours else f'{e.ename}: {e.evalue}'} (The executed notebook is "
             f"{_keep_failed(tmp, out)}.)") from (None if ours else e)
-    except DeadKernelError:
+    except RuntimeError as e:
+        if late: _keep_failed(tmp, out); raise time_up from None  # it was still starting
+        if not isinstance(e, DeadKernelError): raise
         error = UserError("The notebook's process was ended from outside, mostly for lack of memory: give a smaller batch_size or "
             "size. The same command goes on with this run.")
         if Run(folder).record.get('status') == 'running': Run(folder).fail(error)
