@@ -36,13 +36,13 @@ def _get_pid(): return getattr(getattr(_kernels[0], 'provisioner', None), 'pid',
 class TimeUp(UserError): "A notebook that was stopped at the end of its time; the same command goes on"
 
 @contextmanager
-def _limit(seconds):
+def _limit(seconds, again=10):
     "Interrupt the notebook's process after so many seconds, as Ctrl-C does; the list that is handed out is filled then"
     late, over = [], threading.Event()
     def watch():
         wait = seconds
         while not over.wait(wait):
-            late.append(1); wait = 10 if (pid := _get_pid()) else 1  # again: a process that only begins, or is between two cells, loses an interrupt
+            late.append(1); wait = again if (pid := _get_pid()) else 1  # again: a process that only begins, or is between two cells, loses an interrupt
             with suppress(ProcessLookupError): pid and os.kill(pid, signal.SIGINT)
     if seconds and os.name == 'posix': threading.Thread(target=watch, daemon=True).start()  # Windows would end the process
     try: yield late
