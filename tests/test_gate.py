@@ -1,5 +1,6 @@
 "The gate: cleaning changes nothing, exporting changes nothing, every module imports, every parameters cell has its tag, sizes"
 import ast, json, re, shutil, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,16 +38,23 @@ def test_exporting_changes_nothing(copy): assert not differing(copy, 'imgclf_nb'
 def test_numbers_are_unique(): assert len({p.name.split('_')[0] for p in NOTEBOOKS}) == len(NOTEBOOKS)
 
 
+@pytest.fixture(scope='module')
+def imported(tmp_path_factory):
+    "Each module imported by a fresh process of its own, two at a time: the exit code, what it said, whether fastai came with it"
+    def one(module):
+        r = subprocess.run([sys.executable, '-c', f'import imgclf_nb.{module}, sys; print("fastai" in sys.modules)'], cwd=tmp_path_factory.mktemp(module), capture_output=True, text=True)
+        return r.returncode, r.stderr, r.stdout.endswith('True\n')
+    with ThreadPoolExecutor(2) as ex: return dict(zip(MODULES, ex.map(one, MODULES)))
+
+
 @pytest.mark.parametrize('module', MODULES)
-def test_module_imports_in_a_fresh_process(module, tmp_path):
-    r = subprocess.run([sys.executable, '-c', f'import imgclf_nb.{module}'], cwd=tmp_path, capture_output=True, text=True)
-    assert r.returncode == 0, r.stderr
+def test_module_imports_in_a_fresh_process(module, imported): assert imported[module][0] == 0, imported[module][1]
 
 
-@pytest.mark.parametrize('module', ['core', 'fetching', 'pictures', 'data', 'splitting', 'backbones', 'running', 'features', 'leakage', 'audit', 'reviewer', 'comparison', 'studies', 'truth'])
-def test_commands_and_servers_stay_free_of_fastai(module):
-    r = subprocess.run([sys.executable, '-c', f'import imgclf_nb.{module}, sys; sys.exit("fastai" in sys.modules)'], capture_output=True, text=True)
-    assert r.returncode == 0, f'imgclf_nb.{module} imports fastai'
+LIGHT = 'core fetching pictures data splitting backbones running features leakage audit reviewer comparison studies truth'.split()
+
+@pytest.mark.parametrize('module', LIGHT)
+def test_commands_and_servers_stay_free_of_fastai(module, imported): assert not imported[module][2], f'imgclf_nb.{module} imports fastai'
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
