@@ -36,7 +36,7 @@ def _get_pid(): return getattr(getattr(_kernels[0], 'provisioner', None), 'pid',
 class TimeUp(UserError): "A notebook that was stopped at the end of its time; the same command goes on"
 
 @contextmanager
-def _limit(seconds, again=10):
+def _limit(seconds, again=20):
     "Interrupt the notebook's process after so many seconds, as Ctrl-C does; the list that is handed out is filled then"
     late, over = [], threading.Event()
     def watch():
