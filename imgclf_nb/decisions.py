@@ -122,9 +122,11 @@ def estimate_prior(
     steps:int=1000, # at most
 )->np.ndarray:
     "The shares of the classes in the new place, by EM; it assumes that only the mixture has changed"
-    new = np.asarray(old, float)
+    probs, old = np.asarray(probs, float), np.maximum(old, 1e-12)
+    new = old
     for _ in range(steps):
-        next_ = shift_prior(probs, old, new).mean(0)
+        ratio = new/old
+        next_ = ratio*(probs.T@(1/(probs@ratio)))/len(probs)  # the mean of `shift_prior`, without a matrix in between
         if np.abs(next_ - new).max() < 1e-9: break
         new = next_
     return next_
@@ -141,7 +143,7 @@ def get_net_benefit(
     truth, p, at = np.asarray(truth, bool), np.asarray(p), np.linspace(.01, .99, 99) if at is None else np.asarray(at, float)
     odds = at/(1 - at)
     def one(w):
-        w = w[:, units]/w[:, units].sum(1, keepdims=True)
+        w = w[:, units].astype(np.float64); w /= w.sum(1, keepdims=True)
         return np.stack([(w[:, truth & (p >= t)].sum(1) - w[:, ~truth & (p >= t)].sum(1)*o) for t,o in zip(at, odds)], 1)
     b = np.concatenate([one(w) for w in _in_parts(counts, len(p))])
     low, high = np.percentile(b[1:], [2.5, 97.5], axis=0) if len(b) > 1 else (b[0], b[0])

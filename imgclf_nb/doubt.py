@@ -13,7 +13,8 @@ import warnings
 
 import numpy as np, pandas as pd
 
-from .intervals import _in_parts, draw_counts, get_interval, get_share
+from .intervals import _in_parts, draw_counts, get_interval
+from .paired import get_unit_share
 
 # %% ../nbs/00s_doubt.ipynb #c9c33cb8
 def get_risk_coverage(
@@ -52,13 +53,14 @@ def plot_risk_coverage(
 def choose_rejection(
     confidence, # of pictures that chose nothing else `(n,)`
     right,      # was the model right `(n,)`
+    units,      # from `get_units`
     wanted:float, # share of errors among the answers, 0 to 1
 )->float:
-    "The smallest confidence from which on (errors + 1)/(answers + 1) is at most `wanted`; None where too few pictures are so sure"
-    order = np.argsort(-np.asarray(confidence), kind='stable')
-    c, wrong = np.asarray(confidence)[order], ~np.asarray(right, bool)[order]
+    "The smallest confidence from which on (errors + 1)/(answers + 1) is at most `wanted`, groups counted once; None where too few pictures are so sure"
+    order, units = np.argsort(-np.asarray(confidence), kind='stable'), np.unique(units, return_inverse=True)[1]
+    c, wrong, weight = np.asarray(confidence)[order], ~np.asarray(right, bool)[order], (1/np.bincount(units))[units[order]]
     ends = np.r_[c[1:] != c[:-1], True]  # equal ones stay together
-    fine = ends & ((np.cumsum(wrong) + 1)/(np.arange(len(c)) + 2) <= wanted)
+    fine = ends & ((np.cumsum(weight*wrong) + 1)/(np.cumsum(weight) + 1) <= wanted)
     return float(c[np.flatnonzero(fine)[-1]]) if fine.any() else None
 
 def get_answered(
@@ -123,19 +125,21 @@ def check_sets(
     units,  # from `get_units`
     counts, # from `draw_counts` `(drawings, units)`
 )->dict:
-    "`reached` share of pictures whose set holds their class, `by_group` the mean over groups (what is promised), `mean_size` and the `single` share"
+    "`reached` share of pictures whose set holds their class, `by_group` the mean over groups (what is promised), `mean_size` and the `single` share, each `{value, low, high}`"
     held = sets[np.arange(len(sets)), targs].astype(np.float64)
     n, hits = [np.bincount(units, o, counts.shape[1]) for o in (np.ones(len(units)), held)]
     size = sets.sum(1)
-    return dict(reached=get_interval((counts@hits)/(counts@n), len(n)), by_group=get_interval((counts@(hits/np.maximum(n, 1)))/counts.sum(1), len(n)),
-        mean_size=float(size.mean()), single=float((size == 1).mean()))
+    mean = lambda o, most=1.: get_interval((counts@np.bincount(units, o, counts.shape[1]))/(counts@n), len(n), most=most)
+    return dict(reached=mean(held), by_group=get_interval((counts@(hits/np.maximum(n, 1)))/counts.sum(1), len(n)), mean_size=mean(size, sets.shape[1]), single=mean(size == 1))
 
 def get_set_table(
     sets,    # from `get_sets`
     targs,   # true classes `(n,)`
+    units,   # from `get_units`
+    counts,  # from `draw_counts` `(drawings, units)`
     classes:list, # in order
 )->pd.DataFrame:
-    "Coverage with Wilson's interval and mean size of the sets of each class; the least covered first"
-    rows = {c: {**get_share(int(sets[targs == i, i].sum()), int((targs == i).sum())), 'mean_size': sets[targs == i].sum(1).mean(), 'pictures': int((targs == i).sum())}
+    "Coverage with its interval and mean size of the sets of each class; the least covered first"
+    rows = {c: {**get_unit_share(sets[:,i], targs == i, units, counts), 'mean_size': sets[targs == i].sum(1).mean(), 'pictures': int((targs == i).sum())}
         for i,c in enumerate(classes) if (targs == i).any()}
     return pd.DataFrame.from_dict(rows, orient='index').rename(columns=dict(value='coverage')).sort_values('coverage')

@@ -8,7 +8,7 @@ __all__ = ['take_fold', 'take_pictures', 'divide_validation']
 # %% ../nbs/01h_subsets.ipynb #1aa9598b
 from .core import UserError
 
-import pandas as pd
+import numpy as np, pandas as pd
 
 from .intervals import get_unit_names
 from .splitting import _draw, get_fold, get_folds
@@ -61,7 +61,7 @@ def take_pictures(
 # %% ../nbs/01h_subsets.ipynb #7570a6d1
 def divide_validation(
     items,          # with splits
-    share:float=.5, # of each class's units that calibrates; rounded down, so a class with one unit is in the choosing part
+    share:float=.5, # of each class's units that calibrates; what is left over of a unit decides by chance, so that rare classes get their share
     seed:int=0,     # decides which
 )->pd.DataFrame:
     "The items with a column `part`: choose or calibrate for validation pictures, '' for others and where `share` is 0; units stay whole"
@@ -71,7 +71,8 @@ def divide_validation(
     label = valid.groupby(unit).label.agg(lambda o: o.mode().iloc[0])  # of a unit with several: its commonest
     draw = pd.Series({u: _draw(f'{seed} calibrate', u) for u in label.index})
     place, size = draw.groupby(label).rank(), label.map(label.value_counts())
-    mine = unit.map(place <= (share*size + 1e-9).astype(int)).astype(bool)
+    luck = label.map({k: _draw(f'{seed} calibrate', k) for k in label.unique()})
+    mine = unit.map(place <= np.floor(share*size + luck)).astype(bool)
     out = items.assign(part='')
     if share: out.loc[valid.index, 'part'] = mine.map({True: 'calibrate', False: 'choose'})
     return out
