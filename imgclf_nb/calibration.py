@@ -11,8 +11,8 @@ from .core import get_plt
 
 import numpy as np, pandas as pd
 
-from .intervals import draw_counts
-from .paired import get_brier, get_unit_share
+from .intervals import draw_counts, get_unit_share
+from .paired import get_brier
 
 # %% ../nbs/00q_calibration.ipynb #5431ffe2
 def set_temperature(
@@ -148,11 +148,10 @@ def plot_reliability(
 ):
     "How often the model is right against how sure it is, with counts; the `Figure`"
     axs = get_plt().subplots(2, 1, figsize=(4.6,4.6), height_ratios=(3,1), sharex=True, layout='constrained')[1] if axs is None else axs
-    counts = draw_counts(int(np.max(units)) + 1, 1000)
     for (name,p),colour,mark in zip(probs.items(), ('#E69F00', '#0072B2'), 'so'):
         b = get_bins(p.max(1), p.argmax(1) == targs, edges := get_edges(p.max(1), 10))
         bins = np.searchsorted(edges, p.max(1))
-        ci = [get_unit_share(p.argmax(1) == targs, bins == i, units, counts) for i in b.index]
+        ci = [get_unit_share(p.argmax(1) == targs, bins == i, units) for i in b.index]
         axs[0].errorbar(b.confidence, b.right, [b.right - [o['low'] for o in ci], [o['high'] for o in ci] - b.right], fmt=f'{mark}-', ms=4, lw=1, capsize=2, color=colour, label=name)
         axs[1].hist(p.max(1), np.linspace(0, 1, 21), histtype='step', color=colour, label=name)
     axs[0].plot([0,1], [0,1], ':', color='grey')

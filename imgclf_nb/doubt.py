@@ -13,8 +13,7 @@ import warnings
 
 import numpy as np, pandas as pd
 
-from .intervals import _in_parts, draw_counts, get_interval
-from .paired import get_unit_share
+from .intervals import _in_parts, draw_counts, get_interval, get_unit_share
 
 # %% ../nbs/00s_doubt.ipynb #c9c33cb8
 def get_risk_coverage(
@@ -136,10 +135,9 @@ def get_set_table(
     sets,    # from `get_sets`
     targs,   # true classes `(n,)`
     units,   # from `get_units`
-    counts,  # from `draw_counts` `(drawings, units)`
     classes:list, # in order
 )->pd.DataFrame:
     "Coverage with its interval and mean size of the sets of each class; the least covered first"
-    rows = {c: {**get_unit_share(sets[:,i], targs == i, units, counts), 'mean_size': sets[targs == i].sum(1).mean(), 'pictures': int((targs == i).sum())}
+    rows = {c: {**get_unit_share(sets[:,i], targs == i, units), 'mean_size': sets[targs == i].sum(1).mean(), 'pictures': int((targs == i).sum())}
         for i,c in enumerate(classes) if (targs == i).any()}
     return pd.DataFrame.from_dict(rows, orient='index').rename(columns=dict(value='coverage')).sort_values('coverage')

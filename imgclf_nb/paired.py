@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'LIMITS', 'Answers', 'get_brier', 'check_metric', 'get_draws', 'get_difference', 'get_value', 'get_bounds',
-           'get_unit_share', 'get_p', 'get_smallest', 'get_verdict', 'compare_answers', 'correct', 'compare_classes']
+           'get_p', 'get_smallest', 'get_verdict', 'compare_answers', 'correct', 'compare_classes']
 
 # %% ../nbs/00n_paired.ipynb #57c74a8a
 from .core import UserError
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np, pandas as pd
 
-from .intervals import draw_counts, get_aucs, get_confusions, get_interval, get_scores, get_share
+from .intervals import draw_counts, get_aucs, get_confusions, get_interval, get_scores
 
 # %% ../nbs/00n_paired.ipynb #af03ae00
 METRICS = dict(accuracy=True, balanced_accuracy=True, macro_f1=True, auc=True, log_loss=False, brier=False)  # True: more is better
@@ -161,20 +161,6 @@ def get_bounds(
     elif limit == 1 and len(np.unique(d)) == 1: low, high = [get_interval(d[0], n)[k] for k in ('low', 'high')]
     else: low, high = np.clip(value + np.percentile(_get_offsets(d, n)[0], [2.5, 97.5]), 0, limit)
     return dict(value=value, low=float(min(low, value)), high=float(max(high, value)))  # drawings that lose a class pull the middle away
-
-# %% ../nbs/00n_paired.ipynb #5fccc37b
-def get_unit_share(
-    hit,    # `(n,)` of bool
-    of,     # the share of which pictures `(n,)` of bool
-    units,  # from `get_units`
-    counts, # from `draw_counts` `(drawings, units)`
-)->dict:
-    "`value, low, high` of the share of `of` that is `hit`; NaN where `of` is empty"
-    hit, of, units = np.asarray(hit, bool), np.asarray(of, bool), np.asarray(units)
-    inside = len(set(units[of]))
-    if inside == of.sum(): return get_share((hit & of).sum(), of.sum())
-    size, good = [np.bincount(units[o], minlength=counts.shape[1]).astype(np.float64) for o in (of, hit & of)]
-    with np.errstate(invalid='ignore'): return get_bounds(((counts@good)/(counts@size))[None], inside)
 
 # %% ../nbs/00n_paired.ipynb #2ef1b39d
 def _swap(p, q, metric, n, draws, seed):

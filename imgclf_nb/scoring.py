@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 
 from .calibration import cross_calibrate, get_ece, get_folds_of, set_temperature
 from .decisions import choose_threshold
-from .intervals import draw_counts, get_aucs, get_confusions, get_scores, get_share
+from .intervals import draw_counts, get_aucs, get_confusions, get_scores, get_unit_share, spread_sure
 from .paired import Answers, get_bounds, get_draws
 from .pairing import get_answers, get_units
 from .ranking import get_average_precisions
@@ -35,10 +35,16 @@ def split_answers(
         out[s] = replace(a, probs=set_temperature(a.probs, 1/t)) if keep.any() else None
     part = table['part'][table.split == 'valid'] if 'part' in table else pd.Series('', table.index[table.split == 'valid'])
     own = np.array(part == 'calibrate')
-    if out['valid'] and own.sum() < 10:
-        notes.append('No validation pictures were kept apart for calibration' + ' in sufficient number'*bool(own.any()) + ': temperature and threshold come from those that may have chosen the epoch, by cross-fitting.')
-        own[:] = True
+    why = _why_all(out['valid'], own)
+    if why: own[:] = True; notes.append(f'{why}: temperature, threshold and sets come from pictures that may have chosen the epoch, by cross-fitting.')
     return out | dict(own=own, notes=notes)
+
+def _why_all(valid, own):
+    "Why the pictures kept apart are not enough, '' where they are"
+    if valid is None: return ''
+    if own.sum() < 10: return 'No validation pictures were kept apart for calibration' + ' in sufficient number'*bool(own.any())
+    alike = valid.positive is not None and len(set(valid.targs[own])) < 2
+    return 'The validation pictures kept apart for calibration are of one class only'*alike
 
 def calibrate(
     valid, # `Answers` at temperature 1
@@ -78,20 +84,18 @@ def get_metrics(
 )->dict:
     "The metrics of run.json, each `{value, low, high}`; NaN where the pictures do not allow one"
     n, two = int(a.units.max()) + 1, a.positive is not None
-    counts, alone = draw_counts(n, draws), n == len(a.units)
-    def share(hit, of):
-        if alone: return get_share((hit & of).sum(), of.sum())
-        size, good = [np.bincount(a.units[o], minlength=n).astype(np.float64) for o in (of, hit & of)]
-        with np.errstate(invalid='ignore'): return get_bounds(((counts@good)/(counts@size))[None], len(set(a.units[of])))
-    every, scores = np.ones(len(a.targs), bool), get_scores(get_confusions(a.targs, a.preds, a.units, a.probs.shape[1], counts))
-    m = dict(accuracy=share(a.targs == a.preds, every), balanced_accuracy=get_bounds(scores['balanced_accuracy'][None].astype(float), n),
-        majority_rate=share(a.targs == np.bincount(a.targs).argmax(), every), macro_f1=get_bounds(scores['macro_f1'][None].astype(float), n))
+    counts, every = draw_counts(n, draws), np.ones(len(a.targs), bool)
+    def share(hit, of): return get_unit_share(hit, of, a.units)
+    scores = get_scores(spread_sure(get_confusions(a.targs, a.preds, a.units, a.probs.shape[1], counts), a.targs, a.units))
+    m = dict(accuracy=share(a.targs == a.preds, every), balanced_accuracy=get_bounds(scores['balanced_accuracy'][None], n),
+        majority_rate=share(a.targs == np.bincount(a.targs).argmax(), every), macro_f1=get_bounds(scores['macro_f1'][None], n))
     for k,limit in (('log_loss', np.inf), ('brier', 1. if a.probs.shape[1] == 2 else 2.)): m[k] = get_bounds(get_draws(a, k, counts)[None], n, limit)
     for k,o in dict(ece=a, ece_before=raw or a).items(): m[k] = {b: v for b,v in get_ece(o.probs, o.targs, o.units, counts).items() if b != 'plain'}
     if not two: return m
     truth, p = a.targs == a.positive, a.probs[:, a.positive]
-    m['auc'] = get_bounds(get_aucs(truth, p, a.units, counts)[None], n)
-    m['average_precision'] = get_bounds(get_average_precisions(truth, p, a.units, counts)[None], n) if truth.any() else dict(value=np.nan, low=np.nan, high=np.nan)
+    few = min(len(set(a.units[o])) for o in (truth, ~truth))  # units of the rarer kind: no more is known than they tell
+    m['auc'] = get_bounds(get_aucs(truth, p, a.units, counts)[None], few)
+    m['average_precision'] = get_bounds(get_average_precisions(truth, p, a.units, counts)[None], few) if truth.any() else dict(value=np.nan, low=np.nan, high=np.nan)
     alarm = a.preds == a.positive if alarm is None else alarm
     return m | dict(sensitivity=share(alarm, truth), specificity=share(~alarm, ~truth))
 
@@ -100,16 +104,13 @@ def get_decision_table(
     a:Answers,   # of one split
     alarm,       # `(n,)` of bool
     names:list,  # of the classes, in order
-    draws:int=2000, # bootstrap drawings
 )->pd.DataFrame:
     "The four outcomes: pictures, and their share of the true class with its interval"
-    counts, truth, rows = draw_counts(int(a.units.max()) + 1, draws), a.targs == a.positive, {}
+    truth, rows = a.targs == a.positive, {}
     for true,of in ((True, names[a.positive]), (False, names[1 - a.positive])):
         for yes,what in ((True, 'alarm'), (False, 'no alarm')):
-            hit, all_ = (truth == true) & (alarm == yes), truth == true
-            size, good = [np.bincount(a.units[o], minlength=counts.shape[1]).astype(np.float64) for o in (all_, hit)]
-            with np.errstate(invalid='ignore'): b = get_bounds(((counts@good)/(counts@size))[None], len(set(a.units[all_]))) if len(set(a.units)) < len(truth) else get_share(hit.sum(), all_.sum())
-            rows[f'{of}: {what}'] = dict(pictures=int(hit.sum()), share=b['value'], low=b['low'], high=b['high'])
+            b = get_unit_share(alarm == yes, truth == true, a.units)
+            rows[f'{of}: {what}'] = dict(pictures=int(((truth == true) & (alarm == yes)).sum()), share=b['value'], low=b['low'], high=b['high'])
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../nbs/01i_scoring.ipynb #39882346
@@ -131,25 +132,26 @@ def get_rates(
 def get_by_group(
     a:Answers, # of one split
     named,     # is the picture's group one with a name, not a copy `(n,)` of bool
-)->Answers:
-    "One answer a unit: the mean of its pictures' probabilities; None where no named unit has several pictures, or one has several labels"
-    size = np.bincount(a.units)
-    if not (size[a.units[named]] > 1).any(): return None
-    t = pd.DataFrame(a.probs).assign(unit=a.units).groupby('unit').mean().to_numpy()
+)->tuple:
+    "`(one answer a unit: the mean of its pictures' probabilities, how many units have several labels and are left out)`; None where no named unit has several pictures"
+    if not (np.bincount(a.units)[a.units[named]] > 1).any(): return None, 0
+    t = pd.DataFrame(a.probs).groupby(a.units).mean().to_numpy()
     targs = pd.Series(a.targs).groupby(a.units).agg(['min', 'max']).to_numpy()
-    if (targs[:,0] != targs[:,1]).any(): return None
-    return replace(a, targs=targs[:,0], preds=t.argmax(1), probs=t, units=np.arange(len(t)))
+    clear = targs[:,0] == targs[:,1]
+    made = replace(a, targs=targs[:,0], preds=t.argmax(1), probs=t, units=np.arange(len(t))).take(clear)
+    return made if clear.any() else None, int((~clear).sum())
 
 # %% ../nbs/01i_scoring.ipynb #d9f48bed
 def _says(v, digits=1): return f"{100*v['value']:.{digits}f} % ({100*v['low']:.{digits}f} to {100*v['high']:.{digits}f})"
 
 def judge(
-    m:dict, # metrics of one split
-    k:int,  # classes that occur
+    m:dict,    # metrics of one split
+    occur:int, # classes that occur in it
+    k:int,     # classes that the model knows
 )->str:
     "'', or that the model guesses, is worse than guessing, or is not more often right than the majority"
     b = m['balanced_accuracy']
-    if k < 2: return 'only one class occurs, so nothing is known about telling classes apart'
+    if occur < 2: return 'only one class occurs, so nothing is known about telling classes apart'
     if b['high'] < 1/k: return f"it is worse than guessing ({100/k:.3g} % of each class): are the classes swapped?"
     if b['low'] <= 1/k: return 'that is not told apart from guessing'
     return 'always naming the commonest class may be right as often' if m['accuracy']['low'] <= m['majority_rate']['value'] else ''
@@ -167,7 +169,7 @@ def summarise(
     n, units = len(a.targs), len(set(a.units))
     about = f"Of {n} {'test' if split == 'test' else 'validation'} pictures{f' in {units} groups' if units < n else ''} the model names {_says(m['accuracy'])} rightly"
     beside = [f"the commonest class makes {100*m['majority_rate']['value']:.1f} %"] + ([f'the labels allow {100*ceiling:.1f} %'] if ceiling < .9995 else [])
-    parts = [about, ' and '.join(beside), *filter(None, [judge(m, len(set(a.targs)))])]
+    parts = [about, ' and '.join(beside), *filter(None, [judge(m, len(set(a.targs)), len(classes))])]
     if point and not np.isnan([m[k]['value'] for k in ('sensitivity', 'specificity')]).any(): parts.append(f"at the operating point ({point['rule']}) it finds {_says(m['sensitivity'])} of {point['positive']} and leaves {_says(m['specificity'])} of the others in peace")
     parts.append(f"its probabilities are off by {100*m['ece']['value']:.1f} points on average ({100*m['ece']['low']:.1f} to {100*m['ece']['high']:.1f})")
     if split != 'test': parts.append('there is no test, and validation chose the model, so all of this is too good')

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from .intervals import draw_counts, get_interval, get_share
+from .intervals import get_unit_share
 from .paired import correct
 
 # %% ../nbs/00u_slices.ipynb #0aca931b
@@ -37,16 +37,19 @@ def get_kinds(
     items, # the pictures; `file, label, group` and any extra column
     facts, # from `measure_pictures`, of the same ones in the same order
 )->pd.DataFrame:
-    "One column a way to divide the pictures, texts; ways that do not divide them are left out"
+    "One column a way to divide the pictures, texts; ways that do not divide them are left out, columns with too many values are named in `attrs['left_out']`"
     n = items.group.where(items.group != '', items.file).map(items.group.where(items.group != '', items.file).value_counts())
     k = {'class': items.label, 'picture size': _cut(np.sqrt(facts.width*facts.height), ('small', 'middle', 'large')), 'brightness': _cut(facts['mean'], ('dark', 'middle', 'bright')),
         'sharpness': _cut(facts.sharpness, ('soft', 'middle', 'sharp')), 'colour': np.where(facts.colour < 2, 'grey', 'coloured'), 'folder': _get_source(items),
         'group size': pd.cut(n, [0, 1, 3, np.inf], labels=['alone', '2 or 3 pictures', '4 or more']).astype(str)}
-    for c in set(items.columns) - _own:
-        number = pd.api.types.is_numeric_dtype(items[c]) and items[c].nunique() > 6
-        k[c] = _cut(items[c], digits=2) if number else items[c].astype(str)
-    k = {name: np.asarray(v, object) for name,v in k.items() if v is not None}
-    return pd.DataFrame({name: v for name,v in k.items() if 1 < len(set(v)) <= max(30, len(set(items.label)))})
+    for c in [o for o in items if o not in _own]:
+        number = pd.to_numeric(items[c].replace('', np.nan), errors='coerce')  # a CSV's columns are read as texts
+        is_number = number.nunique() > 6 and number.notna().sum() == (items[c].astype(str) != '').sum()
+        k[c] = _cut(number, digits=2) if is_number else items[c].astype(str).replace('', 'not known')
+    k, most = {name: np.asarray(v, object) for name,v in k.items() if v is not None}, max(30, len(set(items.label)))
+    out = pd.DataFrame({name: v for name,v in k.items() if 1 < len(set(v)) <= most}, index=items.index)
+    out.attrs['left_out'] = [name for name,v in k.items() if len(set(v)) > most and name not in ('folder', 'class')]
+    return out
 
 # %% ../nbs/00u_slices.ipynb #7ea002c8
 def _flip_signs(x, wrong, units, flips, seed):
@@ -68,26 +71,16 @@ def find_slices(
     right,        # was the model right `(n,)`
     units,        # from `get_units`
     least:int=5,  # pictures a slice
-    draws:int=1000, # bootstrap drawings
 )->pd.DataFrame:
     "`slice, value, pictures, groups, accuracy, low, high, difference, p, worse`: each slice against the other pictures, p corrected, the worst first"
     wrong, units = ~np.asarray(right, bool), np.asarray(units)
     some = [(k, v) for k in kinds for v in kinds[k].unique() if least <= (kinds[k] == v).sum() < len(kinds)]
     if not some: return pd.DataFrame(columns=['slice', 'value', 'pictures', 'groups', 'accuracy', 'low', 'high', 'difference', 'p', 'worse'])
     x = np.stack([(kinds[k] == v).to_numpy() for k,v in some], 1)
-    counts = draw_counts(int(units.max()) + 1, draws)
     p = correct(_get_p(x, wrong, units))
-    rows = [dict(slice=k, value=v, pictures=int(o.sum()), groups=len(set(units[o])), **_get_accuracy(o, wrong, units, counts), difference=wrong[~o].mean() - wrong[o].mean(), p=q, worse=bool(q < .05))
+    rows = [dict(slice=k, value=v, pictures=int(o.sum()), groups=len(set(units[o])), **dict(zip(('accuracy', 'low', 'high'), get_unit_share(~wrong, o, units).values())), difference=wrong[~o].mean() - wrong[o].mean(), p=q, worse=bool(q < .05))
         for (k,v),o,q in zip(some, x.T, p)]
     return pd.DataFrame(rows).sort_values(['p', 'difference'], ignore_index=True)
-
-def _get_accuracy(keep, wrong, units, counts):
-    n, k = len(set(units[keep])), int(keep.sum())
-    ci = get_share(k - wrong[keep].sum(), k) if n == k else None
-    if ci is None:
-        size, good = [np.bincount(units[o], minlength=counts.shape[1]) for o in (keep, keep & ~wrong)]
-        with np.errstate(invalid='ignore'): ci = get_interval((counts@good)/(counts@size), n)
-    return dict(accuracy=ci['value'], low=ci['low'], high=ci['high'])
 
 # %% ../nbs/00u_slices.ipynb #9f45dcb8
 def plot_slices(

@@ -69,7 +69,7 @@ def divide_validation(
     names = get_unit_names(valid)
     unit = names.where(names != '', valid.file)
     label = valid.groupby(unit).label.agg(lambda o: o.mode().iloc[0])  # of a unit with several: its commonest
-    draw = pd.Series({u: _draw(f'{seed} calibrate', u) for u in label.index})
+    draw = pd.Series({u: _draw(f'{seed} calibrate', u) for u in label.index}, dtype=float)
     place, size = draw.groupby(label).rank(), label.map(label.value_counts())
     luck = label.map({k: _draw(f'{seed} calibrate', k) for k in label.unique()})
     mine = unit.map(place <= np.floor(share*size + luck)).astype(bool)
