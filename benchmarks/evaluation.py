@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np, pandas as pd
 
 from imgclf_nb.calibration import decompose_brier, plot_reliability, set_temperature
-from imgclf_nb.decisions import get_net_benefit, get_predictive_values
+from imgclf_nb.decisions import estimate_prior, get_net_benefit, get_own_prior, get_predictive_values, plot_predictive_values, shift_prior
 from imgclf_nb.doubt import check_sets, choose_rejection, get_answered, get_risk_coverage, get_sets
 from imgclf_nb.evaluation import get_class_table, plot_confusion
 from imgclf_nb.intervals import draw_counts
-from imgclf_nb.paired import Answers
+from imgclf_nb.paired import Answers, get_difference
 from imgclf_nb.ranking import plot_curves
-from imgclf_nb.scoring import calibrate, get_alarms, get_decision_table, get_metrics, judge, summarise
+from imgclf_nb.scoring import calibrate, get_alarms, get_decision_table, get_metrics, get_rates, summarise
 
 
 def make(n, k, seed):
@@ -42,13 +42,16 @@ def evaluate(n, k, draws):
     alarm = a.probs[:,1] >= point['threshold'] if point else None
     m = get_metrics(a, raw, alarm, draws); tick('metrics')
     counts = draw_counts(n, draws)
-    get_class_table(frame, classes); plot_confusion(frame, classes); tick('classes')
+    get_class_table(a, classes); plot_confusion(frame, classes); tick('classes')
     plot_curves(a.targs, a.probs, a.units, classes, classes[1] if point else None); tick('curves with bands')
-    plot_reliability(dict(before=raw.probs, after=a.probs), a.targs); decompose_brier(a.probs, a.targs); tick('calibration')
+    plot_reliability(dict(before=raw.probs, after=a.probs), a.targs, a.units); decompose_brier(a.probs, a.targs); tick('calibration')
     if point:
-        get_decision_table(a, alarm, classes, draws)
+        get_decision_table(a, alarm, classes); plot_predictive_values(*get_rates(a, alarm, draws), .5)
         get_net_benefit(a.targs == 1, a.probs[:,1], a.units, counts[:301]); get_predictive_values(.9, .9, .1); tick('decisions')
-    reject = choose_rejection(done.probs[own].max(1), (done.preds == done.targs)[own], .05)
+    share = np.bincount(valid.targs, minlength=k)/len(valid.targs)
+    holds = get_own_prior(done.probs, share)
+    get_difference([replace(a, probs=shift_prior(a.probs, holds, estimate_prior(a.probs, holds)))], [a], 'log_loss', draws); tick('other mixtures')
+    reject = choose_rejection(done.probs[own].max(1), (done.preds == done.targs)[own], done.units[own], .05)
     get_answered(a.probs.max(1), a.preds == a.targs, reject, a.units, counts)
     get_risk_coverage(a.probs.max(1), a.preds == a.targs, a.units, counts[:301])
     check_sets(get_sets(raw.probs, valid.probs[own], valid.targs[own], valid.units[own]), a.targs, a.units, counts); tick('doubt')

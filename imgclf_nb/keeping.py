@@ -13,7 +13,7 @@ import sys
 import numpy as np, pandas as pd
 
 from .backbones import get_cost, get_probabilities, save_model
-from .intervals import get_share, get_unit_names
+from .intervals import get_unit_names, get_unit_share
 from .pictures import get_batches
 from .splitting import get_split_hash
 
@@ -98,10 +98,11 @@ def keep_model(
         temperature=temperature, threshold=None, weights=getattr(model, 'source', 'none')))
     write_csv(run.path/'history.csv', history.drop(columns='images'))
     write_csv(run.path/'predictions.csv', predictions)
-    right = (predictions.label == predictions.predicted).sum()
+    units = pd.factorize(predictions.group.where(predictions.group != '', predictions.path))[0]
+    accuracy = get_unit_share(predictions.label == predictions.predicted, np.ones(len(units)), units)
     speed = history.images.sum()/max(1e-9, history.seconds[history.images > 0].sum())
     cost = get_cost(model, preprocessing.size, preprocessing.channels)
-    run.finish(arch=arch, temperature=temperature, metrics=dict(valid=dict(accuracy=get_share(right, len(predictions)))),
+    run.finish(arch=arch, temperature=temperature, metrics=dict(valid=dict(accuracy=accuracy)),
         cost=dict(train_seconds=round(seconds, 1), images_per_second=round(speed, 1), **cost, peak_memory_mb=_peak_memory()), **more)
 
 # %% ../nbs/01e_keeping.ipynb #cc1fe0ec

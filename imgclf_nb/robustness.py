@@ -18,10 +18,10 @@ from .backbones import get_probabilities, load_model
 from .cards import get_card
 from .data import get_items
 from .facts import measure_pictures
-from .intervals import draw_counts
+from .intervals import draw_counts, get_unit_share
 from .keeping import read_predictions
 from .model_card import write_card
-from .paired import compare_answers, get_bounds
+from .paired import compare_answers
 from .pairing import get_answers, get_units
 from .pictures import Preprocessing, get_batches
 from .running import run_notebook
@@ -47,6 +47,7 @@ def get_corruptions(
         noise=at(lambda v: A.GaussNoise(std_range=(v, v), p=1), (.05, .1, .2)),
         JPEG=at(lambda v: A.ImageCompression(quality_range=(v, v), p=1), (30, 15, 5)),
         dark=at(lambda v: A.MultiplicativeNoise(multiplier=(v, v), p=1), (.6, .35, .2)),
+        bright=at(lambda v: A.MultiplicativeNoise(multiplier=(v, v), p=1), (1.4, 1.9, 2.6)),
         contrast=at(lambda v: A.RandomBrightnessContrast(brightness_limit=(0, 0), contrast_limit=(v, v), p=1), (-.3, -.5, -.7)),
         rotation=at(lambda v: A.Rotate(limit=(v, v), border_mode=cv2.BORDER_REFLECT_101, p=1), (5, 15, 30)),
         resolution=at(lambda v: A.Downscale(scale_range=(v, v), p=1), (.5, .25, .125)),
@@ -96,12 +97,13 @@ def get_drop(
     units,        # from `get_units` `(n,)`
     draws:int=1000, # bootstrap drawings
 )->dict:
-    "Mean relative drop of accuracy over all corruptions, `{value, low, high}`, 0 to 1; NaN where nothing is right to begin with"
+    "Mean relative drop of accuracy over all corruptions, `{value, low, high}`, at most 1, below 0 where they help; NaN where nothing is right to begin with"
     n = int(units.max()) + 1
     counts = draw_counts(n, draws)
     total = lambda r: counts@np.bincount(units, r, n)
     clean, worse = total(rights['clean', 0]), np.mean([total(r) for k,r in rights.items() if k[1]], 0)
-    with np.errstate(invalid='ignore', divide='ignore'): return get_bounds((1 - worse/clean)[None], n)
+    with np.errstate(invalid='ignore', divide='ignore'): drop = np.where(clean > 0, 1 - worse/clean, np.nan)  # a drawing may hold nothing that is right
+    return dict(zip(('value', 'low', 'high'), [drop[0], *np.nanpercentile(drop[1:], [2.5, 97.5])] if clean[0] and n > 1 else [np.nan]*3))
 
 def plot_corruptions(
     rights:dict, # from `try_corruptions`

@@ -105,20 +105,22 @@ def edit_model(change):
 
 @pytest.mark.parametrize('damage, says', [
     (nan_weights, 'NaN or infinite logits'),
+    (edit_model(lambda m: m.pop('temperature')), 'made by another version'),
+    (break_predictions(lambda t: t.assign(label=t.label.replace('NORMAL', 'FINE'))), 'does not know, such as FINE'),
     (edit_model(lambda m: m.update(classes=m['classes'][::-1])), 'another order'),
     (edit_model(lambda m: m['preprocessing'].update(colour_space='lab')), 'made by another version'),
     (edit_model(lambda m: m.update(arch='resnet18')), 'come from another version or model'),
     (break_predictions(lambda t: t.rename(columns={'p_NORMAL': 'p_WELL'})), 'differ in NORMAL, WELL'),
     (break_predictions(lambda t: t.rename(columns={'p_NORMAL': 'p_PNEUMONIA', 'p_PNEUMONIA': 'p_NORMAL'})), 'another order'),
     (break_predictions(lambda t: t.assign(predicted=t.predicted.map({'NORMAL': 'PNEUMONIA', 'PNEUMONIA': 'NORMAL'}))), 'swapped'),
-    (break_predictions(lambda t: t.assign(p_NORMAL=np.nan)), 'no numbers')], ids=['nan', 'order', 'version', 'weights', 'classes', 'columns', 'swapped', 'nan_table'])
+    (break_predictions(lambda t: t.assign(p_NORMAL=np.nan)), 'no numbers')], ids=['nan', 'no_temperature', 'label', 'order', 'version', 'weights', 'classes', 'columns', 'swapped', 'nan_table'])
 def test_bad_runs_in_a_sentence(evaluated, tmp_path, damage, says):
     d = tmp_path/'bad'
     shutil.copytree(evaluated, d)
     damage(d)
     before = (d/'run.json').read_text()
     with pytest.raises(UserError, match=says): run_notebook('05_evaluation', str(d), quiet=True)
-    assert json.loads((d/'run.json').read_text())['metrics'] == json.loads(before)['metrics']  # nothing is lost
+    assert (d/'run.json').read_text() == before  # nothing is lost, and the test was not opened for it
 
 
 def test_without_a_test(table, tmp_path):
@@ -128,6 +130,33 @@ def test_without_a_test(table, tmp_path):
     run_notebook('05_evaluation', str(tmp_path/'r'), quiet=True)
     r = read(tmp_path/'r')
     assert set(r['metrics']) == {'valid'} and 'there is no test' in r['summary'] and r['operating_point'] is None and r['test_opened'] == 0
+
+
+def test_one_class_only_in_what_calibrates(tmp_path):
+    "A defect of which validation holds one: the operating point comes from all of validation, or there is none; numbers come all the same"
+    from imgclf_nb.data import get_items
+    t = get_items('pc_parts_mini')
+    t = t[~t.sha256.duplicated(keep=False)].assign(label=lambda o: np.where(o.label == o.label.min(), 'DEFECT', 'OK'))[['path', 'label']].reset_index(drop=True)
+    t['split'] = ['valid' if i % 3 == 0 else 'test' if i % 3 == 1 else 'train' for i in range(len(t))]
+    bad = t.index[(t.label == 'DEFECT')]
+    for kept,says in ((1, 'of one class only'), (0, 'no operating point')):
+        o = t.copy()
+        o.loc[bad, 'split'] = (['valid']*kept + ['test', 'train']*len(bad))[:len(bad)]
+        o.to_csv(tmp_path/f'{kept}.csv', index=False)
+        d = train(tmp_path/f'r{kept}', tmp_path/f'{kept}.csv', epochs=1)
+        run_notebook('05_evaluation', str(d), quiet=True)
+        r = read(d)
+        assert any(says in n for n in r['notes']) and r['metrics']['test']['accuracy']['value'] is not None and (r['operating_point'] is None) == (kept == 0), (kept, r['notes'], r['operating_point'])
+
+
+def test_an_arch_without_maps(table, tmp_path):
+    "Its last map is one cell: what needs no map follows all the same"
+    t, classes = table
+    t.to_csv(tmp_path/'t.csv', index=False)
+    d = train(tmp_path/'r', tmp_path/'t.csv', epochs=1, size=16)
+    run_notebook('05_evaluation', str(d), quiet=True); run_notebook('06_explanation', str(d), quiet=True, pictures=4)
+    r = read(d)
+    assert r['explanation']['sanity'] is None and r['explanation']['mistakes'] >= 0 and (d/'figures'/'embedding.png').exists() and not (d/'figures'/'gradcam.png').exists()
 
 
 def test_a_class_that_never_occurs_in_the_test(table, tmp_path):
@@ -167,7 +196,7 @@ def test_a_model_that_guesses_is_called_guessing(evaluated):
     t, rng = pd.read_csv(evaluated/'predictions.csv').query("split == 'test'"), np.random.default_rng(0)
     targs, guess = (t.label == 'PNEUMONIA').to_numpy()*1, rng.integers(0, 2, len(t))
     a = Answers(targs, guess, np.eye(2)[guess]*.2 + .4, np.arange(len(t)), 1)
-    assert 'guessing' in judge(get_metrics(a, draws=300), 2)
-    assert 'guessing' in judge(get_metrics(replace(a, preds=np.ones_like(targs), probs=np.tile([.3, .7], (len(t), 1))), draws=300), 2)  # always the majority
-    assert 'swapped' in judge(get_metrics(replace(a, preds=1-targs, probs=np.eye(2)[1-targs]*.8 + .1), draws=300), 2)
-    assert judge(get_metrics(replace(a, preds=targs, probs=np.eye(2)[targs]*.8 + .1), draws=300), 2) == ''
+    assert 'guessing' in judge(get_metrics(a, draws=300), 2, 2)
+    assert 'guessing' in judge(get_metrics(replace(a, preds=np.ones_like(targs), probs=np.tile([.3, .7], (len(t), 1))), draws=300), 2, 2)  # always the majority
+    assert 'swapped' in judge(get_metrics(replace(a, preds=1-targs, probs=np.eye(2)[1-targs]*.8 + .1), draws=300), 2, 2)
+    assert judge(get_metrics(replace(a, preds=targs, probs=np.eye(2)[targs]*.8 + .1), draws=300), 2, 2) == ''
