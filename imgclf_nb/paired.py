@@ -71,41 +71,75 @@ def get_draws(
     if metric != 'auc': return get_scores(get_confusions(a.targs, a.preds, a.units, a.probs.shape[1], counts))[metric]
     return get_aucs(a.targs == a.positive, a.probs[:,a.positive], a.units, counts)
 
+# %% ../nbs/00n_paired.ipynb #62db2522
+_counted = ('accuracy', 'balanced_accuracy', 'macro_f1')  # look at the named class alone
+
+def _get_effects(a, metric):
+    "What each picture adds to the metric `(n,)`, or to its linear part"
+    if metric in _means: return _get_values(a, metric)/len(a.targs)
+    if metric == 'auc': return _get_places(a.targs == a.positive, a.probs[:,a.positive])
+    k, right = a.probs.shape[1], a.targs == a.preds
+    true, named = np.bincount(a.targs, minlength=k), np.bincount(a.preds, minlength=k)
+    if metric == 'balanced_accuracy': return right/true[a.targs]/(true > 0).sum()
+    w = 1/np.maximum(true + named, 1)
+    f1 = 2*w*np.bincount(a.targs[right], minlength=k)
+    return (2*right*w[a.targs] - (f1*w)[a.targs] - (f1*w)[a.preds])/((true + named) > 0).sum()
+
+def _get_places(yes, score):
+    "Share of the other class on the right side of each picture, over the pictures of its own"
+    from scipy.stats import rankdata
+    above = rankdata(score)
+    for o in (yes, ~yes): above[o] -= rankdata(score[o])
+    return np.where(yes, above, yes.sum() - above)/max(1, yes.sum()*(~yes).sum())
+
 # %% ../nbs/00n_paired.ipynb #9ba620e3
-def _get_seed_error(d):
-    "Standard error of the mean over seeds `(seeds, drawings)` beyond what the pictures explain, and its degrees of freedom (after Satterthwaite 1946)"
+def _get_seed_error(d, v, n):
+    "What seeds add to the variance `v` of the mean over seeds of `d` `(seeds, drawings)`, and the degrees of freedom of the sum (after Hillis 2007)"
     s, own = len(d), d - d.mean(0)
     between, pictures = d[:,0].var(ddof=1), own[:,1:].var(1).sum()/(s - 1)
-    if between == 0: return 0., s - 1
-    return np.sqrt(max(between - pictures, .75/s*between)/s), max(min(2, s - 1), (s - 1)*(1 - pictures/between))  # few seeds may be alike by luck
-
-def _is_same(p, q, metric):
-    "Nothing that the metric looks at differs"
-    return np.array_equal(p.preds, q.preds) if metric in ('accuracy', 'balanced_accuracy', 'macro_f1') else np.allclose(p.probs, q.probs, atol=1e-12)
+    more = max(between - pictures, 6/s**3*between)/s  # few seeds may be alike by luck
+    if between <= pictures: return more, n - 1
+    return more, max(2., (v + more)**2/((between/s)**2/(s-1) + max(0., v - pictures/s)**2/(n-1)))
 
 def _get_noise(a, b, metric):
-    "What one more changed unit would add to a mean; for other metrics 0"
-    if metric not in _means: return 0.
-    x = np.mean([np.bincount(p.units, _get_values(p, metric) - _get_values(q, metric)) for p,q in zip(a, b)], 0)/len(a[0].units)
-    changed = x[np.abs(x) > 1e-12]
-    return np.sqrt((changed**2).mean()) if len(changed) else 0.
+    "Variance that half a changed unit more would add, class by class where classes count alike; and how many units this leaves (after Satterthwaite 1946)"
+    units, by = a[0].units, np.zeros(len(a[0].units), int) if metric in _means else a[0].targs
+    x = np.mean([(_get_effects(p, metric) - _get_effects(q, metric))*(p.preds != q.preds if metric == 'macro_f1' else 1) for p,q in zip(a, b)], 0)
+    n, v, more = np.array([_get_part(x[by == c], units[by == c], (metric in _counted)/len(np.unique(by))) for c in np.unique(by)]).T
+    v = v + more
+    return more.sum(), 1 + min(units.max(), v.sum()**2/(v**2/np.maximum(1, n - 1)).sum() if v.any() else units.max())
+
+def _get_part(x, units, share):
+    "Units of a class, the variance of their sum, and of half a changed unit more; `share` of the class where none has changed"
+    at = np.unique(units, return_inverse=True)[1]
+    s = np.bincount(at, x)
+    changed = s[np.abs(s) > 1e-12] if (np.abs(s) > 1e-12).any() else share*np.bincount(at)/len(x)
+    return len(s), len(s)*s.var(), .5*(changed**2).mean()
 
 def _spread_evenly(quantiles, n, rng):
     "n numbers of a distribution by its quantile function, in random order: fewer drawings say more than with random numbers"
     return rng.permutation(quantiles((np.arange(n) + .5)/n))
 
 def _get_offsets(d, n, noise=0., level=.95, seed=0):
-    "How far the mean over seeds of `d` `(seeds, drawings)` may lie off, from `n` units; and its standard error with degrees of freedom"
+    "How far the mean over seeds of `d` `(seeds, drawings)` may lie off, from `n` units and a variance on top; its standard error with degrees of freedom"
     from scipy import stats
-    rng, mean, m = np.random.default_rng(seed), d.mean(0), d.shape[1] - 1
-    stretch = np.sqrt(n/(n-1))*stats.t.ppf(.5 + level/2, n-1)/stats.norm.ppf(.5 + level/2)
-    off = (mean[1:] - mean[1:].mean())*stretch + noise*_spread_evenly(stats.norm.ppf, m, rng)
-    v = mean[1:].var()*n/(n-1) + noise**2
-    if len(d) == 1: return off, np.sqrt(v), n - 1
-    error, free = _get_seed_error(d)
-    both = v + error**2
-    df = both**2/(error**4/free + v**2/(n-1)) if both > 0 else n - 1
-    return off + error*_spread_evenly(lambda q: stats.t.ppf(q, free), m, rng), np.sqrt(both), df
+    mean, m = d.mean(0), d.shape[1] - 1
+    v = mean[1:].var()*n/(n-1) + noise
+    off = (mean[1:] - mean[1:].mean())*np.sqrt(n/(n-1)) + np.sqrt(noise)*_spread_evenly(stats.norm.ppf, m, np.random.default_rng(seed))
+    more, free = _get_seed_error(d, v, n) if len(d) > 1 else (0., n - 1)
+    off = off*np.sqrt(1 + more/v) if v else np.sqrt(more)*_spread_evenly(stats.norm.ppf, m, np.random.default_rng(seed))
+    return off*stats.t.ppf(.5 + level/2, free)/stats.norm.ppf(.5 + level/2), np.sqrt(v + more), free
+
+
+# %% ../nbs/00n_paired.ipynb #4155c491
+def _is_same(p, q, metric):
+    "Nothing that the metric looks at differs"
+    return np.array_equal(p.preds, q.preds) if metric in _counted else np.allclose(p.probs, q.probs, atol=1e-12)
+
+def _get_exact(p, metric, level):
+    "The largest difference under which nothing changes in `1 - level`/2 of cases: exact on units, those of the rarest class where classes count alike"
+    by = np.zeros(len(p.units), int) if metric in _means else p.targs
+    return max(1 - (.5 - level/2)**(1/len(np.unique(p.units[by == c]))) for c in np.unique(by))/len(np.unique(by))
 
 def _check_draws(d):
     "`d` without drawings in which the metric is not defined; `UserError` where it is not defined on the data themselves"
@@ -119,20 +153,22 @@ def get_difference(
     level:float=.95,     # of the interval
     seed:int=0,          # of the drawings
 )->dict:
-    "`difference` (a - b), `low`, `high`, `error` (standard) with its degrees of freedom `free`, and `p_two_way`, by a paired bootstrap over units and, where there are several, seeds"
+    "`difference` (a - b), `low`, `high`, `error` (standard, NaN where nothing changed and no limit is known) with its degrees of freedom `free`, and `p_two_way`, by a paired bootstrap over units and, where there are several, seeds"
     from scipy import stats
     n, limit = int(a[0].units.max()) + 1, LIMITS.get(metric, 1.)
     counts = draw_counts(n, draws, seed)
     with np.errstate(all='ignore'): d = _check_draws(np.stack([get_draws(p, metric, counts) - get_draws(q, metric, counts) for p,q in zip(a, b)]))
     value = float(d[:,0].mean())
     if n < 2: return dict(difference=value, low=-limit, high=limit, error=np.nan, free=np.nan, p_two_way=1.)  # one unit says nothing about others
-    off, error, free = _get_offsets(d, n, _get_noise(a, b, metric), level, seed)
+    noise, n = _get_noise(a, b, metric)
+    off, error, free = _get_offsets(d, n, noise, level, seed)
     low, high = np.percentile(off, [50*(1-level), 50*(1+level)])
-    low, high = min(low, 0.), max(high, 0.)
-    if np.isfinite(limit) and all(_is_same(p, q, metric) for p,q in zip(a, b)):  # nothing changed: exact, on units
-        high = 1 - (.5 - level/2)**(1/n); low, error = -high, high/stats.norm.ppf(.5 + level/2)
-    p = (1 + (np.abs(off) >= abs(value) - 1e-12).sum())/(1 + len(off))
-    return dict(difference=value, low=float(max(-limit, value + low)), high=float(min(limit, value + high)), error=float(error), free=float(free), p_two_way=float(p))
+    if all(_is_same(p, q, metric) for p,q in zip(a, b)):
+        high = _get_exact(a[0], metric, level) if np.isfinite(limit) else 0.
+        low, error = -high, high/stats.norm.ppf(.5 + level/2) or np.nan
+    p = 2*stats.t.sf(abs(value)/error, free) if value and error else 1.
+    return dict(difference=value, low=float(max(-limit, value + min(low, 0.))), high=float(min(limit, value + max(high, 0.))), error=float(error), free=float(free), p_two_way=float(p))
+
 
 # %% ../nbs/00n_paired.ipynb #27a5e97d
 def get_value(
@@ -176,7 +212,7 @@ def get_p(
     draws:int=9999,        # exchanges
     seed:int=0,            # of the exchanges
 )->tuple:
-    "`(p, name of the test)`: exact McNemar, exchange of units, or with several seeds the share of the interval's drawings that lie as far off"
+    "`(p, name of the test)`: exact McNemar, exchange of units, or with several seeds Student's distribution with the interval's error"
     from scipy import stats
     d, n = d or get_difference(a, b, metric), int(a[0].units.max()) + 1
     if n < 2: return 1., 'none: one unit'
@@ -220,7 +256,7 @@ def compare_answers(
     metric:str='accuracy', # in `METRICS`
     draws:int=2000,        # bootstrap drawings
 )->dict:
-    "`difference, low, high, p, test, n, groups, seeds, smallest_detectable, verdict` of a against b"
+    "`difference, low, high, p, test, n, groups, seeds, smallest_detectable` (at most what is possible, NaN where unknown), `verdict` of a against b"
     for p in (*a, *b):
         if not np.array_equal(p.targs, a[0].targs) or not np.array_equal(p.units, a[0].units):
             raise UserError("The answers are not about the same pictures in the same order: only such can be compared in pairs.")
@@ -228,7 +264,7 @@ def compare_answers(
     d = get_difference(a, b, metric, draws)
     p, test = get_p(a, b, metric, d)
     d.pop('p_two_way')
-    d |= dict(p=p, test=test, n=len(a[0].targs), groups=int(a[0].units.max()) + 1, seeds=len(a), smallest_detectable=get_smallest(d.pop('error'), free=d.pop('free')))
+    d |= dict(p=p, test=test, n=len(a[0].targs), groups=int(a[0].units.max()) + 1, seeds=len(a), smallest_detectable=float(np.minimum(LIMITS.get(metric, 1.), get_smallest(d.pop('error'), free=d.pop('free')))))
     return d | dict(verdict=get_verdict(d, metric))
 
 # %% ../nbs/00n_paired.ipynb #7169b765

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['find_runs', 'why_unusable', 'check_comparable', 'get_units', 'get_tables', 'keep_whole', 'get_answers', 'open_tests',
-           'match_runs', 'check_folds', 'get_pairs', 'pair_runs']
+           'check_alike', 'match_runs', 'check_folds', 'get_pairs', 'pair_runs']
 
 # %% ../nbs/01g_pairing.ipynb #35bc393c
 from .core import Run, UserError, get_runs_root, open_run
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
+from .calibration import set_temperature
 from .intervals import get_unit_names
 from .keeping import read_predictions
-from .paired import Answers, get_value
+from .paired import LIMITS, Answers, get_value
 
 # %% ../nbs/01g_pairing.ipynb #cafc6af9
 def find_runs(
@@ -58,6 +59,8 @@ def why_unusable(
     except (ValueError, OSError) as e: return f'its predictions.csv cannot be read ({e}): delete the folder and train it again'
     lost = [c for c in ('path', 'label', 'split', 'predicted', *(f'p_{c}' for c in r['classes'])) if c not in t]
     if lost: return f'its predictions.csv has no column {lost[0]}'
+    for c in ('label', 'predicted'):
+        if odd := sorted(set(t[c]) - set(r['classes'])): return f"the column {c} of its predictions.csv holds {odd[0]!r}, which is none of its classes: delete the folder and train it again"
     probs = t[[f'p_{c}' for c in r['classes']]].apply(pd.to_numeric, errors='coerce')
     if not np.isfinite(probs.to_numpy(float)).all(): return 'its predictions hold probabilities that are no numbers: its training broke, train it again'
     return ''
@@ -102,14 +105,22 @@ def _get_keys(paths):
     except ValueError: return paths  # some absolute, some not
     return [os.path.relpath(o, root).replace(os.sep, '/') if root else o for o in paths]
 
+def _set_back(t, r):
+    "Predictions at temperature 1, whatever an evaluation has fitted"
+    columns = [f'p_{c}' for c in r['classes']]
+    now = t['temperature'].to_numpy(float) if 'temperature' in t else r.get('temperature') or 1.
+    return t.assign(**dict(zip(columns, set_temperature(t[columns].to_numpy(float), 1/np.asarray(now)).T)))
+
 def get_tables(
     runs:list,  # `Run`s of one side
     split:str,  # valid or test
+    plain:bool=False, # probabilities at temperature 1
 )->dict:
     "Predictions by seed; the folds of a seed joined, sorted by `key`, the path below the pictures' common folder. `UserError` where a picture is answered twice"
     parts = {}
     for run in runs:
         t = read_predictions(run)
+        if plain: t = _set_back(t, run.record)
         t = t[t.split == split]
         if t.empty: raise UserError(f"Run {run.path.name} has no predictions for {split}.", 'split')
         parts.setdefault(_get_place(run)[0], []).append(t)
@@ -128,7 +139,8 @@ def keep_whole(
     notes, newest = [], {}
     for o in sorted(runs, key=lambda o: o.record.get('started') or ''): newest[_get_place(o)] = o
     old = [o.path.name for o in runs if o not in newest.values()]
-    if old: notes.append(f"Trained again since, so left out: {', '.join(old)}.")
+    again = [o.path.name for o in runs if o.path.name not in old and any(_get_place(o) == _get_place(q) for q in runs if q.path.name in old)]
+    if old: notes.append(f"The same seed was trained more than once: the newest run counts ({', '.join(again)}), left out: {', '.join(old)}.")
     folds = max((o.record['parameters'].get('folds') or 1 for o in newest.values()), default=1)
     part = sorted({s for s,_ in newest if any((s, f) not in newest for f in range(folds))} if folds > 1 else ())
     if part: notes.append(f"Seed {', '.join(map(str, part))}: not all of the {folds} folds are done, so left out.")
@@ -170,6 +182,19 @@ def _log(run):
     test = items[items.path.isin(read_predictions(run).query("split == 'test'").path)]
     if len(test): log_opening(run.record['dataset'], run.path.name, test)
 
+_free = ('run', 'seed', 'fold', 'dataset', 'workers', 'cache', 'strict', 'others', 'minutes')  # what may differ between the runs of one side; the data have a hash of their own
+
+def check_alike(
+    runs:list, # `Run`s of one side
+):
+    "`UserError` where they differ in more than seed and fold: such a mixture is no side"
+    def get(o): return {'notebook': o.record.get('notebook'), **o.record['parameters'], 'arch': o.record.get('arch') or o.record['parameters'].get('arch')}
+    for o in runs[1:]:
+        p, q = get(runs[0]), get(o)
+        differ = [k for k in p if k in q and k not in _free and p[k] != q[k]]
+        if differ: raise UserError(f"{runs[0].path.name} and {o.path.name} are on one side but differ in {' and '.join(f'{k} ({p[k]} and {q[k]})' for k in differ[:3])}: one side is runs that "
+            f"differ in seed and fold alone. Give a pattern that fits one setting.", 'run')
+
 def match_runs(
     a:list, b:list, # `Run`s
 )->tuple:
@@ -177,6 +202,7 @@ def match_runs(
     notes = []
     a, b = [list(_get_usable(o, notes)) for o in (a, b)]
     if not a or not b: raise UserError(' '.join(['Nothing to compare.', *notes]), 'run')
+    for o in (a, b): check_alike(o)
     (a, m), (b, n) = keep_whole(a), keep_whole(b)
     notes += m + n
     if len(a) > 1 or len(b) > 1:  # partners of what is left out go too
@@ -198,13 +224,16 @@ def check_folds(
 def get_pairs(
     a:list, b:list,   # `Run`s from `match_runs`
     split:str='valid', # or test, of runs whose test is open
+    metric:str='accuracy', # that is asked for
 )->tuple:
-    "`(answers of a, answers of b, '' or a sentence that groups are not known)`, seed by seed; `UserError` where the pictures differ"
+    "`(answers of a, answers of b, '' or a sentence that groups are not known or temperatures were set back)`, seed by seed; `UserError` where the pictures differ"
     if split == 'test': check_folds(a + b)
-    s, t = [get_tables(o, split) for o in (a, b)]
+    evaluated = {'temperature' in read_predictions(o) for o in a + b}
+    s, t = [get_tables(o, split, len(evaluated) > 1) for o in (a, b)]
     first = next(iter(s.values()))
     known = next((o for o in (first, next(iter(t.values()))) if 'group' in o), first)
     units, note = get_units(known, a[0].record)
+    if len(evaluated) > 1 and metric in LIMITS: note = ' '.join(filter(None, [note, 'Some of these runs are evaluated and others are not: all probabilities are taken at temperature 1.']))
     for o in (*s.values(), *t.values()):
         if list(o.key) != list(first.key) or list(o.label) != list(first.label):
             raise UserError(f"{a[0].path.name} and {b[0].path.name} answer about different {split} pictures, or their labels differ.", 'run')
@@ -213,8 +242,9 @@ def get_pairs(
 def pair_runs(
     a:list, b:list,   # `Run`s
     split:str='valid', # or test, of runs whose test is open
+    metric:str='accuracy', # that is asked for
 )->tuple:
     "`match_runs`, then `get_pairs`: `(answers of a, answers of b, notes)`"
     a, b, notes = match_runs(a, b)
-    x, y, note = get_pairs(a, b, split)
+    x, y, note = get_pairs(a, b, split, metric)
     return x, y, [*notes, *filter(None, [note])]
