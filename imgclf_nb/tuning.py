@@ -6,9 +6,9 @@
 __all__ = ['time_steps', 'get_way']
 
 # %% ../nbs/02d_tuning.ipynb #e1dcbf66
-from .core import check_parameters, get_cache, get_device, set_allocator, write_json
+from .core import check_parameters, get_cache, get_device, get_processor, set_allocator, sweep, write_json
 
-import contextlib, copy, hashlib, json, os, platform, time
+import contextlib, copy, hashlib, json, os, time
 
 import torch
 
@@ -47,13 +47,7 @@ def time_steps(
         raise
 
 # %% ../nbs/02d_tuning.ipynb #ab889f6c
-def _get_machine():
-    device = torch.cuda.get_device_name() if get_device() == 'cuda' else _get_cpu()
-    return dict(device=device, threads=torch.get_num_threads(), torch=torch.__version__)
-
-def _get_cpu():
-    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
+def _get_machine(): return dict(device=get_processor(), threads=torch.get_num_threads(), torch=torch.__version__)
 
 def _look(model, ways, size, batch_size, rounds=2):
     "The ways by turns, so that a slow second of the machine does not decide"
@@ -89,5 +83,6 @@ def get_way(
     plain, best = trial[0], max(trial, key=lambda r: r['images_per_second'])
     if best['images_per_second'] < 1.05*plain['images_per_second']: best = plain  # a difference that noise makes
     way = dict(layout=best['layout'], precision=best['precision'], micro=best['micro'], trial=trial)
+    sweep(store.parent, 600)
     write_json(store, dict(key=key, way=way))
     return way
