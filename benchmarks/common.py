@@ -106,7 +106,7 @@ def show_table(rows):
         least, most = LEAST.get(key), MOST.get(key)
         met = least is None and most is None or (r['ratio'] >= least if least is not None else r['ratio'] <= most)
         target = f'target {least:g} or more' if least is not None else f'target {most:g} or less' if most is not None else ''
-        more = ''.join(f'  {k} {v:g}' for k,v in r.items() if k in ('accuracy_difference', 'decoding_share', 'seconds', 'decoded'))
+        more = ''.join(f'  {k} {v:g}' for k,v in r.items() if k in ('accuracy_difference', 'decoding_share', 'checkpoint_share', 'seconds', 'decoded'))
         print(f"{r['what']:37} {r['against']:15} {r['ratio']:8.2f}  ({r['low']:.2f}–{r['high']:.2f}, n={r['rounds']})  {target}"
             f"{'' if met else '  MISSED'}{more}", flush=True)
 

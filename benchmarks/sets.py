@@ -7,7 +7,7 @@ Same backbone, weights, size and batch size, same training, validation and test 
 stock_<set>.json, to be used again until --again. Ours: the notebook, by papermill, with an empty cache (--warm: with the user's);
 the seconds of its run.json, which hold all work on the data. Rows `probe_*`, `train_*`: ratio = stock seconds / ours,
 accuracy_difference = ours - stock on the test pictures, in shares; a round is a seed. `train_*` against `probe`: the same, fine-tuned
-against the probe's run.
+against the probe's run. `checkpoint_share` of a `train_*`: how much of the seconds of training went into checkpoints.
 """
 import contextlib, json, shutil, sys, tempfile, time
 from pathlib import Path
@@ -69,7 +69,9 @@ def run_ours(notebook, name, dataset, seed, items, warm, quick):
     more = dict(epochs=1) if quick and name == 'train' else {}
     with contextlib.nullcontext() if warm else cold_cache():
         run_notebook(notebook, str(folder), quiet=True, dataset=dataset, seed=seed, **more)
-    return dict(seconds=Run(folder).record['seconds'], accuracy=score(folder, items))
+    r = Run(folder).record
+    kept = {} if notebook != '04_train' else dict(checkpoint_share=r['checkpoint_seconds']/max(1e-9, r['cost']['train_seconds']))
+    return dict(seconds=r['seconds'], accuracy=score(folder, items), **kept)
 
 
 def probe(dataset, seed, items, warm, quick):
@@ -88,7 +90,8 @@ def get_set_row(what, dataset, against, ours, stock):
     row = get_row(f'{what}_{dataset}', against, *rate, seconds=round(mean(o['seconds'] for o in ours), 1),
         their_seconds=round(mean(s['seconds'] for s in stock), 1), accuracy=round(mean(o['accuracy'] for o in ours), 4),
         accuracy_difference=round(mean(o['accuracy'] - s['accuracy'] for o,s in zip(ours, stock)), 4))
-    return {**row, 'images_per_second': None, 'their_images_per_second': None}
+    share = {'checkpoint_share': round(mean(o['checkpoint_share'] for o in ours), 4)} if 'checkpoint_share' in ours[0] else {}
+    return {**row, **share, 'images_per_second': None, 'their_images_per_second': None}
 
 
 if __name__ == '__main__':

@@ -156,23 +156,17 @@ def apply(
 def _stack_draws(drawn, shapes, size):
     affine = np.stack([_get_affine(*d[:3], size) for d in drawn])
     inside = np.array([_is_inside(d[0], d[1], s[1], s[0]) for d,s in zip(drawn, shapes)])
-    return affine, inside, np.stack([d[3] for d in drawn])
+    shrink = np.array([max(d[0][2:])/size for d in drawn])
+    times = np.where(inside & (shrink > 1.6), np.maximum(2, shrink.round()), 1).astype(int)
+    return affine, inside, np.stack([d[3] for d in drawn]), times
 
-def apply_batch(
-    flat,           # every pixel of the pictures, `uint8 (pixels, channels)` tensor on the device
-    starts,         # the first pixel of each picture in `flat`, `(n,)`
-    shapes,         # `(height, width)` of each, `(n, 2)`
-    drawn:list,     # from `draw`, one a picture
-    size:int,       # side of the result
-    fill:int=0,     # grey value beyond the edge
-):
-    "`float32 (n, size, size, channels)` from 0 to 255 on the device, as `apply` does one by one"
+def _fetch(flat, starts, shapes, affine, inside, size, fill, times):
+    "Bilinear from four neighbours each; `times` x `times` points in each output pixel, and their mean"
     import torch
     put = lambda o, kind: torch.as_tensor(np.asarray(o), dtype=kind).to(flat.device, non_blocking=True)
-    affine, inside, colours = _stack_draws(drawn, shapes, size)
     m, starts, inside = put(affine, torch.float32), put(starts, torch.int64)[:,None,None], put(inside, torch.bool)[:,None,None]
     h, w = put(shapes, torch.float32).T[:,:,None,None]
-    line = torch.arange(size, dtype=torch.float32, device=flat.device)
+    line = (torch.arange(size*times, dtype=torch.float32, device=flat.device) + .5)/times - .5
     x, y = [m[:,i,0,None,None]*line + m[:,i,1,None,None]*line[:,None] + m[:,i,2,None,None] for i in (0, 1)]
     x, y = torch.where(inside, x.clamp(min=0).minimum(w - 1), x), torch.where(inside, y.clamp(min=0).minimum(h - 1), y)
     x0, y0 = x.floor(), y.floor()
@@ -183,7 +177,26 @@ def apply_batch(
         weight = (1 - (x - xx).abs())*(1 - (y - yy).abs())
         return torch.where(there[...,None], flat[at].float(), float(fill))*weight[...,None]
     out = tap(0, 0) + tap(1, 0) + tap(0, 1) + tap(1, 1)
-    c = put(colours, torch.float32)
+    return out if times == 1 else out.unflatten(2, (size, times)).unflatten(1, (size, times)).mean((2, 4))
+
+# %% ../nbs/02_augmentation.ipynb #9979ca12
+def apply_batch(
+    flat,           # every pixel of the pictures, `uint8 (pixels, channels)` tensor on the device
+    starts,         # the first pixel of each picture in `flat`, `(n,)`
+    shapes,         # `(height, width)` of each, `(n, 2)`
+    drawn:list,     # from `draw`, one a picture
+    size:int,       # side of the result
+    fill:int=0,     # grey value beyond the edge
+):
+    "`float32 (n, size, size, channels)` from 0 to 255 on the device, as `apply` does one by one"
+    import torch
+    affine, inside, colours, times = _stack_draws(drawn, shapes, size)
+    starts, shapes = np.asarray(starts), np.asarray(shapes)
+    out = torch.empty(len(drawn), size, size, flat.shape[-1], device=flat.device)
+    for k in np.unique(times):  # a picture's own shrink decides, not its neighbours in the batch
+        at = np.flatnonzero(times == k)
+        out[torch.from_numpy(at).to(flat.device)] = _fetch(flat, starts[at], shapes[at], affine[at], inside[at], size, fill, int(k))
+    c = torch.from_numpy(colours).to(flat.device, torch.float32)
     if out.shape[-1] == 1: return (out*c[:,:1,:3].sum(-1)[...,None,None] + c[:,:1,3][...,None,None]).clamp(0, 255)
     return (torch.einsum('nhwc,ndc->nhwd', out, c[:,:,:3]) + c[:,None,None,:,3]).clamp(0, 255)
 

@@ -7,9 +7,9 @@ __all__ = ['check_arch', 'rename_lite', 'get_weights', 'get_backbone', 'get_expe
            'save_model', 'load_model', 'check_size', 'get_cost']
 
 # %% ../nbs/00a_backbones.ipynb #170c9143
-from .core import UserError, get_close, why_unreachable, write_json
+from .core import UserError, get_close, put_in_place, why_unreachable, write_json
 
-import importlib.util, json
+import importlib.util, json, os
 from pathlib import Path
 
 import numpy as np
@@ -188,11 +188,11 @@ def save_model(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
     folder = Path(folder)
-    tmp = folder/'.model.safetensors'
+    tmp = folder/f'.model.safetensors.{os.getpid()}'
     state = {k: v.detach().cpu().contiguous().clone() for k,v in model.state_dict().items()}  # clone: some models share tensors
-    try: save_file(state, tmp)
+    try: save_file(state, tmp); put_in_place(tmp, folder/'model.safetensors')
     except (OSError, SafetensorError) as e: raise UserError(f"The model cannot be written into {folder}: {e}. Make room; the same command goes on.", 'run') from None
-    tmp.replace(folder/'model.safetensors')
+    finally: tmp.unlink(missing_ok=True)
     write_json(folder/'model.json', card)
 
 def load_model(

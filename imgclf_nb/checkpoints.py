@@ -6,9 +6,9 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Checkpoint']
 
 # %% ../nbs/02c_checkpoints.ipynb #83060d5f
-from .core import UserError, check_parameters, set_allocator, set_seeds
+from .core import UserError, check_parameters, put_in_place, set_allocator, set_seeds
 
-import copy, json, os, random, signal, threading, time
+import copy, json, math, os, random, signal, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def write_checkpoint(
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         save_file(tensors, tmp, metadata=dict(facts=json.dumps(facts)))
-        os.replace(tmp, path)
+        put_in_place(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
 def read_checkpoint(
@@ -84,8 +84,9 @@ class Checkpoint(Callback):
     name = 'checkpoint'
     def __init__(self, path, key, every=60):
         self.path, self.key, self.every, self.stopping, self.took = Path(path), key, every, False, 0.
-        self.pool, self.writing, self.warned = ThreadPoolExecutor(1), None, False
+        self.pool, self.writing, self.warned, self.unsound = ThreadPoolExecutor(1), None, False, False
         self.resumed, self.earlier = None, 0.  # (epoch, step) where it went on; seconds before
+        self.pressed = -math.inf  # when Ctrl-C came last
 
     def before_fit(self):
         tensors, facts = read_checkpoint(self.path)
@@ -93,6 +94,7 @@ class Checkpoint(Callback):
         if facts:
             _check_key(facts['key'], self.key, self.path)
             self._take_up(tensors, facts)
+        if run := self.learn.kept_in: run.go_on(*self.resumed or (0, 0))
         self._listen()
 
     @torch.no_grad()
@@ -116,7 +118,6 @@ class Checkpoint(Callback):
         self.resumed, self.facts, learn.throw_again = (f['epoch'], f['step']), f, lambda: self._throw_again(part('rng'), f)
         print(f"going on from epoch {f['epoch']+1}, step {f['step']+1}", flush=True)
         if f['step'] == 0: learn.throw_again()
-        if run := learn.kept_in: run.update(resumed=[*run.record['resumed'][:-1], dict(epoch=f['epoch'], step=f['step'], time=run.record['started'])])
 
     def _throw_again(self, r, f):
         "Give the dice back their state"
@@ -143,15 +144,16 @@ class Checkpoint(Callback):
         t0 = time.time()
         self.finish()
         facts = {**_get_facts(self.learn, epoch, step), 'key': self.key, 'way': self.learn.way, 'spent': self.earlier + time.time() - self.began}
-        if self.learn.is_finite():  # broken weights must not take the place of good ones
+        if sound := self.learn.is_finite():  # broken weights must not take the place of good ones
             self.writing = self.pool.submit(write_checkpoint, self.path, _get_tensors(self.learn), facts)  # of copies; training goes on meanwhile
-        self.last = time.time()
+        elif not self.unsound: self.learn.note('weights or statistics became infinite or no numbers: the last sound checkpoint stays')
+        self.last, self.unsound = time.time(), not sound
         self.took += self.last - t0
-        if self.stopping:
-            self._unlisten()
-            self.finish()
-            raise KeyboardInterrupt(f"Stopped after epoch {epoch+1}, step {step}, and kept: the same command goes on from there." if step
-                else f"Stopped after epoch {epoch}, and kept: the same command goes on from there.")
+        if not self.stopping: return
+        self.close()
+        where = f'epoch {epoch+1}, step {step}' if step else f'epoch {epoch}'
+        raise KeyboardInterrupt(f"Stopped after {where}, and kept: the same command goes on from there." if sound
+            else f"Stopped after {where}, with broken weights: the same command goes on from the last sound checkpoint.")
 
     def finish(self):
         "Wait until the last one is on the disk"
@@ -166,17 +168,23 @@ class Checkpoint(Callback):
     def _listen(self):
         self.before = None
         if threading.current_thread() is not threading.main_thread(): return
-        def stop(*a):
-            if self.stopping: raise KeyboardInterrupt
-            self.stopping = True
-            print('stopping after this step; once more stops at once', flush=True)
-        self.before = signal.signal(signal.SIGINT, stop)
+        self.before = signal.signal(signal.SIGINT, self._press)
+
+    def _press(self, *a):
+        "Two within ten seconds are a person in a hurry; a study's deadline repeats itself more slowly"
+        last, self.pressed = self.pressed, time.monotonic()
+        if self.pressed - last < 10: raise KeyboardInterrupt
+        if not self.stopping: print('stopping after this step; once more within ten seconds stops at once', flush=True)
+        self.stopping = True
 
     def _unlisten(self):
         if self.before is not None: signal.signal(signal.SIGINT, self.before)
         self.before = None
 
-    def after_fit(self): self._unlisten(); self.finish()
+    def close(self):
+        "Wait for the disk, and let Ctrl-C be what it was"
+        self.finish()
+        self._unlisten()
 
 # %% ../nbs/02c_checkpoints.ipynb #7e532bf0
 @patch

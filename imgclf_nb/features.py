@@ -6,7 +6,7 @@
 __all__ = ['get_preprocessing', 'choose_precision', 'get_frozen_features']
 
 # %% ../nbs/00m_features.ipynb #0571ea07
-from .core import get_cache, get_device, set_allocator, show_progress, write_json
+from .core import get_cache, get_device, get_processor, put_in_place, set_allocator, show_progress, sweep, write_json
 
 import hashlib, json, os, time
 from pathlib import Path
@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from .backbones import get_backbone, get_expected, get_features
-from .pictures import Preprocessing, get_batches
+from .pictures import Preprocessing, get_batches, get_decoder
 
 # %% ../nbs/00m_features.ipynb #6a365312
 def get_preprocessing(
@@ -41,9 +41,13 @@ def _write_store(store, known):
     tmp = store.with_name(f'.{store.name}.{os.getpid()}')
     try:
         with open(tmp, 'wb') as f: np.savez(f, sha256=np.array(list(known)), x=np.stack(list(known.values())))
-        os.replace(tmp, store)
+        put_in_place(tmp, store)
     except OSError as e: print(f"Features are not remembered: {store} cannot be written ({e.strerror}).")
     finally: tmp.unlink(missing_ok=True)
+
+def _get_versions():
+    import timm, torch
+    return dict(timm=timm.__version__, torch=torch.__version__, **get_decoder())
 
 def _hash_body(model):
     "Of all weights but the classifier's, which features know nothing of"
@@ -53,6 +57,18 @@ def _hash_body(model):
         if not k.startswith(heads): h.update(k.encode()); h.update(v.cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
 
+# %% ../nbs/00m_features.ipynb #635fd3f8
+def _time_precisions(model, size, device):
+    import torch
+    spent, channels = {}, next(p for p in model.parameters() if p.ndim == 4).shape[1]
+    x = torch.zeros(16, channels, size, size, device=device).to(memory_format=torch.channels_last)
+    for p in ('fp32', 'bf16'):
+        for _ in range(3):
+            t0 = time.perf_counter()
+            get_features(model, [x], precision=p)
+            spent[p] = min(spent.get(p, np.inf), time.perf_counter() - t0)
+    return spent
+
 def choose_precision(
     model,    # a backbone in eval mode, channels last
     arch:str, # its name
@@ -61,19 +77,17 @@ def choose_precision(
     "fp32, or bf16 where this machine is a fifth faster with it; tried once on 16 blank pictures, then remembered"
     import torch
     device = next(model.parameters()).device
-    store = get_cache('tuning')/f'features-{arch}-{size}-{device.type}-{torch.__version__}-{torch.get_num_threads()}.json'
-    if store.exists(): return json.loads(store.read_text())['precision']
-    spent, channels = {}, next(p for p in model.parameters() if p.ndim == 4).shape[1]
-    x = torch.zeros(16, channels, size, size, device=device).to(memory_format=torch.channels_last)
-    for p in ('fp32', 'bf16'):
-        for _ in range(3):
-            t0 = time.perf_counter()
-            get_features(model, [x], precision=p)
-            spent[p] = min(spent.get(p, np.inf), time.perf_counter() - t0)
+    key = dict(arch=arch, size=size, device=device.type, machine=get_processor(), torch=torch.__version__, threads=torch.get_num_threads())
+    store = get_cache('tuning')/f'features-{arch}-{size}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.json'
+    if store.exists():
+        try: return json.loads(store.read_text())['precision']
+        except (ValueError, KeyError, TypeError): print(f'{store.name} is damaged: the trial is made again.')
+    spent = _time_precisions(model, size, device)
     best = 'bf16' if 1.2*spent['bf16'] < spent['fp32'] else 'fp32'
-    write_json(store, dict(precision=best, seconds=spent))
+    write_json(store, dict(key=key, precision=best, seconds=spent))
     return best
 
+# %% ../nbs/00m_features.ipynb #20131439
 def get_frozen_features(
     items,              # with `path` and `sha256`
     arch:str='tf_efficientnet_lite0', # a timm model
@@ -92,7 +106,8 @@ def get_frozen_features(
     pre = get_preprocessing(arch, size, resize=resize)
     model = (model or get_backbone(arch, weights=weights)).to(get_device(), memory_format=torch.channels_last).eval()
     if precision == 'auto': precision = choose_precision(model, arch, size)
-    key = json.dumps([arch, _hash_body(model), pre.to_dict(), mirror, precision, 2])
+    key = json.dumps([arch, _hash_body(model), pre.to_dict(), mirror, precision, _get_versions(), 2])
+    sweep(get_cache('features'), 600)
     store = get_cache('features')/f'{arch}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz'
     known = _read_store(store)
     todo = items[~items.sha256.isin(list(known))].drop_duplicates('sha256')

@@ -47,9 +47,10 @@ class Trainer(Learner):
     layout, precision, micro, clip, kept_in, throw_again = torch.channels_last, 'fp32', None, 0., None, None
 
     def _do_fit(self):
-        for epoch in range(self.first_epoch, self.n_epoch):
-            self.epoch = epoch
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        try:
+            for self.epoch in range(self.first_epoch, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        finally:
+            if hasattr(self, 'checkpoint'): self.checkpoint.close()  # fastai calls no event where a training fails
 
     def all_batches(self):
         self.n_iter, first = len(self.dl), 0
@@ -63,8 +64,9 @@ class Trainer(Learner):
         return torch.autocast(self.dls.device.type, kind) if kind else contextlib.nullcontext()
 
     def is_finite(self):
-        "Are all weights numbers?"
-        return all(p.isfinite().all() for p in self.model.parameters())
+        "Are all weights and statistics numbers, and their averages?"
+        states = (self.model.state_dict(), self.averaged.state if hasattr(self, 'averaged') else {})
+        return all(v.isfinite().all().item() for s in states for v in s.values() if v.is_floating_point())
 
     def get_loss(self, z, y):
         "Cross-entropy of all validation pictures together, with the class weights and without smoothing"
@@ -120,12 +122,19 @@ class Trainer(Learner):
         self.happened.append(dict(epoch=self.epoch + 1, step=self.iter + 1, event=what, **more))
         if self.kept_in: self.kept_in.update(events=self.happened)
 
+    @torch.no_grad()
+    def _find_bad(self, xb, yb):
+        "Numbers of the pictures that are no numbers themselves, else of those whose loss is none"
+        bad = ~xb.flatten(1).isfinite().all(1)
+        if not bad.any():
+            self.model.eval()  # in training its statistics would move
+            bad = ~F.cross_entropy(torch.cat([self.model(x).float() for x in xb.split(self.micro or len(xb))]), yb, reduction='none').isfinite()
+        return bad.nonzero().flatten().tolist()
+
     def _stop_at(self, xb, yb):
         self.opt.zero_grad()
-        with torch.no_grad(): z = torch.cat([self.model(x).float() for x in xb.split(self.micro or len(xb))])
-        bad = (~F.cross_entropy(z, yb, reduction='none').isfinite()).nonzero().flatten().tolist() if len(z) == len(yb) else []
+        bad = self._find_bad(xb, yb)
         names = self.dl.get_names(self.iter) if hasattr(self.dl, 'get_names') else []
-        if hasattr(self, 'checkpoint'): self.checkpoint.write(self.epoch, self.iter); self.checkpoint.finish()
         who = 'all pictures of the step: the weights have diverged' if len(bad) == len(yb) else 'with ' + ', '.join(names[i] if names else f'picture {i} of the batch' for i in bad[:3])
         raise UserError(f"The loss became infinite or no number in epoch {self.epoch+1}, step {self.iter+1}, {who if bad else 'in ' + self.precision}: "
             f"give a smaller lr (or precision=fp32), or drop the picture. The last checkpoint with sound weights is kept.", 'lr')

@@ -6,7 +6,7 @@
 __all__ = ['get_logistic_head', 'get_head', 'fit_head']
 
 # %% ../nbs/01f_heads.ipynb #57d9aaa7
-from .core import get_cache, set_allocator
+from .core import get_cache, set_allocator, sweep
 
 import hashlib, json, os, time
 from zipfile import BadZipFile
@@ -56,6 +56,7 @@ def get_head(
     w, b, c = get_logistic_head(x, y, units, k, balanced, mirror)
     temperature, accuracy = _look_from_outside(x, y, units, c, balanced)
     head = dict(weight=w.astype(np.float32), bias=b.astype(np.float32), c=c, temperature=temperature, accuracy=accuracy)
+    sweep(store.parent, 600)
     tmp = store.with_name(f'.{store.name}.{os.getpid()}')
     try:
         with open(tmp, 'wb') as f: np.savez(f, **head)

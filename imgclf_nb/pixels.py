@@ -7,7 +7,7 @@ __all__ = ['MARGIN', 'LONGEST', 'VIEWS', 'VERSION', 'get_side', 'decode', 'get_s
            'get_pixels', 'to_rgb', 'get_pixel_batches', 'get_caches', 'clear_cache', 'main']
 
 # %% ../nbs/01c_pixels.ipynb #ce70ff84
-from .core import UserError, get_cache, show_progress, write_json
+from .core import UserError, get_cache, show_progress, sweep, write_json
 
 import dataclasses, hashlib, io, json, math, os, shutil, time
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .parallel import map_forked
+from .pictures import get_decoder
 from .records import get_key
 
 # %% ../nbs/01c_pixels.ipynb #4cfd6d40
@@ -66,7 +67,7 @@ _row = np.dtype([('sha256', 'S64'), ('offset', 'i8'), ('height', 'i4'), ('width'
 
 def _get_recipe(pre, view):
     kept = {k: v for k,v in dataclasses.asdict(pre).items() if k not in ('mean', 'std', 'classes')}
-    return dict(version=VERSION, view=view, **(dict(margin=MARGIN, longest=LONGEST) if view == 'wide' else {}), **kept)
+    return dict(version=VERSION, view=view, **get_decoder(), **(dict(margin=MARGIN, longest=LONGEST) if view == 'wide' else {}), **kept)
 
 def get_store(
     dataset:str,   # which set
@@ -106,6 +107,7 @@ class _Writer:
     "Appends pictures to a store; its table on disk never names what the pixels on disk do not hold"
     def __init__(self, folder, recipe):
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, 600)
         self.folder, self.rows = folder, _read_index(folder, recipe).tolist()
         self.known, self.kept = {r[0].decode() for r in self.rows}, time.time()
         self.end = max([r[1] + r[2]*r[3]*r[4] for r in self.rows], default=0)

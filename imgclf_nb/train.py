@@ -92,15 +92,17 @@ def blend(self:Trainer,
     before:dict, # state dict to start from
     shares=(0., .25, .5, .75, 1.), # of the way to the present weights
 )->pd.DataFrame:
-    "Move to the point between `before` and now with the smallest validation loss; `share, valid_loss, accuracy` of each"
-    now = copy.deepcopy(self.model.state_dict())
-    def at(s): return {k: torch.lerp(before[k], v, s) if v.is_floating_point() else v for k,v in now.items()}
-    rows = []
+    "Move to the point between `before` and now with the smallest validation loss, which must be a number; `share, valid_loss, accuracy` of each"
+    now, rows = copy.deepcopy(self.model.state_dict()), []
+    def at(s):
+        if s in (0, 1): return now if s else before  # to the bit, and even where the other is no number
+        return {k: torch.lerp(before[k], v, s) if v.is_floating_point() else v for k,v in now.items()}
     for s in shares:
         self.model.load_state_dict(at(s))
         loss, acc = self.evaluate()
         rows.append(dict(share=s, valid_loss=loss, accuracy=acc))
-    best = min(rows, key=lambda r: r['valid_loss'])
+    best = min(rows, key=lambda r: r['valid_loss'] if np.isfinite(r['valid_loss']) else np.inf)
+    if not np.isfinite(rows[-1]['valid_loss']): self.note(f"the fine-tuning diverged: share {best['share']} is kept; a smaller lr may do better")
     self.model.load_state_dict(at(best['share']))
     print(f"kept: share {best['share']}  valid loss {best['valid_loss']:.3f}  valid accuracy {best['accuracy']:.3f}", flush=True)
     return pd.DataFrame(rows)

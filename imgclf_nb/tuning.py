@@ -6,9 +6,9 @@
 __all__ = ['time_steps', 'get_way']
 
 # %% ../nbs/02d_tuning.ipynb #e1dcbf66
-from .core import check_parameters, get_cache, get_device, set_allocator, write_json
+from .core import check_parameters, get_cache, get_device, get_processor, set_allocator, sweep, write_json
 
-import contextlib, copy, hashlib, json, os, platform, time
+import contextlib, copy, hashlib, json, math, os, time
 
 import torch
 
@@ -47,27 +47,32 @@ def time_steps(
         raise
 
 # %% ../nbs/02d_tuning.ipynb #ab889f6c
-def _get_machine():
-    device = torch.cuda.get_device_name() if get_device() == 'cuda' else _get_cpu()
-    return dict(device=device, threads=torch.get_num_threads(), torch=torch.__version__)
+def _get_machine(): return dict(device=get_processor(), threads=torch.get_num_threads(), torch=torch.__version__)
 
-def _get_cpu():
-    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
+def _look(model, ways, size, pictures, until):
+    "The ways by turns, so that a slow second of the machine does not decide; what is clearly beaten is not asked again"
+    spent, alive = {}, range(len(ways))
+    for _ in range(3):
+        for i in alive: spent[i] = min(spent.get(i, math.inf), time_steps(model, ways[i], size, pictures, 1))
+        alive = [i for i in alive if spent[i] < 1.3*min(spent.values())]
+        if len(alive) < 2 or time.time() > until: break
+    return [dict(**w, pictures=pictures, images_per_second=round(pictures/spent[i], 1)) for i,w in enumerate(ways)]
 
-def _look(model, ways, size, batch_size, rounds=2):
-    "The ways by turns, so that a slow second of the machine does not decide"
-    spent = [[time_steps(model, w, size, batch_size, 1) for w in ways] for _ in range(rounds)]
-    return [dict(**w, images_per_second=round(batch_size/min(s), 1)) for w,s in zip(ways, zip(*spent))]
+def _choose(rows):
+    plain, best = rows[0], max(rows, key=lambda r: r['images_per_second'])
+    return best if best['images_per_second'] > 1.05*plain['images_per_second'] else plain  # a smaller difference is noise
 
-def _try_all(model, size, batch_size, precisions, whole):
-    ways = [dict(layout=l, precision=p, micro=None) for p in precisions for l in ('channels_last', 'contiguous')]
-    rows = _look(model, ways, size, batch_size)
-    if whole or batch_size < 16: return rows
-    best = max(range(len(rows)), key=lambda i: rows[i]['images_per_second'])
-    whole, half = _look(model, [ways[best], {**ways[best], 'micro': batch_size//2}], size, batch_size)
-    rows[best]['images_per_second'] = max(whole['images_per_second'], rows[best]['images_per_second'])
-    return [*rows, half]
+def _try_all(model, size, batch_size, precisions, whole, seconds=10):
+    "`(choice, rows)`: layout and precision on a few pictures; parts only where a few are faster than the batch"
+    until, few = time.time() + seconds, min(batch_size, 8)
+    rows = _look(model, [dict(layout=l, precision=p, micro=None) for p in precisions for l in ('channels_last', 'contiguous')], size, few, until)
+    best = _choose(rows)
+    way = {k: best[k] for k in ('layout', 'precision', 'micro')}
+    if whole or batch_size < 16 or time.time() > until: return way, rows
+    rows += (full := _look(model, [way], size, batch_size, until))
+    if full[0]['images_per_second']*1.05 > best['images_per_second']: return way, rows
+    rows += (half := _look(model, [{**way, 'micro': batch_size//2}], size, batch_size, until))
+    return {**way, 'micro': _choose(full + half)['micro']}, rows
 
 def get_way(
     model,            # as it is trained
@@ -80,14 +85,13 @@ def get_way(
 )->dict:
     "`layout, precision, micro` (pictures computed at a time, None for all) and the `trial`; asked once a machine, then remembered"
     if steps < 30: return dict(layout='channels_last', precision='fp32' if precision == 'auto' else precision, micro=None, trial=[])
-    key = dict(arch=arch, size=size, batch_size=batch_size, precision=precision, whole=whole, allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=2, **_get_machine())
+    key = dict(arch=arch, size=size, batch_size=batch_size, precision=precision, whole=whole, allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=3, **_get_machine())
     store = get_cache('tuning')/f"{arch}-{size}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.json"
     if store.exists():
         try: return json.loads(store.read_text())['way']
         except (ValueError, KeyError): print(f'{store.name} is damaged: the trial is made again.')
-    trial = _try_all(model, size, batch_size, ('fp32', 'bf16') if precision == 'auto' else (precision,), whole)
-    plain, best = trial[0], max(trial, key=lambda r: r['images_per_second'])
-    if best['images_per_second'] < 1.05*plain['images_per_second']: best = plain  # a difference that noise makes
-    way = dict(layout=best['layout'], precision=best['precision'], micro=best['micro'], trial=trial)
+    way, trial = _try_all(model, size, batch_size, ('fp32', 'bf16') if precision == 'auto' else (precision,), whole)
+    way['trial'] = trial
+    sweep(store.parent, 600)
     write_json(store, dict(key=key, way=way))
     return way

@@ -19,6 +19,36 @@ def start(run, *more, env=None):
     return subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=env)
 
 
+def get_descendants(pid):
+    "Processes that this one started, and theirs"
+    def parent(o):
+        try: return int(Path(f'/proc/{o}/stat').read_text().rsplit(')', 1)[1].split()[1])
+        except (OSError, IndexError): return None  # it ended meanwhile
+    pairs = [(o, parent(o)) for o in map(int, filter(str.isdigit, os.listdir('/proc')))]
+    own, new = [], [pid]
+    while new: own, new = own + new, [o for o,up in pairs if up in new]
+    return own[1:]
+
+
+def kill_all(p):
+    "kill -9 for papermill and its kernel, and wait until both are gone"
+    pids = get_descendants(p.pid)
+    assert pids, 'there is no kernel'
+    p.kill(); p.wait()
+    for o in pids:
+        try: os.kill(o, signal.SIGKILL)
+        except ProcessLookupError: pass
+    until = time.time() + 60
+    while any(is_alive(o) for o in pids):
+        assert time.time() < until, f'{pids} do not end'
+        time.sleep(.05)
+
+
+def is_alive(pid):
+    try: return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
+    except OSError: return False
+
+
 def wait_for(p, text):
     for line in p.stdout:
         if text in line: return line
@@ -41,18 +71,59 @@ def check_same(a, b):
     assert not (b/'checkpoint.safetensors').exists()
 
 
-@pytest.mark.parametrize('after', ['epoch 2/12', 'epoch 7/12'])
-def test_kill_9_and_the_same_command_again(after, whole, tmp_path):
-    "papermill is killed and leaves its kernel; the same command at once afterwards ends with the same bits"
+def test_papermill_killed_and_the_same_command_again(whole, tmp_path):
+    "papermill is killed and leaves its kernel, which ends by itself or is waited for; the same command at once afterwards ends with the same bits"
     p = start(tmp_path/'run')
-    wait_for(p, after)
-    time.sleep(.15)  # somewhere in the next epoch
+    wait_for(p, 'epoch 2/12')
+    kernels = get_descendants(p.pid)
     p.kill(); p.wait()
+    assert kernels
     again = start(tmp_path/'run')
     out, _ = again.communicate(timeout=300)
     assert again.returncode == 0, out
     r = read(tmp_path/'run')
-    assert r['status'] == 'done' and len(r['resumed']) == 1 and r['resumed'][0]['epoch'] >= int(after[6]) - 1 and 'going on from epoch' in out
+    assert r['status'] == 'done' and len(r['resumed']) == 1 and r['resumed'][0]['epoch'] >= 1 and 'going on from epoch' in out
+    check_same(whole, tmp_path/'run')
+
+
+SLOW = """
+import time
+from imgclf_nb.checkpoints import Checkpoint
+good_init, good = Checkpoint.__init__, Checkpoint.after_batch
+def often(self, path, key, every=60): good_init(self, path, key, 0)
+def stay(self):
+    good(self)
+    if not self.training or (self.learn.epoch, self.learn.iter) != PLACE: return
+    self.finish()
+    print('waiting to be killed', flush=True)
+    time.sleep(600)
+Checkpoint.__init__, Checkpoint.after_batch = often, stay
+"""
+
+
+def get_startup(tmp_path, code):
+    "An environment in which every kernel runs this code first"
+    (startup := tmp_path/'ipython/profile_default/startup').mkdir(parents=True, exist_ok=True)
+    (startup/'00.py').write_text(code)
+    return dict(os.environ, IPYTHONDIR=str(tmp_path/'ipython'))
+
+
+@pytest.mark.parametrize('place', [(1, 0), (6, 1)], ids=['early', 'late'])
+def test_kill_9_in_the_middle_of_an_epoch(place, whole, tmp_path):
+    "papermill and its kernel are killed after a step that is not an epoch's last; once more while the run only begins; it ends with the same bits, and `resumed` has one entry, the true one"
+    p = start(tmp_path/'run', env=get_startup(tmp_path, SLOW.replace('PLACE', str(place))))
+    wait_for(p, 'waiting to be killed')
+    kill_all(p)
+    (left := tmp_path/'run/.checkpoint.safetensors.999999999').touch()  # of a writer that was killed
+    p = start(tmp_path/'run')
+    wait_for(p, 'weights: ')  # before anything is trained
+    kill_all(p)
+    assert read(tmp_path/'run')['resumed'] == [] and not left.exists()
+    again = start(tmp_path/'run')
+    out, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, out
+    r = read(tmp_path/'run')
+    assert [(o['epoch'], o['step']) for o in r['resumed']] == [(place[0], place[1] + 1)] and f"going on from epoch {place[0]+1}, step {place[1]+2}" in out
     check_same(whole, tmp_path/'run')
 
 
@@ -79,8 +150,7 @@ def test_ctrl_c_keeps_everything(whole, tmp_path):
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     "Another model in the same folder: a sentence, and the file stays"
-    p = start(tmp_path/'run'); wait_for(p, 'epoch 3/12'); p.kill(); p.wait()
-    time.sleep(3)  # the orphaned kernel ends
+    p = start(tmp_path/'run'); wait_for(p, 'epoch 3/12'); kill_all(p)
     kept = (tmp_path/'run'/'checkpoint.safetensors').read_bytes()
     r = read(tmp_path/'run')
     r['parameters']['arch'] = 'resnet10t'
@@ -96,16 +166,14 @@ from imgclf_nb.fitting import EpochLine
 good = EpochLine.after_batch
 def poison(self):
     good(self)
-    if self.training and (self.epoch, self.iter) == (2, 1): next(self.model.parameters()).data.fill_(float('inf'))
+    if self.training and PLACE: next(self.model.parameters()).data.fill_(float('inf'))
 EpochLine.after_batch = poison
 """
 
 
 def test_a_loss_that_is_no_number(tmp_path):
     "The weights break after the second step of the third epoch: the run stops, names the next step and what to do, and keeps the state from before"
-    (startup := tmp_path/'ipython/profile_default/startup').mkdir(parents=True)
-    (startup/'00.py').write_text(POISON)
-    p = start(tmp_path/'run', env=dict(os.environ, IPYTHONDIR=str(tmp_path/'ipython')))
+    p = start(tmp_path/'run', env=get_startup(tmp_path, POISON.replace('PLACE', '(self.epoch, self.iter) == (2, 1)')))
     out, _ = p.communicate(timeout=300)
     r = read(tmp_path/'run')
     assert p.returncode != 0 and r['status'] == 'failed' and r['error']['parameter'] == 'lr'
@@ -113,6 +181,36 @@ def test_a_loss_that_is_no_number(tmp_path):
     from imgclf_nb.checkpoints import read_checkpoint
     facts = read_checkpoint(tmp_path/'run'/'checkpoint.safetensors')[1]
     assert (facts['epoch'], facts['step']) == (2, 0) and len(facts['history']) == 2
+
+
+def test_a_training_that_breaks_in_its_last_step_keeps_the_probe(tmp_path):
+    "One epoch whose last step ends with broken weights: the head on the frozen body is the model, and run.json says why"
+    p = start(tmp_path/'run', *'-p weights auto -p epochs 1 -p ema 0.0'.split(), env=get_startup(tmp_path, POISON.replace('PLACE', 'self.iter + 1 == self.n_iter')))
+    out, _ = p.communicate(timeout=300)
+    assert p.returncode == 0, out
+    r = read(tmp_path/'run')
+    assert 'diverged: share 0.0 is kept' in r['events'][-1]['event'] and r['blend'][-1]['valid_loss'] is None and r['blend'][0]['valid_loss'] > 0
+    assert all((abs(v) < 1e30).all() for v in load_file(tmp_path/'run'/'model.safetensors').values())
+
+
+MEMORY = """
+import torch
+from imgclf_nb.fitting import Trainer
+good = Trainer._accumulate
+def small(self, xb, yb):
+    if (self.micro or len(xb)) > 4: raise torch.OutOfMemoryError('too many pictures')
+    good(self, xb, yb)
+Trainer._accumulate = small
+"""
+
+
+def test_an_event_of_the_memory_is_kept(tmp_path):
+    "A memory that holds four pictures: the run ends as it would, in parts of the same steps, and run.json says so"
+    p = start(tmp_path/'run', '-p', 'epochs', '1', env=get_startup(tmp_path, MEMORY))
+    out, _ = p.communicate(timeout=300)
+    assert p.returncode == 0, out
+    events = read(tmp_path/'run')['events']
+    assert [o['micro'] for o in events] == [8, 4] and all('out of memory' in o['event'] and (o['epoch'], o['step']) == (1, 1) for o in events)
 
 
 def test_the_allocator_can_be_left_alone(tmp_path):
