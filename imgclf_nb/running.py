@@ -243,14 +243,27 @@ def evaluate(
         run_notebook(chapter, str(r.path), quiet=True, **(parameters if chapter == CHAPTERS[0] else {}))
     return r
 
+def _say_over_seeds(runs):
+    "The metrics over runs that differ in seed alone, '' for one run"
+    if len(runs) < 2: return ''
+    from imgclf_nb.scoring import get_over_seeds
+    split = 'test' if all('test' in r.record['metrics'] for r in runs) else 'valid'
+    t = get_over_seeds(runs, split)
+    return '\n'.join([f'\nOver {len(runs)} seeds, {split}: mean (95 % interval over pictures and seeds), standard deviation from seed to seed', *(f"  {k:18} {v.value:.3f} ({v.low:.3f}–{v.high:.3f})  ± {v.spread:.3f}" for k,v in t.iterrows())])
+
 def main_evaluate():
     "`imgclf_evaluate`: the console command"
     a = argparse.ArgumentParser('imgclf_evaluate', description='What a trained run is worth: numbers with intervals, weak spots, what the model looks at, and a model card, all in the '
         "run's folder.")
-    a.add_argument('run', help='name or folder')
+    a.add_argument('run', nargs='+', help="name, folder or pattern such as 'birds-s*'; of several that differ in seed alone, the numbers over seeds too")
     a.add_argument('-p', '--parameter', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='a parameter of 05_evaluation, as in papermill: sensitivity, miss_cost, prevalence …')
     a = a.parse_args()
-    try: r = evaluate(a.run, **{k: _value(v) for k,v in a.parameter})
+    from imgclf_nb.pairing import find_runs
+    try:
+        runs = [r for o in a.run for r in find_runs(o)]
+        for r in runs: evaluate(str(r.path), **{k: _value(v) for k,v in a.parameter})
+        over = _say_over_seeds(runs)
     except UserError as e: sys.exit(f'\n{e}')
     except KeyboardInterrupt: sys.exit('\nStopped. The same command goes on with this run.')
-    print(f'\n{get_headline(r)}\n{get_places(r)}\nmodel card  {r.path}/README.md')
+    for r in runs: print(f'\n{get_headline(r)}\n{get_places(r)}\nmodel card  {r.path}/README.md')
+    if over: print(over)

@@ -153,7 +153,7 @@ def test_an_arch_without_maps(table, tmp_path):
     "Its last map is one cell: what needs no map follows all the same"
     t, classes = table
     t.to_csv(tmp_path/'t.csv', index=False)
-    d = train(tmp_path/'r', tmp_path/'t.csv', epochs=1, size=16)
+    d = train(tmp_path/'r', tmp_path/'t.csv', arch='resnet18', epochs=1)
     run_notebook('05_evaluation', str(d), quiet=True); run_notebook('06_explanation', str(d), quiet=True, pictures=4)
     r = read(d)
     assert r['explanation']['sanity'] is None and r['explanation']['mistakes'] >= 0 and (d/'figures'/'embedding.png').exists() and not (d/'figures'/'gradcam.png').exists()
