@@ -37,7 +37,7 @@ def compare_runs(
         looked = set() if looked is None else looked
         open_tests([o for o in runs + others if o.path not in looked])
         looked.update(o.path for o in runs + others)
-    x, y, note = get_pairs(runs, others, split)
+    x, y, note = get_pairs(runs, others, split, metric)
     notes += filter(None, [note])
     if len(x) == 1: notes.append('One seed on each side: how much of the difference is chance of training is not known.')
     return dict(metric=metric, split=split, a=a, b=b, **compare_answers(x, y, metric, draws), notes=notes)
@@ -61,9 +61,11 @@ def describe_comparison(
     a, b = [Path(str(d[k])).name for k in 'ab']
     head = f"{a} is {d['verdict']} than {b}" if d['verdict'] != 'no difference found' else f"No difference found between {a} and {b}"
     seen = d['smallest_detectable']
-    if not np.isfinite(seen): return f"{head}: {format_difference(d)}, {what}. One group of pictures says nothing about others."
-    return (f"{head}: {format_difference(d)[:-1]}; {p}, {d['test']}), {what}. "
-        f"{f'{100*seen:.1f} points' if share else f'{seen:.3f}'} or more would be found four times in five.")
+    if d['groups'] < 2: return f"{head}: {format_difference(d)}, {what}. One group of pictures says nothing about others."
+    could = 'Both say the same of every picture: how large a difference would be found is not known.' if not np.isfinite(seen) else \
+        'Not even the largest possible difference would be found four times in five.' if seen >= LIMITS.get(d['metric'], 1.) else \
+        f"{f'{100*seen:.1f} points' if share else f'{seen:.3f}'} or more would be found four times in five."
+    return f"{head}: {format_difference(d)[:-1]}; {p}, {d['test']}), {what}. {could}"
 
 # %% ../nbs/07_comparison.ipynb #624089bd
 def get_class_effects(
@@ -108,7 +110,7 @@ def summarise(
     draws:int=1000,        # bootstrap drawings
 )->dict:
     "`pretrained, seeds, n` (pictures) `, metric, value, low, high, spread` and what a run cost on average"
-    r, tables = runs[0].record, get_tables(runs, 'valid')
+    r, tables = runs[0].record, get_tables(runs, 'valid', metric in LIMITS)  # evaluated or not: at temperature 1
     value = get_value([get_answers(t, r, get_units(t, r)[0]) for t in tables.values()], metric, draws)
     cost = {k: np.mean([o.record['cost'].get(k) or np.nan for o in runs]) for k in COSTS}
     return dict(pretrained=_is_pretrained(r), seeds=len(tables), n=len(next(iter(tables.values()))), metric=metric, **value, **cost)
@@ -137,7 +139,7 @@ def get_leaderboard(
     metric:str='accuracy', # in `METRICS`, on validation
     draws:int=500,         # bootstrap drawings behind an interval
 )->pd.DataFrame:
-    "One row a setting: `rank, name`, what was trained, metric with interval and spread, cost, hashes; `.attrs['left_out']` and `.attrs['notes']` in words"
+    "One row a setting: `rank, name`, what was trained, metric with interval and spread, cost, hashes, `apart`: why its list is no longer; `.attrs['left_out']` and `.attrs['notes']` in words"
     folder, groups, out = Path(folder or get_runs_root()), {}, []
     for path in sorted(folder.glob('*/run.json')):
         run = Run(path.parent)
@@ -147,6 +149,8 @@ def get_leaderboard(
         why = why_unusable(run)
         if why: out.append(f'{run.path.name}: {why}'); continue
         r = run.record
+        missing = [k for k in ('notebook', 'cost', 'split_sizes') if not isinstance(r.get(k), dict if k != 'notebook' else str)]
+        if missing: out.append(f'{run.path.name}: its run.json has no {missing[0]}: delete the folder and train it again'); continue
         p = {k: v for k,v in r['parameters'].items() if k not in ('run', 'seed', 'fold')}
         split = r.get('split_hash') if not p.get('folds') else 'folds'
         groups.setdefault(json.dumps([r['notebook'], r.get('arch'), r.get('data_hash'), split, p], sort_keys=True), []).append(run)
@@ -156,8 +160,11 @@ def get_leaderboard(
         notes += said
         try: rows += [_describe_row(runs, metric, draws)] if runs else []
         except UserError as e: out.append(f'{_get_name(runs)}: {e}')
+        except (KeyError, TypeError, ValueError) as e: out.append(f'{_get_name(runs)}: its numbers cannot be read ({type(e).__name__}: {e})')
     t = _rank(pd.DataFrame(rows), METRICS[metric]) if rows else pd.DataFrame(columns=['rank', 'name', *_about, 'pretrained', 'seeds', 'metric', 'value', 'low', 'high', 'spread', *COSTS, 'notebook', 'data_hash', 'split_hash', 'n', 'runs'])
-    t.attrs.update(left_out=out, notes=[*_explain(t), *notes])
+    reasons = _explain(t)
+    t['apart'] = t.dataset.map(lambda o: '; '.join(reasons[o]))
+    t.attrs.update(left_out=out, notes=[*(f'{Path(str(k)).name}: not one list, since {w}.' for k,o in reasons.items() for w in o), *notes])
     return t
 
 def _rank(t, more):
@@ -167,12 +174,13 @@ def _rank(t, more):
     return t
 
 def _explain(t):
-    "Why rows of one set stand in several lists"
-    notes = []
+    "Why rows of one set stand in several lists, by set"
+    notes = {}
     for name,d in (t.groupby('dataset') if len(t) else ()):
+        notes[name] = []
         for k,what in (('data_hash', 'files, labels or decisions'), ('split_hash', 'the split'), ('pretrained', 'pretrained and from scratch')):
             n = d[k].nunique()
-            if n > 1: notes.append(f"{Path(str(name)).name}: not one list, since {what} {'are two kinds' if k == 'pretrained' else f'differ ({n} kinds of {k})'}.")
+            if n > 1: notes[name].append(f"{what} {'are two kinds' if k == 'pretrained' else f'differ ({n} kinds of {k})'}")
     return notes
 
 # %% ../nbs/07_comparison.ipynb #a70e40da

@@ -127,7 +127,7 @@ def run_study(
         try:
             run_notebook(study.notebook, p['run'], quiet=True, seconds=left, **{k: v for k,v in p.items() if k != 'run'})
             row.update(status='done', error='', seconds=round(time.time() - began, 1))
-        except TimeUp: row['error'] = 'no time left'
+        except TimeUp: row.update(zip(('status', 'error'), _look(p['run']) if _read(p['run']).get('status') == 'done' else ('planned', 'no time left')))  # it may have ended in that moment
         except KeyboardInterrupt: raise KeyboardInterrupt(f"Stopped in {p['run']}. Finished runs are kept; the same command goes on.") from None
         except (UserError, RuntimeError, OSError) as e:
             row.update(status='failed', error=str(e) or type(e).__name__)
