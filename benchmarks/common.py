@@ -20,6 +20,7 @@ FIVE = ('chest_xray', 'fruits360', 'cats_vs_dogs', 'instruments', 'pc_parts')
 LEAST = {**{(f'loader_224_{s}', o): t for s in SETS for o,t in dict(fastai=20, torchvision=5).items()},
     **{(f'loader_strong_{s}', 'files'): 1 for s in SETS}, **{(f'second_start_{s}', '5 s'): 1 for s in SETS},
     **{(f'{k}_{m}', 'fastai'): t for m,(_,_,t) in MODELS.items() for k in ('train', 'end_to_end')},
+    ('gpu_resnet50_224', 'synthetic'): .95, ('gpu_resnet50_224', 'fastai'): 2,
     **{(f'{k}_{s}', 'fastai'): t for s in FIVE for k,t in dict(probe=8, train=1).items()}}
 MOST = {('loader_memory', '2000 pictures'): 1.1}
 COLOURS = dict(zip(('fastai', 'fastai+mallopt', 'torchvision', 'torchvision.io', 'timm', 'datasets', 'albumentations', 'files'),

@@ -6,7 +6,7 @@
 __all__ = ['get_preprocessing', 'choose_precision', 'get_frozen_features']
 
 # %% ../nbs/00m_features.ipynb #0571ea07
-from .core import get_cache, get_device, get_processor, put_in_place, set_allocator, show_progress, sweep, write_json
+from .core import UserError, get_cache, get_device, get_processor, put_in_place, set_allocator, show_progress, sweep, write_json
 
 import hashlib, json, os, time
 from pathlib import Path
@@ -88,6 +88,10 @@ def choose_precision(
     return best
 
 # %% ../nbs/00m_features.ipynb #20131439
+def _check_time(arch, began, done, left, until):
+    more, over = (time.time() - began)/done*left, until - time.time()
+    if more > over: raise UserError(f"{arch} is left out: its features would take about {more:.0f} s more, and {max(0, over):.0f} s are left. What was computed is kept.", 'minutes')
+
 def get_frozen_features(
     items,              # with `path` and `sha256`
     arch:str='tf_efficientnet_lite0', # a timm model
@@ -99,6 +103,8 @@ def get_frozen_features(
     batches=None,       # `batches(items, preprocessing, batch_size)` yields the tensors; None: from the files
     model=None,         # the backbone, where it is at hand
     precision:str='fp32', # or bf16, or auto: as `choose_precision` finds
+    until:float=None,   # `time.time()` when they must be ready: a `UserError` as soon as the rate says that they will not be
+    ahead:int=0,        # pictures that will be asked for after these, in the same time
 )->np.ndarray:
     "Pooled features of the frozen model, `float32 (pictures, features)`, in the order of the items; raises what `get_backbone` raises"
     import torch
@@ -115,9 +121,11 @@ def get_frozen_features(
     made = batches(todo, pre, batch_size) if batches else get_batches(todo.path, pre, batch_size)
     kept = time.time()
     try:
-        for c,xb in zip(show_progress(chunks, len(chunks), 'features', 32), made):
+        for i,(c,xb) in enumerate(zip(show_progress(chunks, len(chunks), 'features', 32), made)):
             known.update(zip(c.sha256, get_features(model, [xb.to(memory_format=torch.channels_last)], mirror, precision)))
             if time.time() - kept > 30: _write_store(store, known); kept = time.time()  # a kill costs some of it, not all
+            if i == 0: began = time.time()  # the first one is slow
+            elif until: _check_time(arch, began, i*batch_size, max(0, len(todo) - (i + 1)*batch_size) + ahead, until)
     finally:
         if len(todo) and known: _write_store(store, known)
     return np.stack([known[s] for s in items.sha256])

@@ -88,6 +88,7 @@ def fit_head(
     balanced:bool=False, # every class counts the same
     mirror:bool=True,    # use the mirrored pictures too
     cache:bool=True,     # False: decode the files
+    until:float=None,    # `time.time()` when the features must be ready, else a `UserError`
 )->dict:
     "Solve for the model's last layer; `c, temperature`, cross-validated `accuracy`, `probs` of the validation pictures `(n, classes)`, `seconds`. None where the head is not one linear layer"
     import torch
@@ -95,9 +96,10 @@ def fit_head(
     if not isinstance(layer, torch.nn.Linear) or isinstance(model.pretrained_cfg.get('classifier'), (tuple, list)): return None
     set_allocator()
     train, valid = [items[items.split == o] for o in ('train', 'valid')]
-    def see(part, mirror=False, *views): return get_frozen_features(part, arch, pre.size, pre.resize, mirror=mirror, model=model, precision='auto' if len(items) > 500 else 'fp32',  # on few pictures the three digits of bf16 move a head
-        batches=_get_reader(cache, *(views if cache else views[:1])))
-    x, flipped = see(train, False, 'exact', 'wide'), see(train, True, 'exact') if mirror else None
+    def see(part, mirror=False, *views, ahead=0): return get_frozen_features(part, arch, pre.size, pre.resize, mirror=mirror, model=model, precision='auto' if len(items) > 500 else 'fp32',  # on few pictures the three digits of bf16 move a head
+        batches=_get_reader(cache, *(views if cache else views[:1])), until=until, ahead=ahead)
+    x = see(train, False, 'exact', 'wide', ahead=len(train)*mirror + len(valid))
+    flipped = see(train, True, 'exact', ahead=len(valid)) if mirror else None
     y = np.array([pre.classes.index(l) for l in train.label])
     head = get_head(x, y, get_units(train), len(pre.classes), balanced, flipped)
     z = see(valid, False, 'exact') @ head['weight'].T + head['bias'] if len(valid) else np.empty((0, len(pre.classes)))

@@ -32,12 +32,13 @@ def get_probe(
     balanced:bool=False, # every class counts the same
     mirror:bool=True,  # use the mirrored pictures too
     cache:bool=True,   # False: decode the files
+    until:float=None,  # `time.time()` when its features must be ready
 )->dict:
-    "`model` with its head, `preprocessing` and what `fit_head` answers, with `valid_loss` and `valid_accuracy`; `UserError` where the head is not one linear layer"
+    "`model` with its head, `preprocessing` and what `fit_head` answers, with `valid_loss` and `valid_accuracy`; `UserError` where the head is not one linear layer, or where it would not end in time"
     pre = get_preprocessing(arch, size, classes, resize)
     model = get_backbone(arch, len(classes), weights).to(get_device())
     check_size(model, arch, size)
-    head = fit_head(model, arch, items, pre, balanced, mirror, cache)
+    head = fit_head(model, arch, items, pre, balanced, mirror, cache, until)
     if head is None: raise UserError(f"The head of {arch} is not one linear layer: take another model for the probe, or 04_train.", 'arch')
     y = [classes.index(l) for l in items[items.split == 'valid'].label]
     p = head['probs'][range(len(y)), y]

@@ -89,7 +89,7 @@ def get_way(
     store = get_cache('tuning')/f"{arch}-{size}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.json"
     if store.exists():
         try: return json.loads(store.read_text())['way']
-        except (ValueError, KeyError): print(f'{store.name} is damaged: the trial is made again.')
+        except (ValueError, KeyError, TypeError): print(f'{store.name} is damaged: the trial is made again.')
     way, trial = _try_all(model, size, batch_size, ('fp32', 'bf16') if precision == 'auto' else (precision,), whole)
     way['trial'] = trial
     sweep(store.parent, 600)
