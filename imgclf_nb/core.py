@@ -397,9 +397,10 @@ def get_run(
     except UserError: run.close(); raise
     if old.get('status') == 'done' and not free: run.close(); return run
     sweep(path)
-    run.again = bool(old) and not _is_refused(old)  # whether it really goes on, and from where, the work will say
+    known = bool(old) and not _is_refused(old)
+    run.again = known and old['status'] != 'done'  # whether it really goes on, and from where, the work will say
     write_json(path/'run.json', {**(old if free else {}), **_get_record(notebook, parameters), 'run': path.name, 'resumed': old.get('resumed', []),
-        **(dict(began=old.get('began')) if run.again else {})})
+        **(dict(began=old.get('began')) if known else {})})
     _watch(run)
     return run
 
