@@ -7,6 +7,8 @@ DATASET ?= pc_parts_mini
 ARCH    ?=
 RUN     ?=
 ARGS    ?=
+# two processes at a time, each with one thread: more of either wait for each other on two cores
+TESTENV := OMP_NUM_THREADS=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run fetch audit train evaluate compare leaderboard export clean-notebooks refresh gate test bench bench-long docs lab
@@ -56,8 +58,8 @@ gate: setup ## clean, exported, importable, tagged, of readable size
 
 test: gate ## the gate, every notebook, and the tests that a notebook cannot hold
 	@mkdir -p .test_runs
-	HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records $(BIN)/nbdev_test --n_workers 2
-	IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records $(BIN)/python -m pytest --ignore tests/test_gate.py
+	$(TESTENV) HF_HUB_OFFLINE=1 $(BIN)/nbdev_test --n_workers 2
+	$(TESTENV) $(BIN)/python -m pytest --ignore tests/test_gate.py -n 2 --dist loadfile
 	@rm -rf .test_runs
 
 bench: setup ## speed against others on this machine, into runs/bench (about an hour; leave the machine alone meanwhile)
