@@ -9,6 +9,8 @@ __all__ = ['get_part_sizes', 'measure_probe', 'plan_sizes', 'read_sizes', 'fit_l
 # %% ../nbs/07c_learning_curve.ipynb #d33709e8
 from .core import UserError, check_parameters, get_plt, get_run, set_allocator, show_progress, write_csv
 
+import time
+
 import numpy as np, pandas as pd
 
 import imgclf_nb.baseline  # teaches timm our own networks
@@ -46,20 +48,25 @@ def measure_probe(
     sizes:list,    # of the training part
     seeds:int,     # repetitions
     weights:str='auto', # as in `get_backbone`
+    until:float=np.inf, # `time.time()` after which no further seed is begun
 )->dict:
     "`wrong` `(sizes, seeds, validation pictures)`, `pictures` `(sizes, seeds)`: a logistic regression on frozen features, C chosen at each size inside the part"
     card, parts = get_card(dataset), {s: items[items.split == s] for s in ('train', 'valid')}
     x, v = [get_frozen_features(o, arch, size, card.resize, weights, batches=_get_reader(True, 'exact')) for o in parts.values()]
     y, z = [o.label.map({c: i for i,c in enumerate(classes)}).to_numpy() for o in parts.values()]
     wrong, used = np.zeros((len(sizes), seeds, len(z)), bool), np.zeros((len(sizes), seeds), int)
-    for j,s in show_progress([(j, s) for j in range(len(sizes)) for s in range(seeds)], len(sizes)*seeds, 'probes', 20):
-        if s == 0: c = None
+    cs, done = {}, 0
+    for s,j in show_progress([(s, j) for s in range(seeds) for j in range(len(sizes))], len(sizes)*seeds, 'probes', 20):
+        if time.time() > until: break
+        done += j == len(sizes) - 1
         if s and sizes[j] >= len(y): wrong[j,s], used[j,s] = wrong[j,0], used[j,0]; continue  # all pictures: every seed is the same
         part = take_pictures(items, sizes[j], s)
         at = parts['train'].path.isin(part[part.split == 'train'].path).to_numpy()
-        c = c or choose_c(x[at], y[at], get_units(parts['train'][at]), (.03, .1, .3, 1., 3.), card.recipe['class_weights'], 1500)
+        c = cs[j] = cs.get(j) or choose_c(x[at], y[at], get_units(parts['train'][at]), (.03, .1, .3, 1., 3.), card.recipe['class_weights'], 1500)
         wrong[j,s], used[j,s] = fit_logistic(x[at], y[at], c, card.recipe['class_weights']).predict(v) != z, at.sum()
-    return dict(wrong=wrong, pictures=used)
+    if done < 2: raise UserError(f"{done} of {seeds} seeds were measured before the time was over: too few for a curve. Give more minutes; the features are kept.", 'budget_minutes')
+    if done < seeds: print(f'The time is over: {done} of {seeds} seeds are measured.')
+    return dict(wrong=wrong[:,:done], pictures=used[:,:done])
 
 # %% ../nbs/07c_learning_curve.ipynb #249c2617
 def plan_sizes(
@@ -142,8 +149,9 @@ def get_forecast(
     laws = fit_laws(n, errors, trials, noise)
     e = predict_laws(laws, [n[-1], factor*n[-1]])
     e[:,1] = (e[:,1] + rng.normal(0, noise, trials)).clip(0, 1)  # as it would be measured
-    before = predict_laws(fit_laws(n[:-1], errors[:-1], trials, _get_noise(wrong[:-1])), n[-1:])[:,0]
-    off = rng.normal(0, 1, trials)*np.hypot(noise, errors[-1].std(ddof=1)/np.sqrt(errors.shape[1]))
+    known = _get_noise(wrong[:-1])  # of the smaller sizes alone: the largest is held out
+    before = predict_laws(fit_laws(n[:-1], errors[:-1], trials, known), n[-1:])[:,0]
+    off = rng.normal(0, 1, trials)*np.hypot(known, errors[-2].std(ddof=1)/np.sqrt(errors.shape[1]))
     held, seen = band(1 - np.clip(before + off, 0, 1)), float(1 - errors[-1].mean())
     return dict(pictures=float(n[-1]), factor=factor, level=level, n=wrong.shape[2], seeds=wrong.shape[1], now=band(1 - e[:,0]), then=band(1 - e[:,1]), gain=band(e[:,0] - e[:,1]),
         check=dict(held, observed=seen, inside=bool(held['low'] - 1e-9 <= seen <= held['high'] + 1e-9), width=held['high'] - held['low']), laws=laws)

@@ -72,8 +72,9 @@ def search(
         p = {**base, **suggest(trial, space)}
         name = name_run(p, data_hash)
         try: run_notebook('04_train', name, quiet=True, seconds=left, **p)
-        except TimeUp: print('The time is over in the middle of a trial; the same command goes on with it.'); break  # it stays a running one in the journal
-        except UserError as e: failed += 1; study.tell(trial, state=optuna.trial.TrialState.FAIL); print(f'{name} failed: {e}', flush=True); continue
+        except TimeUp:
+            if not Run(get_runs_root()/name).done: print('The time is over in the middle of a trial; the same command goes on with it.'); break  # it stays a running one in the journal
+        except (UserError, RuntimeError, OSError) as e: failed += 1; study.tell(trial, state=optuna.trial.TrialState.FAIL); print(f'{name} failed: {str(e) or type(e).__name__}', flush=True); continue
         except KeyboardInterrupt: raise KeyboardInterrupt(f"Stopped in {name}. Finished trials are kept; the same command goes on.") from None
         trial.set_user_attr('run', name)
         study.tell(trial, get_loss(Run(get_runs_root()/name)))

@@ -35,7 +35,8 @@ def take_fold(
 # %% ../nbs/01h_subsets.ipynb #842304a7
 def _get_order(train, seed):
     "Training pictures, unit by unit in the seed's order, with the unit's name"
-    unit = train.group.where(train.group != '', train.copies.where(train.copies != '', train.file))
+    names = get_unit_names(train)
+    unit = names.where(names != '', train.copies.where(train.copies != '', train.file))
     draw = unit.map({u: _draw(f'{seed} part', u) for u in unit.unique()})
     return train.assign(_unit=unit, _draw=draw).sort_values(['_draw', '_unit', 'file'])
 

@@ -1,5 +1,5 @@
 "Runs held against each other by the commands, and studies that are killed in the middle"
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -81,6 +81,41 @@ def test_broken_folders_are_said(tmp_path):
     assert rc == 0 and 'good' in out and 'Left out: other' in out and 'is damaged' in out
 
 
+def test_a_mixture_is_no_side(tmp_path):
+    "Runs of one side differ in seed and fold alone; the same seed twice is said"
+    for s, policy in ((0, 'none'), (1, 'strong')): make(tmp_path, f'x-{policy}', .9, s, parameters=dict(arch='resnet18', policy=policy, seed=s)); make(tmp_path, f'y-s{s}', .8, s)
+    rc, out = compare(f'{tmp_path}/x-*', f'{tmp_path}/y-*')
+    assert rc == 1 and 'differ in policy (none and strong)' in out and 'Traceback' not in out
+    make(tmp_path, 'y-s0-again', .8, 0, started='2026-01-02T00:00:00')
+    rc, out = compare(f'{tmp_path}/y-*', tmp_path/'x-none')
+    assert rc == 0 and 'trained more than once: the newest run counts (y-s0-again), left out: y-s0' in out
+
+
+def test_an_evaluation_is_no_better_model(tmp_path):
+    "predictions.csv at a fitted temperature against the same model without an evaluation"
+    plain, cold = make(tmp_path, 'plain', .9), make(tmp_path, 'cold', .9)
+    t = pd.read_csv(cold/'predictions.csv')
+    z = t[['p_no', 'p_yes']].to_numpy()**.5
+    t[['p_no', 'p_yes']] = z/z.sum(1, keepdims=True)
+    t.assign(temperature=2.).to_csv(cold/'predictions.csv', index=False)
+    rc, out = compare(plain, cold, '--metric', 'log_loss', '--json', tmp_path/'c.json')
+    d = json.loads((tmp_path/'c.json').read_text())
+    assert rc == 0 and abs(d['difference']) < 1e-9 and 'at temperature 1' in out and 'or more' not in out
+
+
+def test_one_bad_folder_does_not_stop_the_leaderboard(tmp_path):
+    make(tmp_path, 'good', .9)
+    t = pd.read_csv(make(tmp_path, 'odd', .8, seed=1)/'predictions.csv')
+    t.assign(predicted='maybe').to_csv(tmp_path/'odd'/'predictions.csv', index=False)
+    for i,k in enumerate(('cost', 'notebook', 'split_sizes')):
+        r = read(make(tmp_path, f'no-{k}', .7, seed=2+i))
+        (tmp_path/f'no-{k}'/'run.json').write_text(json.dumps({o: v for o,v in r.items() if o != k}))
+    for metric in ('accuracy', 'macro_f1'):
+        rc, out = command('imgclf_leaderboard', tmp_path, '--metric', metric)
+        assert rc == 0 and 'good' in out and "holds 'maybe', which is none of its classes" in out and 'Traceback' not in out
+        assert all(f'no-{k}: its run.json has no {k}' in out for k in ('cost', 'notebook', 'split_sizes'))
+
+
 def test_the_test_is_counted(tmp_path):
     good, poor = make(tmp_path, 'good', .95), make(tmp_path, 'poor', .7)
     rc, out = compare(good, poor, '--split', 'test')
@@ -121,6 +156,7 @@ def test_leaderboard_never_mixes(tmp_path):
     t = pd.read_csv(tmp_path/'board'/'leaderboard.csv')
     assert rc == 0 and len(t) == 4 and (t.groupby(['data_hash', 'pretrained'])['rank'].min() == 1).all()
     assert t[(t.data_hash == 1) & t.pretrained].sort_values('rank').seeds.tolist() == [2, 2] and t.set_index('name').spread['good-*'] > 0
+    assert t[t.data_hash == 1].apart.str.contains('pretrained and from scratch').all()
     assert 'not one list' in out and 'two kinds' in out and len(list((tmp_path/'board').glob('*.png'))) == 2
 
 
@@ -133,9 +169,10 @@ def test_a_killed_study_loses_no_finished_run(tmp_path):
     env = {**os.environ, 'IMGCLF_RUNS': str(tmp_path)}
     args = [EXE/'papermill', '--log-output', 'nbs/07a_augmentation_study.ipynb', tmp_path/'study'/'out.ipynb', *STUDY]
     p = subprocess.Popen(list(map(str, args)), cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    for line in p.stdout:
-        if '1 of 4 runs done' in line: break
-    else: raise AssertionError('the first run never ended')
+    late = threading.Timer(900, lambda: os.killpg(p.pid, signal.SIGKILL))  # for a machine that hangs, not for a slow one
+    late.start()
+    try: assert any('1 of 4 runs done' in line for line in p.stdout), 'the first run never ended'
+    finally: late.cancel()
     time.sleep(3)  # somewhere in the second
     os.killpg(p.pid, signal.SIGKILL); p.wait()
     before = {o.parent.name: read(o.parent) for o in tmp_path.glob('*-s*/run.json')}
