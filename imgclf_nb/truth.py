@@ -12,7 +12,6 @@ import cv2, numpy as np, pandas as pd
 
 from .augmentation import Warp, _get_affine, _square, augment, draw, get_key, get_parts, get_policy
 from .cards import get_card
-from .loaders import count_distinct, get_dls
 from .pixels import get_pixels, to_rgb
 
 # %% ../nbs/02e_truth.ipynb #5fce66d5
@@ -85,6 +84,7 @@ def count_results(
     workers:int=2,  # loader processes
 )->float:
     "Share of distinct results over epochs and workers, by the real loader, in which every worker is given the same pictures; 1 where nothing repeats"
+    from imgclf_nb.loaders import count_distinct, get_dls  # fastai comes with it
     items = items.assign(label=preprocessing.classes[0])  # no matter here, and may be unknown
     same = pd.concat([*[items.assign(split='train')]*workers, items[:1].assign(split='valid')], ignore_index=True)
     dl = get_dls(same, preprocessing, policy or 'none', len(items), workers=workers).train
