@@ -155,6 +155,7 @@ def get_dls(
     dls.valid.maker = ExactMaker(views[1], preprocessing)
     dls.train.maker = _get_maker(views[0], preprocessing, made, seed, device, workers)
     dls.train.sizes = sizes
+    if workers: cv2.setNumThreads(1)  # OpenCV's threads do not survive a fork: a worker would wait for them for ever
     return dls
 
 def _get_maker(view, pre, policy, seed, device, workers):
