@@ -136,7 +136,7 @@ def get_ece(
     seen = np.stack([(share*np.abs(f*gap + noise)).sum(1) for f in factors])
     above = np.maximum.accumulate((seen >= plain).mean(1))
     def at(y, f): return 0. if f[0] >= y else min(1., float(np.interp(y, f, factors)*plain))
-    value, low, high = at(plain, np.maximum.accumulate(seen.mean(1))), at(.025, above), at(.975, above)
+    value, low, high = at(plain, np.maximum.accumulate(seen.mean(1))), at(.025, above), plain if above[0] >= .975 else at(.975, above)  # luckier than calibrated models: no factor is left, and the plain number bounds it
     return dict(value=value, low=min(low, value), high=max(high, value), plain=float(plain))
 
 # %% ../nbs/00q_calibration.ipynb #964b0076
