@@ -13,7 +13,7 @@ def measure_one(dataset):
     import cv2
     from PIL import ImageFile
     from imgclf_nb.backbones import get_backbone
-    from imgclf_nb.baseline import get_learner
+    from imgclf_nb.fitting import get_learner
     from imgclf_nb.cards import get_card
     from imgclf_nb.data import get_items
     from imgclf_nb.features import get_preprocessing

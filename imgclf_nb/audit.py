@@ -6,9 +6,9 @@
 __all__ = ['count_copies', 'get_ceilings', 'find_all', 'describe_audit', 'audit', 'main']
 
 # %% ../nbs/01a_audit.ipynb #3afdcecb
-from .core import UserError, check_parameters, get_records, write_csv, write_json
+from .core import UserError, get_records, write_csv, write_json
 
-import argparse, logging, sys, time
+import argparse, sys, time
 from pathlib import Path
 
 from .cards import find_dataset, get_card

@@ -7,17 +7,14 @@ __all__ = ['POLICIES', 'PARTS', 'Warp', 'get_parts', 'get_policy', 'get_key', 'd
            'show_policies']
 
 # %% ../nbs/02_augmentation.ipynb #13571674
-from .core import UserError, check_parameters, get_close, get_plt
+from .core import UserError, get_close, get_plt
 
 import math, re
 from dataclasses import dataclass, replace
 
 import cv2, numpy as np
 
-from .cards import fill_recipe
-from .data import get_items
-from .pictures import Preprocessing
-from .pixels import get_pixels, to_rgb
+from .pixels import to_rgb
 
 # %% ../nbs/02_augmentation.ipynb #3906d8aa
 @dataclass(frozen=True)

@@ -7,22 +7,15 @@ __all__ = ['add_parts', 'plan_policies', 'get_sides', 'get_rivals', 'compare_pol
            'compare_policy_classes', 'plot_curves']
 
 # %% ../nbs/07a_augmentation_study.ipynb #4d2c5434
-from .core import check_parameters, get_plt, get_run, write_csv
+from .core import get_plt
 
-
-import numpy as np, pandas as pd
+import pandas as pd
 
 import imgclf_nb.baseline  # teaches timm our own networks
 from .augmentation import get_parts, get_policy
-from .cards import OWN_SIZES, get_card
-from .comparison import compare_runs, correct_rows, describe_comparison, format_difference, get_class_effects, plot_differences, summarise
-from .data import get_items
-from .features import get_preprocessing
-from .paired import check_metric
+from .comparison import compare_runs, correct_rows, format_difference, get_class_effects
+from .comparison import summarise
 from .pairing import find_runs
-from .splitting import get_splits, seal_test
-from .studies import Study, fill_parameters, fill_scale, run_study
-from .truth import describe_policies, measure_policies
 
 # %% ../nbs/07a_augmentation_study.ipynb #d12ea0b9
 def add_parts(

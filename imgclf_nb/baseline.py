@@ -6,25 +6,9 @@
 __all__ = ['Head', 'TutorialCNN', 'tutorial_cnn', 'SixLayerCNN', 'six_layer_cnn', 'SmallCNN', 'small_cnn']
 
 # %% ../nbs/03_baseline.ipynb #81ffc38c
-from .core import check_parameters, get_run, set_allocator, set_seeds
-
-import time
-
-import pandas as pd, torch
-from fastai.callback.schedule import fit_one_cycle
 from timm.models import register_model
 from torch import nn
 import torch.nn.functional as F
-
-from .backbones import check_size, get_backbone, get_cost
-from .cards import fill_recipe, get_card
-from .checkpoints import Checkpoint
-from .data import get_items
-from .fitting import get_learner
-from .keeping import describe_data, plot_history, read_predictions
-from .loaders import get_dls
-from .pictures import Preprocessing
-from .splitting import get_split_table, get_splits, seal_test
 
 # %% ../nbs/03_baseline.ipynb #e0c1d7a7
 class Head(nn.Module):

@@ -11,7 +11,7 @@ from .core import get_plt
 
 import numpy as np, pandas as pd
 
-from .intervals import draw_counts, get_unit_share
+from .intervals import get_unit_share
 from .paired import get_brier
 
 # %% ../nbs/00q_calibration.ipynb #5431ffe2

@@ -6,18 +6,17 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Checkpoint']
 
 # %% ../nbs/02c_checkpoints.ipynb #83060d5f
-from .core import UserError, check_parameters, put_in_place, set_allocator, set_seeds
+from .core import UserError, put_in_place
 
-import copy, json, math, os, random, signal, threading, time
+import json, math, os, random, signal, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np, torch
 from fastai.callback.core import Callback
-from fastai.callback.schedule import fit_one_cycle
 from fastcore.basics import patch
 
-from .fitting import Trainer, get_learner
+from .fitting import Trainer
 
 # %% ../nbs/02c_checkpoints.ipynb #1106dcb6
 def _get_tensors(learn):

@@ -8,7 +8,7 @@ __all__ = ['COSTS', 'compare_runs', 'format_difference', 'describe_comparison', 
            'correct_rows', 'main_leaderboard', 'format_board']
 
 # %% ../nbs/07_comparison.ipynb #8f11f3eb
-from .core import Run, UserError, check_parameters, get_plt, get_runs_root, write_csv, write_json
+from .core import Run, UserError, get_plt, get_runs_root, write_csv, write_json
 
 import argparse, json, re, sys
 from pathlib import Path
@@ -17,7 +17,9 @@ import numpy as np, pandas as pd
 
 from .miniatures import MINIATURES
 from .paired import LIMITS, METRICS, check_metric, compare_answers, compare_classes, correct, get_value, get_verdict
-from .pairing import check_folds, find_runs, get_answers, get_pairs, get_tables, get_units, keep_whole, match_runs, open_tests, why_unusable
+from .pairing import check_folds, find_runs, get_answers, get_pairs, get_tables
+from .pairing import keep_whole, match_runs, open_tests, why_unusable, get_prediction_units
+from .pairing import find_items
 
 # %% ../nbs/07_comparison.ipynb #3fe3f2f9
 def compare_runs(
@@ -111,7 +113,7 @@ def summarise(
 )->dict:
     "`pretrained, seeds, n` (pictures) `, metric, value, low, high, spread` and what a run cost on average"
     r, tables = runs[0].record, get_tables(runs, 'valid', metric in LIMITS)  # evaluated or not: at temperature 1
-    value = get_value([get_answers(t, r, get_units(t, r)[0]) for t in tables.values()], metric, draws)
+    value = get_value([get_answers(t, r, get_prediction_units(t, find_items(t, r))[0]) for t in tables.values()], metric, draws)
     cost = {k: np.mean([o.record['cost'].get(k) or np.nan for o in runs]) for k in COSTS}
     return dict(pretrained=_is_pretrained(r), seeds=len(tables), n=len(next(iter(tables.values()))), metric=metric, **value, **cost)
 

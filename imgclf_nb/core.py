@@ -9,7 +9,8 @@ __all__ = ['UserError', 'ParameterError', 'get_close', 'get_root', 'get_data_roo
            'get_environment', 'Run', 'get_runs_root', 'get_run', 'open_run']
 
 # %% ../nbs/00_core.ipynb #25141931
-import ast, contextlib, difflib, importlib.metadata, json, math, os, platform, random, re, socket, subprocess, sys, time, warnings
+import ast, contextlib, difflib, importlib.metadata, json, math, os, platform, random, re, socket
+import subprocess, sys, time, warnings
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from .cards import find_dataset, get_card
 from .copies import find_near_copies, get_copies, get_look_alikes, join_groups
-from .core import UserError, check_parameters, get_plt
+from .core import UserError, get_plt
 from .listing import list_items
 from .facts import measure_pictures
 from .pictures import open_picture

@@ -12,7 +12,7 @@ from .core import UserError, get_plt
 import numpy as np, pandas as pd
 
 from .calibration import get_folds_of
-from .intervals import _in_parts, draw_counts, get_interval
+from .intervals import _in_parts
 
 # %% ../nbs/00r_decisions.ipynb #f45b96a6
 def _keep(scores, units, wanted):
@@ -65,7 +65,7 @@ def choose_threshold(
     truth, p = np.asarray(truth, bool), np.asarray(p, float)
     given = [k for k,v in dict(sensitivity=sensitivity, specificity=specificity, miss_cost=miss_cost).items() if v is not None]
     if len(given) != 1: raise UserError(f"An operating point follows one rule, not {len(given)}: give sensitivity, specificity or miss_cost.", given[-1] if given else 'miss_cost')
-    if truth.all() or not truth.any(): raise UserError(f"No threshold can be chosen: validation holds pictures of one kind only.", 'run')
+    if truth.all() or not truth.any(): raise UserError("No threshold can be chosen: validation holds pictures of one kind only.", 'run')
     if miss_cost is not None:
         where = '' if prevalence is None else f' where {100*prevalence:g} % are {positive}'
         return dict(threshold=_weigh(truth, p, np.arange(len(p)) if units is None else units, miss_cost, prevalence), rule=f'a missed {positive} counts {miss_cost:g} false alarm{"s"*(miss_cost != 1)}{where}', note='')

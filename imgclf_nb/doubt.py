@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np, pandas as pd
 
-from .intervals import _in_parts, draw_counts, get_interval, get_unit_share
+from .intervals import _in_parts, get_interval, get_unit_share
 
 # %% ../nbs/00s_doubt.ipynb #c9c33cb8
 def get_risk_coverage(

@@ -7,32 +7,16 @@ __all__ = ['check_done', 'check_classes', 'get_label_ceiling', 'plot_confusion',
            'get_mistakes', 'show_mistakes']
 
 # %% ../nbs/05_evaluation.ipynb #a11a51cd
-from .core import UserError, check_parameters, get_device, get_plt, open_run, set_allocator, write_csv, write_json
-
-import json
-from dataclasses import replace
-from pathlib import Path
+from .core import UserError, get_plt
 
 import numpy as np, pandas as pd, seaborn as sns
 from sklearn import metrics as skm
 
 import imgclf_nb.baseline  # teaches timm our own networks
-from .backbones import load_model
-from .calibration import decompose_brier, plot_reliability, set_temperature
-from .cards import get_card
-from .data import get_items
-from .decisions import estimate_prior, get_net_benefit, get_own_prior, get_predictive_values, plot_net_benefit, plot_predictive_values, shift_prior
-from .doubt import check_sets, choose_rejection, get_answered, get_risk_coverage, get_set_table, get_sets, plot_risk_coverage
 from .intervals import draw_counts, get_confusions, get_scores, get_unit_share, spread_sure
-from .keeping import describe_data, get_predictions, read_predictions
-from .model_card import write_card
-from .paired import Answers, get_bounds, get_difference
-from .pictures import Preprocessing, open_picture
-from .ranking import get_auc_interval, plot_curves
-from .running import get_headline, run_notebook
-from .scoring import calibrate, get_alarms, get_by_group, get_decision_table, get_metrics, get_rates, split_answers, summarise
-from .splitting import get_splits, open_test, seal_test
-from .subsets import take_fold
+from .paired import Answers, get_bounds
+from .pictures import open_picture
+from .ranking import get_auc_interval
 
 # %% ../nbs/05_evaluation.ipynb #1734ea9c
 def check_done(

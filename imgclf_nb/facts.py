@@ -85,7 +85,7 @@ def measure_picture(
 # %% ../nbs/00j_facts.ipynb #51ed36d5
 def _work(todo, workers):
     "Facts of each file, in order"
-    import imagehash, scipy.fftpack  # before the fork: once for all
+    import imagehash, scipy.fftpack  # noqa: F401, loaded before the fork: once for all
     return map_forked(measure_picture, todo, workers)
 
 # %% ../nbs/00j_facts.ipynb #e496ebd1

@@ -9,7 +9,6 @@ __all__ = ['get_preprocessing', 'choose_precision', 'get_frozen_features']
 from .core import UserError, get_cache, get_device, get_processor, put_in_place, set_allocator, show_progress, sweep, write_json
 
 import hashlib, json, os, time
-from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np

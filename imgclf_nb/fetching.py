@@ -9,7 +9,7 @@ __all__ = ['SOURCES', 'Source', 'get_source', 'fetch', 'check_arrived', 'main']
 from .core import UserError, get_close, get_data_root, get_records, get_root, why_unreachable, write_json, write_text, _now
 from .unpacking import NoRoom, check_room, unpack, unpack_parquet, _check_name, _find_columns, _say
 
-import argparse, dataclasses, hashlib, json, os, re, shutil, sys, time
+import argparse, dataclasses, hashlib, json, re, shutil, sys, time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime

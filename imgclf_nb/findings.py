@@ -7,8 +7,6 @@ __all__ = ['KINDS', 'make_findings', 'find_file_problems', 'find_copy_problems',
            'find_class_problems', 'find_case_clashes']
 
 # %% ../nbs/01a5_findings.ipynb #9c3a29a6
-from .core import UserError
-
 import unicodedata
 from pathlib import Path
 

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from .calibration import get_temperature
-from .features import get_frozen_features, get_preprocessing
+from .features import get_frozen_features
 from .intervals import get_units
 from .logistic import choose_c, cross_predict, fit_logistic
 from .pixels import get_pixel_batches, get_pixels

@@ -6,7 +6,7 @@
 __all__ = ['describe_data', 'get_predictions', 'tabulate', 'read_predictions', 'keep_model', 'plot_history']
 
 # %% ../nbs/01e_keeping.ipynb #a22a4476
-from .core import UserError, get_device, get_plt, write_csv
+from .core import UserError, get_plt, write_csv
 
 import sys
 

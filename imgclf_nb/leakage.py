@@ -6,17 +6,13 @@
 __all__ = ['draw_split', 'measure_twins', 'get_bill', 'get_shift', 'describe_bill', 'get_bill_table', 'plot_bill']
 
 # %% ../nbs/01d_leakage.ipynb #4bc02c5c
-from .core import UserError, check_parameters, get_plt, get_run, write_csv
+from .core import UserError, get_plt
 
 import numpy as np, pandas as pd
 
-from .cards import fill_recipe, get_card
 from .copies import get_blocks
-from .data import get_items
-from .features import get_frozen_features
 from .logistic import fit_logistic
 from .intervals import draw_counts
-from .splitting import open_test
 
 # %% ../nbs/01d_leakage.ipynb #f34129a2
 def _get_neighbours(items, drawn, gap=.03):

@@ -7,23 +7,20 @@ __all__ = ['get_part_sizes', 'measure_probe', 'plan_sizes', 'read_sizes', 'fit_l
            'describe_forecast', 'plot_curve']
 
 # %% ../nbs/07c_learning_curve.ipynb #d33709e8
-from .core import UserError, check_parameters, get_plt, get_run, set_allocator, show_progress, write_csv
+from .core import UserError, get_plt, show_progress
 
 import time
 
-import numpy as np, pandas as pd
+import numpy as np
 
 import imgclf_nb.baseline  # teaches timm our own networks
-from .cards import OWN_SIZES, fill_recipe, get_card
-from .data import get_items
+from .cards import get_card
 from .features import get_frozen_features
 from .heads import _get_reader
 from .intervals import get_units
 from .keeping import read_predictions
 from .logistic import choose_c, fit_logistic
 from .pairing import find_runs
-from .splitting import get_splits, seal_test
-from .studies import Study, fill_scale, run_study
 from .subsets import take_pictures
 
 # %% ../nbs/07c_learning_curve.ipynb #bdb4fa8b

@@ -6,7 +6,7 @@
 __all__ = ['ExactMaker', 'Maker', 'DeviceMaker', 'ToInput', 'Column', 'PictureDL', 'get_dls', 'count_distinct']
 
 # %% ../nbs/02a_loaders.ipynb #67416acb
-from .core import UserError, check_parameters, get_device
+from .core import UserError, get_device
 
 import os, random
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +19,7 @@ from fastai.torch_core import TensorCategory, TensorImage
 from fasttransform import Transform
 
 from .augmentation import Warp, apply_batch, augment, draw, get_key, get_policy
-from .cards import fill_recipe
-from .data import get_items
-from .pictures import Preprocessing
 from .pixels import get_pixels, to_rgb
-from .splitting import get_splits
 
 # %% ../nbs/02a_loaders.ipynb #f4a61df3
 def _normalise(pre):

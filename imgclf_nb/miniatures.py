@@ -244,7 +244,7 @@ def get_miniature(
 
 def get_truth(
     name:str, # one of `MINIATURES`
-)->'pd.DataFrame':
-    "What was planted: `path` (relative), `kind`, `detail`"
+):
+    "What was planted, a `DataFrame`: `path` (relative), `kind`, `detail`"
     import pandas as pd
     return pd.read_csv(get_miniature(name)/'truth.csv')

@@ -14,7 +14,7 @@ from pathlib import Path
 from .cards import fill_recipe
 from .running import get_defaults
 from .sections import FACTS, SECTIONS, SPLITS, collect, say_kept
-from .wording import escape, get_number, look_up, make_table, say_number
+from .wording import escape, look_up, make_table, say_number
 
 # %% ../nbs/00t_model_card.ipynb #8548a553
 def _get_answers(o):

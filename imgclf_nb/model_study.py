@@ -7,7 +7,7 @@ __all__ = ['FAMILIES', 'PRETRAINED', 'rank_probes', 'plan_models', 'get_model_ta
            'recommend', 'check_ranking']
 
 # %% ../nbs/07b_model_study.ipynb #bdf7c311
-from .core import Run, UserError, check_parameters, get_device, get_run, get_runs_root, set_allocator, write_csv
+from .core import UserError, get_device
 
 import time
 from pathlib import Path
@@ -15,14 +15,11 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 import imgclf_nb.baseline  # teaches timm our own networks
-from .backbones import check_arch, get_backbone
+from .backbones import get_backbone
 from .cards import OWN_SIZES, get_card
-from .comparison import get_study_table, plot_board
-from .data import get_items
-from .paired import METRICS, check_metric
-from .probe import compare_probes, get_probe, plot_ranking
-from .splitting import get_splits, seal_test
-from .studies import Study, fill_scale, run_study
+from .comparison import get_study_table
+from .paired import METRICS
+from .probe import compare_probes, get_probe
 
 # %% ../nbs/07b_model_study.ipynb #093676ec
 FAMILIES = ['mobilenetv3_small_050', 'resnet18', 'convnext_atto', 'vgg11']

@@ -6,10 +6,9 @@
 __all__ = ['open_picture', 'get_decoder', 'Preprocessing', 'get_batches']
 
 # %% ../nbs/00c_pictures.ipynb #4cf1d76f
-import dataclasses, io, json, os, warnings
+import dataclasses, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np, PIL
 from fastcore.basics import patch

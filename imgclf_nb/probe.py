@@ -6,20 +6,16 @@
 __all__ = ['get_probe', 'compare_probes', 'plot_ranking']
 
 # %% ../nbs/04a_probe.ipynb #8e4f2a7d
-from .core import UserError, check_parameters, get_device, get_plt, get_run, set_allocator, set_seeds
+from .core import UserError, get_device, get_plt
 
 import time
 
-import numpy as np, pandas as pd
+import numpy as np
 
-from .backbones import check_arch, check_size, get_backbone, get_cost
-from .cards import fill_recipe, get_card
-from .data import get_items
+from .backbones import check_size, get_backbone, get_cost
 from .features import get_preprocessing
 from .heads import fit_head
 from .intervals import get_share
-from .keeping import describe_data, keep_model, read_predictions
-from .splitting import get_split_table, get_splits, seal_test
 
 # %% ../nbs/04a_probe.ipynb #f64a86cc
 def get_probe(

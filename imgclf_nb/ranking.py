@@ -10,7 +10,7 @@ from .core import get_plt
 
 import numpy as np, pandas as pd
 
-from .intervals import _in_parts, draw_counts, get_aucs, get_interval, get_share
+from .intervals import _in_parts, draw_counts, get_share
 
 # %% ../nbs/00p_ranking.ipynb #6d06f2fa
 def _get_totals(positive, score, units, counts):

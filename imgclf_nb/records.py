@@ -13,7 +13,7 @@ import hashlib
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import pandas as pd
 
 from .cards import find_dataset
 from .listing import _read_csv

@@ -9,7 +9,6 @@ __all__ = ['plot_classes', 'show_groups', 'make_table', 'write_page']
 from .core import get_plt, write_text
 
 import base64, html, io
-from pathlib import Path
 
 import numpy as np, pandas as pd
 

@@ -7,25 +7,13 @@ __all__ = ['check_evaluated', 'get_corruptions', 'corrupt', 'show_corruptions', 
            'get_views', 'look_again']
 
 # %% ../nbs/05a_robustness.ipynb #2898be42
-from .core import UserError, check_parameters, get_device, get_plt, open_run, set_allocator, show_progress
-
-from dataclasses import replace
+from .core import UserError, get_plt, show_progress
 
 import numpy as np, pandas as pd, seaborn as sns
 
 import imgclf_nb.baseline  # teaches timm our own networks
-from .backbones import get_probabilities, load_model
-from .cards import get_card
-from .data import get_items
-from .facts import measure_pictures
-from .intervals import draw_counts, get_unit_share
-from .keeping import read_predictions
-from .model_card import write_card
-from .paired import compare_answers
-from .pairing import get_answers, get_units
-from .pictures import Preprocessing, get_batches
-from .running import run_notebook
-from .slices import find_slices, get_kinds, plot_slices
+from .backbones import get_probabilities
+from .intervals import draw_counts
 
 # %% ../nbs/05a_robustness.ipynb #df06c604
 def check_evaluated(

@@ -15,7 +15,7 @@ from .calibration import cross_calibrate, get_ece, get_folds_of, set_temperature
 from .decisions import choose_threshold
 from .intervals import draw_counts, get_aucs, get_confusions, get_scores, get_unit_share, spread_sure
 from .paired import METRICS, Answers, get_bounds, get_draws, get_value
-from .pairing import check_alike, check_comparable, get_answers, get_tables, get_units
+from .pairing import check_alike, check_comparable, find_items, get_answers, get_prediction_units, get_tables
 from .ranking import get_average_precisions
 
 # %% ../nbs/01i_scoring.ipynb #8469977a
@@ -23,9 +23,10 @@ def split_answers(
     table,          # predictions of one run
     record:dict,    # its run.json
     t:float,        # temperature at which they were written
+    items=None,     # of the set: asked where the predictions have no column `group`
 )->dict:
     "`Answers` at temperature 1 by split, and the validation pictures that may calibrate as `own`, an array of bool; with `notes`"
-    units, note = get_units(table, record)
+    units, note = get_prediction_units(table, items)
     out, notes = {}, [note] if note else []
     for s in ('valid', 'test'):
         keep = (table.split == s).to_numpy()
@@ -148,7 +149,8 @@ def get_over_seeds(
     "`value, low, high, spread` of each metric, by name; `UserError` where the runs differ in more than the seed"
     check_comparable(runs, runs); check_alike(runs)
     tables = get_tables(runs, split)
-    units, _ = get_units(next(iter(tables.values())), runs[0].record)
+    first = next(iter(tables.values()))
+    units, _ = get_prediction_units(first, find_items(first, runs[0].record))
     answers = [get_answers(t, runs[0].record, units) for t in tables.values()]
     names = [m for m in METRICS if m != 'auc' or answers[0].positive is not None]
     return pd.DataFrame({m: get_value(answers, m, draws) for m in names}).T

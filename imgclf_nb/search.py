@@ -6,18 +6,16 @@
 __all__ = ['suggest', 'open_study', 'get_loss', 'search', 'get_trials', 'plot_trials']
 
 # %% ../nbs/07d_search.ipynb #843f7c6f
-from .core import ParameterError, Run, UserError, check_parameters, get_plt, get_run, get_runs_root, write_csv
+from .core import Run, UserError, get_plt, get_runs_root
 
 import time
 from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from .cards import OWN_SIZES
-from .data import get_items
 from .keeping import read_predictions
 from .running import TimeUp, run_notebook
-from .studies import fill_scale, name_run
+from .studies import name_run
 
 # %% ../nbs/07d_search.ipynb #b50c039e
 def suggest(

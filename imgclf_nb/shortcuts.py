@@ -9,8 +9,6 @@ __all__ = ['CUES', 'get_shortcuts', 'plot_shortcuts']
 import numpy as np, pandas as pd
 
 from .core import get_plt
-from .data import get_items
-from .facts import measure_pictures
 from .intervals import draw_counts, get_confusions, get_interval, get_scores, get_share
 
 # %% ../nbs/01a2_shortcuts.ipynb #bcd93838

@@ -6,13 +6,12 @@
 __all__ = ['get_splits', 'get_split_table', 'get_folds', 'get_fold', 'seal_test', 'open_test', 'get_split_hash']
 
 # %% ../nbs/01b_splitting.ipynb #2319ab97
-from .core import UserError, check_parameters
+from .core import UserError
 
 import hashlib, unicodedata
 
 import numpy as np, pandas as pd
 
-from .data import get_items
 from .listing import list_items
 from .records import apply_decisions, log_opening, read_decisions
 

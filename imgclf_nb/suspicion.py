@@ -6,7 +6,7 @@
 __all__ = ['find_suspicious', 'recall_suspicious', 'show_suspicious']
 
 # %% ../nbs/01a1_suspicion.ipynb #315d3782
-from .core import UserError, get_cache, get_plt, write_csv
+from .core import get_cache, get_plt, write_csv
 
 import hashlib
 

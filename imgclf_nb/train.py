@@ -6,31 +6,15 @@
 __all__ = ['SAME', 'split_model', 'get_sizes', 'FreezeStatistics']
 
 # %% ../nbs/04_train.ipynb #0d06ef16
-from .core import check_parameters, get_run, set_allocator, set_seeds
-
-import copy, time
+import copy
 
 import numpy as np, pandas as pd, torch
-from fastai.callback.schedule import fit_one_cycle
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastcore.basics import patch
 from torch import nn
 
 import imgclf_nb.baseline  # teaches timm our own networks
-from .augmentation import get_policy
-from .backbones import check_arch, check_size, get_backbone
-from .cards import fill_recipe, get_card
-from .checkpoints import Checkpoint, read_checkpoint
-from .data import get_items, show_items
-from .features import get_preprocessing
-from .fitting import OPTIONS, Trainer, get_class_weights, get_learner
-from .heads import fit_head
-from .keeping import describe_data, plot_history, read_predictions
-from .loaders import get_dls
-from .pixels import get_pixels
-from .splitting import get_split_table, get_splits, seal_test
-from .subsets import divide_validation, take_fold, take_pictures
-from .tuning import get_way
+from .fitting import OPTIONS, Trainer
 
 # %% ../nbs/04_train.ipynb #22247f3f
 def split_model(model):

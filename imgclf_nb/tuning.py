@@ -6,7 +6,7 @@
 __all__ = ['time_steps', 'get_way']
 
 # %% ../nbs/02d_tuning.ipynb #e1dcbf66
-from .core import check_parameters, get_cache, get_device, get_processor, set_allocator, sweep, write_json
+from .core import get_cache, get_device, get_processor, sweep, write_json
 
 import contextlib, copy, hashlib, json, math, os, time
 

@@ -257,7 +257,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 
 def test_a_run_says_which_decisions_it_used(tmp_path):
-    from imgclf_nb.baseline import describe_data
+    from imgclf_nb.keeping import describe_data
     from imgclf_nb.cards import get_card
     d = draw(tmp_path/'set', n=20)
     records.decide(str(d), 'a/0.png', 'drop')
