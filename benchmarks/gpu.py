@@ -22,7 +22,7 @@ from fastai.vision.core import TensorCategory
 
 from imgclf_nb.backbones import get_backbone, get_expected
 from imgclf_nb.cards import get_card
-from imgclf_nb.core import get_device, get_processor, set_allocator
+from imgclf_nb.machine import get_device, get_processor, set_allocator
 from imgclf_nb.data import get_items
 from imgclf_nb.features import get_preprocessing
 from imgclf_nb.fitting import get_learner

@@ -14,7 +14,7 @@ import numpy as np, torch
 
 from common import BATCH, SETS, cold_cache, get_parser, get_row, interleave, keep_rows, pin_core
 from imgclf_nb.cards import get_card
-from imgclf_nb.core import set_allocator
+from imgclf_nb.machine import set_allocator
 from imgclf_nb.data import get_items
 from imgclf_nb.features import get_preprocessing
 from imgclf_nb.loaders import get_dls

@@ -10,7 +10,8 @@ from statistics import mean
 import pandas as pd
 
 from common import get_folder, get_parser
-from imgclf_nb.core import Run, write_json
+from imgclf_nb.runs import Run
+from imgclf_nb.core import write_json
 from imgclf_nb.running import run_notebook
 
 BASE = dict(epochs=3, lr=3e-4, policy='medium', layers='all', ema=0., mixup=0., label_smoothing=0., patience=100)

@@ -10,7 +10,7 @@ from statistics import mean
 import pandas as pd
 
 from common import get_folder, get_parser, get_row, keep_rows
-from imgclf_nb.core import Run
+from imgclf_nb.runs import Run
 from imgclf_nb.data import get_items
 from imgclf_nb.splitting import get_splits
 from sets import score

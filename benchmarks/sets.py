@@ -15,7 +15,8 @@ from statistics import mean
 
 from common import BATCH, FIVE, ask, cold_cache, get_folder, get_parser, get_row, keep_rows
 from imgclf_nb.backbones import get_expected, load_model
-from imgclf_nb.core import Run, write_json
+from imgclf_nb.runs import Run
+from imgclf_nb.core import write_json
 from imgclf_nb.data import get_items
 from imgclf_nb.splitting import get_splits
 from steps import UNSET

@@ -23,7 +23,7 @@ from fastai.torch_core import TensorImage, set_seed
 from fastai.vision.core import TensorCategory
 
 from imgclf_nb.backbones import get_backbone, get_expected
-from imgclf_nb.core import get_device, set_allocator
+from imgclf_nb.machine import get_device, set_allocator
 from imgclf_nb.data import get_items
 from imgclf_nb.splitting import get_splits
 from stock import get_stock_dls

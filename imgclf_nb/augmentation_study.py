@@ -7,15 +7,14 @@ __all__ = ['add_parts', 'plan_policies', 'get_sides', 'get_rivals', 'compare_pol
            'compare_policy_classes', 'plot_curves']
 
 # %% ../nbs/07a_augmentation_study.ipynb #4d2c5434
-from .core import get_plt
-
 import pandas as pd
 
-import imgclf_nb.baseline  # teaches timm our own networks
 from .augmentation import get_parts, get_policy
 from .comparison import compare_runs, correct_rows, format_difference, get_class_effects
-from .comparison import summarise
+from .leaderboard import summarise
+from .machine import get_plt
 from .pairing import find_runs
+import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/07a_augmentation_study.ipynb #d12ea0b9
 def add_parts(

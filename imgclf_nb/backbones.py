@@ -7,12 +7,13 @@ __all__ = ['check_arch', 'rename_lite', 'get_weights', 'get_backbone', 'get_expe
            'save_model', 'load_model', 'check_size', 'get_cost']
 
 # %% ../nbs/00a_backbones.ipynb #170c9143
-from .core import UserError, get_close, put_in_place, why_unreachable, write_json
-
 import importlib.util, json, os
 from pathlib import Path
 
 import numpy as np
+
+from .core import UserError, get_close, put_in_place, write_json
+from .machine import why_unreachable
 
 # %% ../nbs/00a_backbones.ipynb #e99ecd4d
 def check_arch(

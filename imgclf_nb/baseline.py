@@ -6,9 +6,9 @@
 __all__ = ['Head', 'TutorialCNN', 'tutorial_cnn', 'SixLayerCNN', 'six_layer_cnn', 'SmallCNN', 'small_cnn']
 
 # %% ../nbs/03_baseline.ipynb #81ffc38c
+import torch.nn.functional as F
 from timm.models import register_model
 from torch import nn
-import torch.nn.functional as F
 
 # %% ../nbs/03_baseline.ipynb #e0c1d7a7
 class Head(nn.Module):

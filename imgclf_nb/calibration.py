@@ -7,11 +7,10 @@ __all__ = ['set_temperature', 'get_temperature', 'get_folds_of', 'cross_calibrat
            'get_plain_ece', 'get_ece', 'plot_reliability']
 
 # %% ../nbs/00q_calibration.ipynb #6da998a1
-from .core import get_plt
-
 import numpy as np, pandas as pd
 
 from .intervals import get_unit_share
+from .machine import get_plt
 from .paired import get_brier
 
 # %% ../nbs/00q_calibration.ipynb #5431ffe2

@@ -6,8 +6,6 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Checkpoint']
 
 # %% ../nbs/02c_checkpoints.ipynb #83060d5f
-from .core import UserError, put_in_place
-
 import json, math, os, random, signal, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np, torch
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 
+from .core import UserError, put_in_place
 from .fitting import Trainer
 
 # %% ../nbs/02c_checkpoints.ipynb #1106dcb6

@@ -13,9 +13,10 @@ import numpy as np, pandas as pd
 
 from .cards import find_dataset, get_card
 from .copies import find_near_copies, get_copies, get_look_alikes, join_groups
-from .core import UserError, get_plt
-from .listing import list_items
+from .core import UserError
 from .facts import measure_pictures
+from .listing import list_items
+from .machine import get_plt
 from .pictures import open_picture
 from .records import apply_decisions, get_decisions_path, read_decisions
 

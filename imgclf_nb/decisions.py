@@ -7,12 +7,12 @@ __all__ = ['choose_threshold', 'get_predictive_values', 'plot_predictive_values'
            'estimate_prior', 'get_net_benefit', 'plot_net_benefit']
 
 # %% ../nbs/00r_decisions.ipynb #55b6a475
-from .core import UserError, get_plt
-
 import numpy as np, pandas as pd
 
 from .calibration import get_folds_of
-from .intervals import _in_parts
+from .core import UserError
+from .intervals import in_parts
+from .machine import get_plt
 
 # %% ../nbs/00r_decisions.ipynb #f45b96a6
 def _keep(scores, units, wanted):
@@ -160,7 +160,7 @@ def get_net_benefit(
     def one(w):
         w = w[:, units].astype(np.float64); w /= w.sum(1, keepdims=True)
         return np.stack([(w[:, truth & (p >= t)].sum(1) - w[:, ~truth & (p >= t)].sum(1)*o) for t,o in zip(at, odds)], 1)
-    b = np.concatenate([one(w) for w in _in_parts(counts, len(p))])
+    b = np.concatenate([one(w) for w in in_parts(counts, len(p))])
     low, high = np.percentile(b[1:], [2.5, 97.5], axis=0) if len(b) > 1 else (b[0], b[0])
     return pd.DataFrame(dict(at=at, model=b[0], low=low, high=high, all=truth.mean() - (1 - truth.mean())*odds, none=0.))
 

@@ -7,13 +7,13 @@ __all__ = ['get_risk_coverage', 'plot_risk_coverage', 'choose_rejection', 'get_a
            'check_sets', 'get_set_table']
 
 # %% ../nbs/00s_doubt.ipynb #001d807e
-from .core import UserError, get_plt
-
 import warnings
 
 import numpy as np, pandas as pd
 
-from .intervals import _in_parts, get_interval, get_unit_share
+from .core import UserError
+from .intervals import get_interval, get_unit_share, in_parts
+from .machine import get_plt
 
 # %% ../nbs/00s_doubt.ipynb #c9c33cb8
 def get_risk_coverage(
@@ -32,7 +32,7 @@ def get_risk_coverage(
         i = np.stack([np.searchsorted(row/row[-1], at - 1e-9).clip(max=len(row)-1) for row in n])
         rows = np.arange(len(w))[:,None]
         return e[rows, i]/n[rows, i]
-    r = np.concatenate([one(w) for w in _in_parts(counts, len(order))])
+    r = np.concatenate([one(w) for w in in_parts(counts, len(order))])
     low, high = np.percentile(r[1:], [2.5, 97.5], axis=0) if len(r) > 1 else (r[0], r[0])
     return pd.DataFrame(dict(coverage=at, risk=r[0], low=np.minimum(low, r[0]), high=np.maximum(high, r[0])))
 

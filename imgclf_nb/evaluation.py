@@ -7,16 +7,16 @@ __all__ = ['check_done', 'check_classes', 'get_label_ceiling', 'plot_confusion',
            'get_mistakes', 'show_mistakes']
 
 # %% ../nbs/05_evaluation.ipynb #a11a51cd
-from .core import UserError, get_plt
-
 import numpy as np, pandas as pd, seaborn as sns
 from sklearn import metrics as skm
 
-import imgclf_nb.baseline  # teaches timm our own networks
+from .core import UserError
 from .intervals import draw_counts, get_confusions, get_scores, get_unit_share, spread_sure
+from .machine import get_plt
 from .paired import Answers, get_bounds
 from .pictures import open_picture
 from .ranking import get_auc_interval
+import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/05_evaluation.ipynb #1734ea9c
 def check_done(
@@ -56,7 +56,7 @@ def get_label_ceiling(
 )->float:
     "The largest accuracy that contradicting copies allow on the whole set, 0 to 1"
     from imgclf_nb.facts import measure_pictures
-    from imgclf_nb.findings import get_ceiling
+    from imgclf_nb.copies import get_ceiling
     return get_ceiling(labels, measure_pictures(items.path).pixels)
 
 # %% ../nbs/05_evaluation.ipynb #1b18e174

@@ -7,16 +7,16 @@ __all__ = ['get_answered', 'choose_pictures', 'show_rows', 'get_page', 'say_answ
            'plot_border', 'get_embedding', 'plot_embedding', 'find_nearest', 'get_pairs']
 
 # %% ../nbs/06_explanation.ipynb #f2766c85
-from .core import UserError, get_plt
-
 import io, textwrap
 from pathlib import Path
 
 import numpy as np, pandas as pd
 from PIL import Image
 
+from .core import UserError
 from .intervals import draw_counts, get_interval
 from .keeping import read_predictions
+from .machine import get_plt
 
 # %% ../nbs/06_explanation.ipynb #9a1d7664
 def get_answered(

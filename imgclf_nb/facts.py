@@ -6,14 +6,14 @@
 __all__ = ['measure_picture', 'measure_pictures', 'get_thumbs']
 
 # %% ../nbs/00j_facts.ipynb #3c2a2c03
-from .core import get_cache, show_progress, write_csv
-
 import base64, hashlib, io, os, warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd
 from PIL import ExifTags, Image
 
+from .core import get_cache, write_csv
+from .machine import show_progress
 from .parallel import map_forked
 from .pictures import open_picture
 

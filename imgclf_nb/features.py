@@ -6,14 +6,14 @@
 __all__ = ['get_preprocessing', 'choose_precision', 'get_frozen_features']
 
 # %% ../nbs/00m_features.ipynb #0571ea07
-from .core import UserError, get_cache, get_device, get_processor, put_in_place, set_allocator, show_progress, sweep, write_json
-
 import hashlib, json, os, time
 from zipfile import BadZipFile
 
 import numpy as np
 
 from .backbones import get_backbone, get_expected, get_features
+from .core import UserError, get_cache, put_in_place, sweep, write_json
+from .machine import get_device, get_processor, set_allocator, show_progress
 from .pictures import Preprocessing, get_batches, get_decoder
 
 # %% ../nbs/00m_features.ipynb #6a365312

@@ -7,23 +7,22 @@ __all__ = ['OPTIONS', 'get_class_weights', 'Trainer', 'EpochLine', 'KeepBest', '
            'get_learner']
 
 # %% ../nbs/02b_fitting.ipynb #b540f553
-from .core import UserError, get_device
-
 import contextlib, copy, time
 from functools import partial
 
-import numpy as np, torch
+import numpy as np, torch, torch.nn.functional as F
 from fastai.callback.core import Callback, CancelEpochException, CancelStepException
-from fastai.callback.schedule import fit_one_cycle  # gives every Learner its fit_one_cycle
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from torch import nn
-import torch.nn.functional as F
+from fastai.callback.schedule import fit_one_cycle  # gives every Learner its fit_one_cycle
 
+from .core import UserError
 from .keeping import keep_model
+from .machine import get_device
 from .pixels import get_pixel_batches
 
 # %% ../nbs/02b_fitting.ipynb #71b17c81

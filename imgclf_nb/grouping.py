@@ -6,12 +6,11 @@
 __all__ = ['ALIKE', 'SOURCES', 'get_evidence', 'propose_groups', 'get_group_names', 'choose_groups', 'confirm_groups']
 
 # %% ../nbs/01a3_grouping.ipynb #6cb0ded5
-from .core import UserError, get_close
-
 import re
 
 import numpy as np, pandas as pd
 
+from .core import UserError, get_close
 from .facts import get_thumbs
 from .records import decide
 

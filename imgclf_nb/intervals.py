@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['get_share', 'get_unit_names', 'get_units', 'get_unit_share', 'draw_counts', 'get_confusions', 'get_scores',
-           'spread_sure', 'get_aucs', 'get_interval']
+           'spread_sure', 'get_aucs', 'in_parts', 'get_interval']
 
 # %% ../nbs/00e_intervals.ipynb #d7e8cc22
 import numpy as np, pandas as pd
@@ -135,9 +135,13 @@ def get_aucs(
         p = counts[:, units[pos]].astype(np.float64)
         with np.errstate(invalid='ignore', divide='ignore'):
             return np.einsum('ij,ij->i', p, below[:,ends[0]] + below[:,ends[1]])/2/(p.sum(1)*below[:,-1])
-    return np.concatenate([one(w) for w in _in_parts(counts, len(pos))])
+    return np.concatenate([one(w) for w in in_parts(counts, len(pos))])
 
-def _in_parts(counts, n, cells=2_000_000):
+def in_parts(
+    counts,           # from `draw_counts`
+    n:int,            # numbers a drawing
+    cells:int=2_000_000, # numbers at a time
+)->list:
     "The drawings, as many at a time as fit the processor's cache with n pictures"
     return np.array_split(counts, max(1, counts.shape[0]*n//cells))
 

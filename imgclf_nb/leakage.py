@@ -6,13 +6,13 @@
 __all__ = ['draw_split', 'measure_twins', 'get_bill', 'get_shift', 'describe_bill', 'get_bill_table', 'plot_bill']
 
 # %% ../nbs/01d_leakage.ipynb #4bc02c5c
-from .core import UserError, get_plt
-
 import numpy as np, pandas as pd
 
 from .copies import get_blocks
-from .logistic import fit_logistic
+from .core import UserError
 from .intervals import draw_counts
+from .logistic import fit_logistic
+from .machine import get_plt
 
 # %% ../nbs/01d_leakage.ipynb #f34129a2
 def _get_neighbours(items, drawn, gap=.03):

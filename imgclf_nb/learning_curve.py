@@ -7,21 +7,21 @@ __all__ = ['get_part_sizes', 'measure_probe', 'plan_sizes', 'read_sizes', 'fit_l
            'describe_forecast', 'plot_curve']
 
 # %% ../nbs/07c_learning_curve.ipynb #d33709e8
-from .core import UserError, get_plt, show_progress
-
 import time
 
 import numpy as np
 
-import imgclf_nb.baseline  # teaches timm our own networks
 from .cards import get_card
+from .core import UserError
 from .features import get_frozen_features
-from .heads import _get_reader
+from .heads import get_reader
 from .intervals import get_units
 from .keeping import read_predictions
 from .logistic import choose_c, fit_logistic
+from .machine import get_plt, show_progress
 from .pairing import find_runs
 from .subsets import take_pictures
+import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/07c_learning_curve.ipynb #bdb4fa8b
 def get_part_sizes(
@@ -49,7 +49,7 @@ def measure_probe(
 )->dict:
     "`wrong` `(sizes, seeds, validation pictures)`, `pictures` `(sizes, seeds)`: a logistic regression on frozen features, C chosen at each size inside the part"
     card, parts = get_card(dataset), {s: items[items.split == s] for s in ('train', 'valid')}
-    x, v = [get_frozen_features(o, arch, size, card.resize, weights, batches=_get_reader(True, 'exact')) for o in parts.values()]
+    x, v = [get_frozen_features(o, arch, size, card.resize, weights, batches=get_reader(True, 'exact')) for o in parts.values()]
     y, z = [o.label.map({c: i for i,c in enumerate(classes)}).to_numpy() for o in parts.values()]
     wrong, used = np.zeros((len(sizes), seeds, len(z)), bool), np.zeros((len(sizes), seeds), int)
     cs, done = {}, 0

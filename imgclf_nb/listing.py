@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .cards import find_dataset, get_card
-from .core import UserError
+from .core import UserError, read_table
 
 # %% ../nbs/00h_listing.ipynb #1617627b
 _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pnm .avif .heic .heif .jp2'.split())
@@ -75,15 +75,6 @@ def _from_folder(root):
 _aliases = dict(path='path file filename filepath image image_path', label='label class target category', split='split',
     group='group patient patient_id', sequence='sequence', frame='frame')
 
-def _read_csv(path):
-    tables, why = [], ''
-    for sep in (',', ';', '\t'):
-        try: tables.append(pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, encoding='utf-8-sig', index_col=False))
-        except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
-            why = str(e).splitlines()[0]  # perhaps another separator
-    if not tables: raise UserError(f"{path} cannot be read as a CSV in UTF-8 ({why}): save it as one.", 'dataset')
-    return max(tables, key=lambda t: len(t.columns))
-
 def _rename_columns(df, path):
     for name,aliases in _aliases.items():
         found = [c for a in aliases.split() for c in df.columns if c.strip().lower() == a]  # the first alias wins
@@ -96,7 +87,7 @@ def _rename_columns(df, path):
 
 # %% ../nbs/00h_listing.ipynb #ccd20871
 def _from_csv(path):
-    df = _read_csv(path)
+    df = read_table(path)
     if df.empty: raise UserError(f"{path} has no lines below its header: write one a picture.", 'dataset')
     df = _rename_columns(df, path)
     for name in {'label', 'split', 'group'} & set(df.columns): df[name] = df[name].str.strip()

@@ -6,19 +6,19 @@
 __all__ = ['ExactMaker', 'Maker', 'DeviceMaker', 'ToInput', 'Column', 'PictureDL', 'get_dls', 'count_distinct']
 
 # %% ../nbs/02a_loaders.ipynb #67416acb
-from .core import UserError, get_device
-
 import os, random
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2, numpy as np, torch
-import fastai.vision.data  # teaches fastai's show_batch about pictures
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.transforms import Categorize
 from fastai.torch_core import TensorCategory, TensorImage
 from fasttransform import Transform
+import fastai.vision.data  # teaches fastai's show_batch about pictures
 
 from .augmentation import Warp, apply_batch, augment, draw, get_key, get_policy
+from .core import UserError
+from .machine import get_device
 from .pixels import get_pixels, to_rgb
 
 # %% ../nbs/02a_loaders.ipynb #f4a61df3

@@ -6,10 +6,10 @@
 __all__ = ['fit_logistic', 'cross_predict', 'choose_c']
 
 # %% ../nbs/00l_logistic.ipynb #e62375cf
-from .core import UserError
-
 import numpy as np, pandas as pd
 from threadpoolctl import threadpool_limits
+
+from .core import UserError
 
 # %% ../nbs/00l_logistic.ipynb #352725ac
 def fit_logistic(

@@ -7,15 +7,13 @@ __all__ = ['open_map', 'get_maps', 'enlarge', 'get_occlusion', 'get_agreement', 
            'get_border']
 
 # %% ../nbs/05d_maps.ipynb #1eb31848
-from .core import UserError
-
 import copy, math
 
-import numpy as np, pandas as pd, torch
-import torch.nn.functional as F
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
 
 from .backbones import get_backbone
+from .core import UserError
 
 # %% ../nbs/05d_maps.ipynb #cc7ab860
 class _Split(nn.Module):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .core import UserError, get_root, write_json, write_csv
+from .core import UserError, get_root, write_csv, write_json
 
 # %% ../nbs/00d_miniatures.ipynb #532c91c5
 _pc = dict(

@@ -6,13 +6,13 @@
 __all__ = ['make_card', 'write_card']
 
 # %% ../nbs/00t_model_card.ipynb #d41c5741
-from .core import UserError, open_run, write_text
-
 import json, re, shlex
 from pathlib import Path
 
 from .cards import fill_recipe
+from .core import UserError, write_text
 from .running import get_defaults
+from .runs import open_run
 from .sections import FACTS, SECTIONS, SPLITS, collect, say_kept
 from .wording import escape, look_up, make_table, say_number
 

@@ -7,19 +7,19 @@ __all__ = ['FAMILIES', 'PRETRAINED', 'rank_probes', 'plan_models', 'get_model_ta
            'recommend', 'check_ranking']
 
 # %% ../nbs/07b_model_study.ipynb #bdf7c311
-from .core import UserError, get_device
-
 import time
 from pathlib import Path
 
 import numpy as np, pandas as pd
 
-import imgclf_nb.baseline  # teaches timm our own networks
 from .backbones import get_backbone
 from .cards import OWN_SIZES, get_card
-from .comparison import get_study_table
+from .core import UserError
+from .leaderboard import get_study_table
+from .machine import get_device
 from .paired import METRICS
 from .probe import compare_probes, get_probe
+import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/07b_model_study.ipynb #093676ec
 FAMILIES = ['mobilenetv3_small_050', 'resnet18', 'convnext_atto', 'vgg11']

@@ -7,12 +7,11 @@ __all__ = ['METRICS', 'LIMITS', 'Answers', 'get_brier', 'check_metric', 'get_dra
            'get_p', 'get_smallest', 'get_verdict', 'compare_answers', 'correct', 'compare_classes']
 
 # %% ../nbs/00n_paired.ipynb #57c74a8a
-from .core import UserError
-
 from dataclasses import dataclass, replace
 
 import numpy as np, pandas as pd
 
+from .core import UserError
 from .intervals import draw_counts, get_aucs, get_confusions, get_interval, get_scores
 
 # %% ../nbs/00n_paired.ipynb #af03ae00

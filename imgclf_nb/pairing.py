@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['find_runs', 'why_unusable', 'check_comparable', 'find_items', 'get_prediction_units', 'get_tables', 'keep_whole',
-           'get_answers', 'open_tests', 'check_alike', 'match_runs', 'check_folds', 'get_pairs', 'pair_runs']
+           'get_answers', 'check_alike', 'match_runs', 'check_folds', 'get_pairs', 'pair_runs']
 
 # %% ../nbs/01g_pairing.ipynb #35bc393c
-from .core import Run, UserError, get_runs_root, open_run
-
 import glob, os
 from pathlib import Path
 
 import numpy as np, pandas as pd
 
 from .calibration import set_temperature
+from .core import UserError
 from .data import get_items
 from .intervals import get_unit_names
 from .keeping import read_predictions
-from .paired import LIMITS, Answers
+from .paired import Answers, LIMITS
+from .runs import Run, get_runs_root, open_run
 
 # %% ../nbs/01g_pairing.ipynb #cafc6af9
 def find_runs(
@@ -165,31 +165,17 @@ def get_answers(
     probs = table[[f'p_{c}' for c in classes]].to_numpy(float)
     return Answers(table.label.map(at).to_numpy(), table.predicted.map(at).to_numpy(), probs, np.asarray(units), positive)
 
-# %% ../nbs/01g_pairing.ipynb #9bbb6fe6
+# %% ../nbs/01g_pairing.ipynb #e1569782
 def _get_usable(runs, notes):
     for o in runs:
         why = why_unusable(o)
         if why: notes.append(f'{o.path.name} is left out: {why}.')
         else: yield o
 
-def open_tests(
-    runs:list, # `Run`s that are comparable
-):
-    "The test is opened for the runs that have not been there, and a look is counted for the others"
-    from imgclf_nb.running import run_notebook
-    for o in runs:
-        if not (read_predictions(o).split == 'test').any(): run_notebook('05_evaluation', str(o.path), quiet=True)
-        else: o.update(test_opened=o.record.get('test_opened', 0) + 1); _log(o)
-
-def _log(run):
-    from imgclf_nb.records import log_opening
-    try: items = get_items(run.record['dataset'])
-    except UserError: return  # the set is not here, nor is its ledger
-    test = items[items.path.isin(read_predictions(run).query("split == 'test'").path)]
-    if len(test): log_opening(run.record['dataset'], run.path.name, test)
-
+# %% ../nbs/01g_pairing.ipynb #560e1533
 _free = ('run', 'seed', 'fold', 'dataset', 'workers', 'cache', 'strict', 'others', 'minutes')  # what may differ between the runs of one side; the data have a hash of their own
 
+# %% ../nbs/01g_pairing.ipynb #c42b0d1d
 def check_alike(
     runs:list, # `Run`s of one side
 ):
@@ -201,6 +187,7 @@ def check_alike(
         if differ: raise UserError(f"{runs[0].path.name} and {o.path.name} are on one side but differ in {' and '.join(f'{k} ({p[k]} and {q[k]})' for k in differ[:3])}: one side is runs that "
             f"differ in seed and fold alone. Give a pattern that fits one setting.", 'run')
 
+# %% ../nbs/01g_pairing.ipynb #04e08db2
 def match_runs(
     a:list, b:list, # `Run`s
 )->tuple:
@@ -220,6 +207,7 @@ def match_runs(
     check_comparable(a, b)
     return a, b, notes
 
+# %% ../nbs/01g_pairing.ipynb #473c4b0e
 def check_folds(
     runs:list, # `Run`s whose answers about the test are wanted
 ):
@@ -227,6 +215,7 @@ def check_folds(
     if any(o.record['parameters'].get('folds') for o in runs):
         raise UserError("The folds of a cross-validation all answer about the same test: compare them on valid.", 'split')
 
+# %% ../nbs/01g_pairing.ipynb #dba5a3b6
 def get_pairs(
     a:list, b:list,   # `Run`s from `match_runs`
     split:str='valid', # or test, of runs whose test is open
@@ -245,6 +234,7 @@ def get_pairs(
             raise UserError(f"{a[0].path.name} and {b[0].path.name} answer about different {split} pictures, or their labels differ.", 'run')
     return *[[get_answers(o[k], r[0].record, units) for k in sorted(o)] for o,r in ((s, a), (t, b))], note
 
+# %% ../nbs/01g_pairing.ipynb #00d84bd8
 def pair_runs(
     a:list, b:list,   # `Run`s
     split:str='valid', # or test, of runs whose test is open

@@ -6,11 +6,11 @@
 __all__ = ['map_forked']
 
 # %% ../nbs/00bc_parallel.ipynb #dd23f73e
-from .core import UserError
-
 import ctypes, multiprocessing, os, signal, sys, warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+
+from .core import UserError
 
 # %% ../nbs/00bc_parallel.ipynb #f054dcfe
 def _end_with_parent():

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['MARGIN', 'LONGEST', 'VIEWS', 'VERSION', 'get_side', 'decode', 'get_store', 'fill_stores', 'PixelView', 'FileView',
-           'get_pixels', 'to_rgb', 'get_pixel_batches', 'get_caches', 'clear_cache', 'main']
+           'get_pixels', 'to_rgb', 'get_pixel_batches', 'get_caches', 'clear_cache']
 
 # %% ../nbs/01c_pixels.ipynb #ce70ff84
-from .core import UserError, get_cache, show_progress, sweep, write_json
-
 import dataclasses, hashlib, io, json, math, os, shutil, time
 from pathlib import Path
 
 import numpy as np
 
+from .cards import get_key
+from .core import UserError, get_cache, sweep, write_json
+from .machine import show_progress
 from .parallel import map_forked
 from .pictures import get_decoder
-from .records import get_key
 
 # %% ../nbs/01c_pixels.ipynb #4cfd6d40
 MARGIN = 1.15  # how much longer the short side is than what the model sees
@@ -33,15 +33,15 @@ def get_side(
     return max(1, round(w*k)), max(1, round(h*k))
 
 def _wide(im, pre):
-    from imgclf_nb.pictures import _filters
+    from imgclf_nb.pictures import FILTERS
     (W, H), size = im.size, get_side(*im.size, pre)
     w, h = (W, H) if pre.resize == 'letterbox' else (min(W, LONGEST*H), min(H, LONGEST*W))
     if size == (W, H): return np.asarray(im)
-    return np.asarray(im.resize(size, _filters[pre.interpolation], box=((W-w)/2, (H-h)/2, (W+w)/2, (H+h)/2)))
+    return np.asarray(im.resize(size, FILTERS[pre.interpolation], box=((W-w)/2, (H-h)/2, (W+w)/2, (H+h)/2)))
 
 def _exact(im, pre):
-    from imgclf_nb.pictures import _filters, _fit
-    return np.asarray(_fit(im, pre.size, pre.resize, pre.crop_pct, _filters[pre.interpolation], pre.fill))
+    from imgclf_nb.pictures import FILTERS, fit_image
+    return np.asarray(fit_image(im, pre.size, pre.resize, pre.crop_pct, FILTERS[pre.interpolation], pre.fill))
 
 VIEWS = dict(exact=_exact, wide=_wide)
 
@@ -263,16 +263,3 @@ def clear_cache(
             except Timeout: raise UserError(f"{lock.parent.name} is being filled by another process: wait for it.", 'cache') from None
         shutil.rmtree(folder)
     return t[(t.cache == name) | (name == 'all')].megabytes.sum()
-
-def main():
-    "`imgclf_cache`: the console command"
-    import argparse, sys
-    a = argparse.ArgumentParser('imgclf_cache', description='What is kept to save time, and how large it is. All of it can be made again.')
-    a.add_argument('--clear', metavar='NAME', help='delete a cache, or all')
-    a = a.parse_args()
-    try:
-        if a.clear: return print(f'{clear_cache(a.clear):.1f} MB cleared')
-    except UserError as e: sys.exit(str(e))
-    t = get_caches()
-    print(t.to_string(index=False) if len(t) else 'nothing is kept')
-    print(f'{t.megabytes.sum():.1f} MB in {get_cache("pixels").parent}')

@@ -6,16 +6,16 @@
 __all__ = ['get_probe', 'compare_probes', 'plot_ranking']
 
 # %% ../nbs/04a_probe.ipynb #8e4f2a7d
-from .core import UserError, get_device, get_plt
-
 import time
 
 import numpy as np
 
 from .backbones import check_size, get_backbone, get_cost
+from .core import UserError
 from .features import get_preprocessing
 from .heads import fit_head
 from .intervals import get_share
+from .machine import get_device, get_plt
 
 # %% ../nbs/04a_probe.ipynb #f64a86cc
 def get_probe(

@@ -6,11 +6,10 @@
 __all__ = ['COLOURS', 'get_average_precisions', 'get_auc_interval', 'get_bands', 'plot_curves']
 
 # %% ../nbs/00p_ranking.ipynb #b45df7b0
-from .core import get_plt
-
 import numpy as np, pandas as pd
 
-from .intervals import _in_parts, draw_counts, get_share
+from .intervals import draw_counts, get_share, in_parts
+from .machine import get_plt
 
 # %% ../nbs/00p_ranking.ipynb #6d06f2fa
 def _get_totals(positive, score, units, counts):
@@ -18,7 +17,7 @@ def _get_totals(positive, score, units, counts):
     order = np.argsort(-np.asarray(score), kind='stable')
     s, pos, units = np.asarray(score)[order], np.asarray(positive, bool)[order], np.asarray(units)[order]
     ends = np.flatnonzero(np.r_[s[1:] != s[:-1], True])  # ties are one threshold
-    for w in _in_parts(counts, len(s)):
+    for w in in_parts(counts, len(s)):
         w = w[:, units]
         yield np.cumsum(w*pos, 1, dtype=np.float64)[:, ends], np.cumsum(w, 1, dtype=np.float64)[:, ends]
 

@@ -6,13 +6,13 @@
 __all__ = ['plot_classes', 'show_groups', 'make_table', 'write_page']
 
 # %% ../nbs/01a6_report.ipynb #b76e6bf4
-from .core import get_plt, write_text
-
 import base64, html, io
 
 import numpy as np, pandas as pd
 
+from .core import write_text
 from .findings import KINDS
+from .machine import get_plt
 from .pictures import open_picture
 
 # %% ../nbs/01a6_report.ipynb #02ff4cad

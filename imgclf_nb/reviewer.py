@@ -6,8 +6,6 @@
 __all__ = ['Reviewer', 'get_jpeg', 'get_page', 'is_live', 'show_reviewer']
 
 # %% ../nbs/01a4_reviewer.ipynb #4ed0ae64
-from .core import UserError, get_close
-
 import base64, html, io, re, sys
 from collections import Counter
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
+from .core import UserError, get_close
 from .listing import list_items
 from .pictures import open_picture
 from .records import decide, read_decisions

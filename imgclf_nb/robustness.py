@@ -7,13 +7,13 @@ __all__ = ['check_evaluated', 'get_corruptions', 'corrupt', 'show_corruptions', 
            'get_views', 'look_again']
 
 # %% ../nbs/05a_robustness.ipynb #2898be42
-from .core import UserError, get_plt, show_progress
-
 import numpy as np, pandas as pd, seaborn as sns
 
-import imgclf_nb.baseline  # teaches timm our own networks
 from .backbones import get_probabilities
+from .core import UserError
 from .intervals import draw_counts
+from .machine import get_plt, show_progress
+import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/05a_robustness.ipynb #df06c604
 def check_evaluated(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['split_answers', 'calibrate', 'get_alarms', 'get_metrics', 'get_decision_table', 'get_rates', 'get_by_group',
-           'get_over_seeds', 'judge', 'summarise']
+           'get_over_seeds', 'judge', 'summarise', 'get_headline', 'get_places']
 
 # %% ../nbs/01i_scoring.ipynb #669abc3e
 from dataclasses import replace
@@ -13,10 +13,14 @@ import numpy as np, pandas as pd
 
 from .calibration import cross_calibrate, get_ece, get_folds_of, set_temperature
 from .decisions import choose_threshold
-from .intervals import draw_counts, get_aucs, get_confusions, get_scores, get_unit_share, spread_sure
-from .paired import METRICS, Answers, get_bounds, get_draws, get_value
-from .pairing import check_alike, check_comparable, find_items, get_answers, get_prediction_units, get_tables
+from .intervals import draw_counts, get_aucs, get_confusions, get_scores, get_unit_share
+from .intervals import spread_sure
+from .miniatures import MINIATURES
+from .paired import Answers, METRICS, get_bounds, get_draws, get_value
+from .pairing import check_alike, check_comparable, find_items, get_answers
+from .pairing import get_prediction_units, get_tables
 from .ranking import get_average_precisions
+from .runs import Run
 
 # %% ../nbs/01i_scoring.ipynb #8469977a
 def split_answers(
@@ -189,3 +193,24 @@ def summarise(
     if split != 'test': parts.append('there is no test, and validation chose the model, so all of this is too good')
     if given: parts.append('the test was given, not drawn from the same pictures as validation')
     return '; '.join(parts) + '.'
+
+# %% ../nbs/01i_scoring.ipynb #6f54a0d9
+def get_headline(
+    run:Run, # with metrics
+)->str:
+    "The run's numbers with their intervals, and its summary where it was evaluated"
+    r, lines = run.record, []
+    for split,metrics in r['metrics'].items():
+        shown = [f"{k.replace('_', ' ')} {v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})" for k,
+            v in metrics.items() if k in ('accuracy', 'balanced_accuracy', 'macro_f1', 'auc') and v['value'] is not None]
+        lines.append(f"  {split:5} n = {r['split_sizes'][split]}:  {',  '.join(shown)}")
+    about = ' — a drawn miniature: it shows that everything works and says nothing about real pictures' if r['dataset'] in MINIATURES else ''
+    opened = f"  test opened {r['test_opened']} time{'' if r['test_opened'] == 1 else 's'}"
+    return '\n'.join([f"{r['dataset']}, {r.get('arch') or r['parameters'].get('arch')}{about}", *lines, f"  (95 % intervals;{opened[1:]})", *filter(None, [r.get('summary')])])
+
+# %% ../nbs/01i_scoring.ipynb #d92d4a1a
+def get_places(
+    run:Run, # any
+)->str:
+    "Where the run's folder and its executed notebooks lie"
+    return '\n'.join([f"run folder  {run.path}", *(f"notebook    {o}" for o in sorted(run.path.glob('0*.ipynb')))])

@@ -6,15 +6,16 @@
 __all__ = ['suggest', 'open_study', 'get_loss', 'search', 'get_trials', 'plot_trials']
 
 # %% ../nbs/07d_search.ipynb #843f7c6f
-from .core import Run, UserError, get_plt, get_runs_root
-
 import time
 from pathlib import Path
 
 import numpy as np, pandas as pd
 
+from .core import UserError
 from .keeping import read_predictions
+from .machine import get_plt
 from .running import TimeUp, run_notebook
+from .runs import Run, get_runs_root
 from .studies import name_run
 
 # %% ../nbs/07d_search.ipynb #b50c039e

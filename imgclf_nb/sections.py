@@ -6,14 +6,13 @@
 __all__ = ['SPLITS', 'FACTS', 'SECTIONS', 'get_example', 'collect', 'say_kept']
 
 # %% ../nbs/00t2_sections.ipynb #a831a68f
-from .cards import get_card
-
 from types import SimpleNamespace
 
-from .fetching import SOURCES
+from .cards import get_card
 from .miniatures import MINIATURES
-from .wording import (escape, find_folders, get_last_name, get_licence, get_number, hide_folders, look_up, make_points, make_table,
-    say_names, say_number)
+from .sources import SOURCES
+from .wording import escape, find_folders, get_last_name, get_licence, get_number
+from .wording import hide_folders, look_up, make_points, make_table, say_names, say_number
 
 # %% ../nbs/00t2_sections.ipynb #bc40b639
 def get_example()->tuple:

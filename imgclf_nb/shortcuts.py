@@ -8,8 +8,8 @@ __all__ = ['CUES', 'get_shortcuts', 'plot_shortcuts']
 # %% ../nbs/01a2_shortcuts.ipynb #c91e9a97
 import numpy as np, pandas as pd
 
-from .core import get_plt
 from .intervals import draw_counts, get_confusions, get_interval, get_scores, get_share
+from .machine import get_plt
 
 # %% ../nbs/01a2_shortcuts.ipynb #bcd93838
 def _code(names): return pd.factorize(names, sort=True)[0]

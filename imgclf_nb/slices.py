@@ -6,13 +6,12 @@
 __all__ = ['get_kinds', 'find_slices', 'plot_slices']
 
 # %% ../nbs/00u_slices.ipynb #3dca5a9a
-from .core import get_plt
-
 from pathlib import Path
 
 import numpy as np, pandas as pd
 
 from .intervals import get_unit_share
+from .machine import get_plt
 from .paired import correct
 
 # %% ../nbs/00u_slices.ipynb #0aca931b

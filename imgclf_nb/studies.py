@@ -6,8 +6,6 @@
 __all__ = ['fill_parameters', 'name_run', 'fill_scale', 'Study', 'run_study']
 
 # %% ../nbs/00o_studies.ipynb #bd1b3cee
-from .core import Run, UserError, get_runs_root
-
 import hashlib, json, re, time
 from collections import Counter
 from functools import cache
@@ -16,8 +14,10 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .cards import fill_recipe
+from .core import UserError
 from .miniatures import MINIATURES
 from .running import TimeUp, get_defaults, run_notebook
+from .runs import Run, get_runs_root
 
 # %% ../nbs/00o_studies.ipynb #43303e3d
 _get_defaults = cache(get_defaults)  # a plan asks for each run

@@ -6,12 +6,11 @@
 __all__ = ['take_fold', 'take_pictures', 'divide_validation']
 
 # %% ../nbs/01h_subsets.ipynb #1aa9598b
-from .core import UserError
-
 import numpy as np, pandas as pd
 
+from .core import UserError
 from .intervals import get_unit_names
-from .splitting import _draw, get_fold, get_folds
+from .splitting import draw_number, get_fold, get_folds
 
 # %% ../nbs/01h_subsets.ipynb #9e81a0e2
 def take_fold(
@@ -37,8 +36,8 @@ def _get_order(train, seed):
     "Training pictures, unit by unit in the seed's order, with the unit's name"
     names = get_unit_names(train)
     unit = names.where(names != '', train.copies.where(train.copies != '', train.file))
-    draw = unit.map({u: _draw(f'{seed} part', u) for u in unit.unique()})
-    return train.assign(_unit=unit, _draw=draw).sort_values(['_draw', '_unit', 'file'])
+    draw = unit.map({u: draw_number(f'{seed} part', u) for u in unit.unique()})
+    return train.assign(_unit=unit, draw_number=draw).sort_values(['draw_number', '_unit', 'file'])
 
 def take_pictures(
     items,      # with splits
@@ -70,9 +69,9 @@ def divide_validation(
     names = get_unit_names(valid)
     unit = names.where(names != '', valid.file)
     label = valid.groupby(unit).label.agg(lambda o: o.mode().iloc[0])  # of a unit with several: its commonest
-    draw = pd.Series({u: _draw(f'{seed} calibrate', u) for u in label.index}, dtype=float)
+    draw = pd.Series({u: draw_number(f'{seed} calibrate', u) for u in label.index}, dtype=float)
     place, size = draw.groupby(label).rank(), label.map(label.value_counts())
-    luck = label.map({k: _draw(f'{seed} calibrate', k) for k in label.unique()})
+    luck = label.map({k: draw_number(f'{seed} calibrate', k) for k in label.unique()})
     mine = unit.map(place <= np.floor(share*size + luck)).astype(bool)
     out = items.assign(part='')
     if share: out.loc[valid.index, 'part'] = mine.map({True: 'calibrate', False: 'choose'})

@@ -6,14 +6,14 @@
 __all__ = ['find_suspicious', 'recall_suspicious', 'show_suspicious']
 
 # %% ../nbs/01a1_suspicion.ipynb #315d3782
-from .core import get_cache, get_plt, write_csv
-
 import hashlib
 
 import numpy as np, pandas as pd
 
 from .copies import get_blocks
+from .core import get_cache, write_csv
 from .logistic import choose_c, cross_predict
+from .machine import get_plt
 from .pictures import open_picture
 
 # %% ../nbs/01a1_suspicion.ipynb #8bc0eae3

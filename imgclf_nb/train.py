@@ -13,8 +13,8 @@ from fastai.callback.core import Callback, TrainEvalCallback
 from fastcore.basics import patch
 from torch import nn
 
-import imgclf_nb.baseline  # teaches timm our own networks
 from .fitting import OPTIONS, Trainer
+import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/04_train.ipynb #22247f3f
 def split_model(model):

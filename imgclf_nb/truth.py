@@ -10,7 +10,8 @@ import copy
 
 import cv2, numpy as np, pandas as pd
 
-from .augmentation import Warp, _get_affine, _square, augment, draw, get_key, get_parts, get_policy
+from .augmentation import Warp, augment, cut_square, draw, get_affine, get_key, get_parts
+from .augmentation import get_policy
 from .cards import get_card
 from .pixels import get_pixels, to_rgb
 
@@ -35,15 +36,15 @@ def _follow(a, policy, key, pre):
     "The numbers of the cells before a policy, and where they are after it"
     (h, w), size = a.shape[:2], 4*pre.size  # finer than the picture: cells are a few pixels wide
     if isinstance(policy, Warp):
-        m = _get_affine(*draw(policy, key, w, h, pre.resize)[:3], size)
+        m = get_affine(*draw(policy, key, w, h, pre.resize)[:3], size)
         return _number(h, w), cv2.warpAffine(_number(h, w), m, (size, size), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderValue=0)
     cells = _number(*[min(h, w)]*2) if pre.resize == 'squash' else _number(h, w)
-    square = cells if pre.resize == 'squash' else _square(cells[...,None], key, pre)[...,0]
+    square = cells if pre.resize == 'squash' else cut_square(cells[...,None], key, pre)[...,0]
     if policy is None: return cells, square
     policy = copy.deepcopy(policy)
     for t in policy.transforms: hasattr(t, 'fill_mask') and setattr(t, 'fill_mask', 0)  # what is dropped is not seen
     policy.set_random_seed(get_key(*key))
-    return cells, policy(image=to_rgb(_square(a, key, pre), 3), mask=square)['mask']
+    return cells, policy(image=to_rgb(cut_square(a, key, pre), 3), mask=square)['mask']
 
 def get_survival(
     a,              # the wide view, `uint8 (h, w, channels)`

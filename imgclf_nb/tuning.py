@@ -6,13 +6,13 @@
 __all__ = ['time_steps', 'get_way']
 
 # %% ../nbs/02d_tuning.ipynb #e1dcbf66
-from .core import get_cache, get_device, get_processor, sweep, write_json
-
 import contextlib, copy, hashlib, json, math, os, time
 
 import torch
 
+from .core import get_cache, sweep, write_json
 from .fitting import spare_depthwise
+from .machine import get_device, get_processor
 
 # %% ../nbs/02d_tuning.ipynb #2befe2c2
 def time_steps(

@@ -8,7 +8,8 @@ from PIL import Image
 
 from conftest import command
 from imgclf_nb.core import UserError
-from imgclf_nb.fetching import SOURCES, Source, _explain, fetch
+from imgclf_nb.sources import SOURCES, Source
+from imgclf_nb.fetching import _explain, fetch
 from imgclf_nb.unpacking import unpack, unpack_parquet
 
 SHA = 'f'*40

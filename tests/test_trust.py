@@ -9,7 +9,8 @@ from PIL import Image
 from conftest import command
 from imgclf_nb import copies, facts, findings, leakage, records, splitting
 from imgclf_nb.audit import audit, find_all
-from imgclf_nb.core import Run, UserError, write_json
+from imgclf_nb.runs import Run
+from imgclf_nb.core import UserError, write_json
 from imgclf_nb.data import get_data_hash, get_items, get_manifest
 from imgclf_nb.miniatures import get_miniature
 
