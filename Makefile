@@ -50,16 +50,16 @@ export: setup ## write the modules from the notebooks, and clean the notebooks
 	@$(BIN)/nbdev_clean
 
 refresh: setup ## run every notebook on its miniature and keep the small outputs
-	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace [0-9]*.ipynb
+	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace *.ipynb */*.ipynb
 	@$(BIN)/nbdev_clean
 
-gate: setup ## clean, exported, importable, tagged, of readable size
-	@$(BIN)/python -m pytest tests/test_gate.py
+gate: setup ## clean, exported, importable, in one order, tagged, of readable size
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_gate.py tests/test_imports.py -n 2
 
 test: gate ## the gate, every notebook, and the tests that a notebook cannot hold
 	@mkdir -p .test_runs
 	$(TESTENV) HF_HUB_OFFLINE=1 $(BIN)/nbdev_test --n_workers 2
-	$(TESTENV) $(BIN)/python -m pytest --ignore tests/test_gate.py -n 2 --dist loadfile
+	$(TESTENV) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2 --dist loadfile
 	@rm -rf .test_runs
 
 bench: setup ## speed against others on this machine, into runs/bench (about an hour; leave the machine alone meanwhile)
@@ -73,8 +73,8 @@ bench-long: setup ## the same, then accuracy and time on the five sets, and memo
 docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or newer)
 	@rm -rf _proc _docs
 	@$(BIN)/python -W ignore -c 'from nbdev.serve import proc_nbs; proc_nbs(force=True)'
-	@sed -i.bak '/"output-file: /d' _proc/*.ipynb && rm -f _proc/*.bak
-	@sed 's#(nbs/#(#g' README.md > _proc/index.md && cp -r nbs/images nbs/styles.css _proc/
+	@sed -i.bak '/"output-file: /d' _proc/*.ipynb _proc/*/*.ipynb && rm -f _proc/*.bak _proc/*/*.bak
+	@sed 's#(nbs/#(#g' README.md > _proc/index.md && cp -r nbs/figures nbs/styles.css _proc/
 	@cd _proc && ../$(BIN)/smalldocs check . && ../$(BIN)/smalldocs render --quiet --strict .
 	@echo "the site is in _docs/index.html"
 

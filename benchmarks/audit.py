@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgclf_nb import miniatures as M
+from imgclf_nb.datasets import miniatures as M
 
 CLASSES = sorted(M._pc)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from imgclf_nb.machine import get_commit, get_plt
-from imgclf_nb.runs import get_runs_root
+from imgclf_nb.base.machine import get_commit, get_plt
+from imgclf_nb.base.runs import get_runs_root
 from imgclf_nb.core import write_json
 
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # the targets are for CPUs; give it a value to see what a GPU does

@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import numpy as np, pandas as pd
 
-from imgclf_nb.calibration import decompose_brier, plot_reliability, set_temperature
-from imgclf_nb.decisions import estimate_prior, get_net_benefit, get_own_prior, get_predictive_values, plot_predictive_values, shift_prior
-from imgclf_nb.doubt import check_sets, choose_rejection, get_answered, get_risk_coverage, get_sets
+from imgclf_nb.stats.calibration import decompose_brier, plot_reliability, set_temperature
+from imgclf_nb.stats.thresholds import estimate_prior, get_net_benefit, get_own_prior
+from imgclf_nb.stats.thresholds import get_predictive_values, plot_predictive_values, shift_prior
+from imgclf_nb.stats.abstention import check_sets, choose_rejection, get_answered, get_risk_coverage
+from imgclf_nb.stats.abstention import get_sets
 from imgclf_nb.evaluation import get_class_table, plot_confusion
-from imgclf_nb.intervals import draw_counts
-from imgclf_nb.paired import Answers, get_difference
-from imgclf_nb.ranking import plot_curves
-from imgclf_nb.scoring import calibrate, get_alarms, get_decision_table, get_metrics, get_rates, summarise
+from imgclf_nb.stats.intervals import draw_counts
+from imgclf_nb.stats.paired_tests import Answers, get_difference
+from imgclf_nb.stats.roc_pr import plot_curves
+from imgclf_nb.results.metrics import calibrate, get_alarms, get_decision_table, get_metrics
+from imgclf_nb.results.metrics import get_rates, summarise
 
 
 def make(n, k, seed):

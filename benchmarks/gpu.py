@@ -21,12 +21,12 @@ from fastai.torch_core import TensorImage, set_seed
 from fastai.vision.core import TensorCategory
 
 from imgclf_nb.backbones import get_backbone, get_expected
-from imgclf_nb.cards import get_card
-from imgclf_nb.machine import get_device, get_processor, set_allocator
+from imgclf_nb.datasets.cards import get_card
+from imgclf_nb.base.machine import get_device, get_processor, set_allocator
 from imgclf_nb.data import get_items
-from imgclf_nb.features import get_preprocessing
-from imgclf_nb.fitting import get_learner
-from imgclf_nb.loaders import DeviceMaker, get_dls
+from imgclf_nb.models.features import get_preprocessing
+from imgclf_nb.training.learner import get_learner
+from imgclf_nb.training.loaders import DeviceMaker, get_dls
 from imgclf_nb.splitting import get_splits
 from imgclf_nb.train import split_model
 from steps import UNSET, Clock

@@ -13,11 +13,11 @@ import importlib.util, os, time
 import numpy as np, torch
 
 from common import BATCH, SETS, cold_cache, get_parser, get_row, interleave, keep_rows, pin_core
-from imgclf_nb.cards import get_card
-from imgclf_nb.machine import set_allocator
+from imgclf_nb.datasets.cards import get_card
+from imgclf_nb.base.machine import set_allocator
 from imgclf_nb.data import get_items
-from imgclf_nb.features import get_preprocessing
-from imgclf_nb.loaders import get_dls
+from imgclf_nb.models.features import get_preprocessing
+from imgclf_nb.training.loaders import get_dls
 from imgclf_nb.splitting import get_splits
 from others import OTHERS
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2, numpy as np, pandas as pd
 
 from common import BATCH, ask, cold_cache, get_parser, keep_rows
-from imgclf_nb.features import get_preprocessing
-from imgclf_nb.loaders import get_dls
+from imgclf_nb.models.features import get_preprocessing
+from imgclf_nb.training.loaders import get_dls
 
 CLASSES, SIDE, SMALL = 10, 64, 2000
 

@@ -10,9 +10,9 @@ from statistics import mean
 import pandas as pd
 
 from common import get_folder, get_parser
-from imgclf_nb.runs import Run
+from imgclf_nb.base.runs import Run
 from imgclf_nb.core import write_json
-from imgclf_nb.running import run_notebook
+from imgclf_nb.base.running import run_notebook
 
 BASE = dict(epochs=3, lr=3e-4, policy='medium', layers='all', ema=0., mixup=0., label_smoothing=0., patience=100)
 OPTIONS = dict(base={}, late=dict(layers='late'), strong=dict(policy='strong'), ema=dict(ema=.98), mixup=dict(mixup=.3), cutmix=dict(cutmix=1.),

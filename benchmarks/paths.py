@@ -10,7 +10,7 @@ from statistics import mean
 import pandas as pd
 
 from common import get_folder, get_parser, get_row, keep_rows
-from imgclf_nb.runs import Run
+from imgclf_nb.base.runs import Run
 from imgclf_nb.data import get_items
 from imgclf_nb.splitting import get_splits
 from sets import score
@@ -20,7 +20,7 @@ PLAIN = dict(cache=False, precision='fp32')
 
 def train(side, dataset, seed, items, quick):
     "Seconds of the epochs and accuracy on the test pictures"
-    from imgclf_nb.running import run_notebook
+    from imgclf_nb.base.running import run_notebook
     folder = get_folder(quick)/f'path_{side}_{dataset}_s{seed}'
     shutil.rmtree(folder, ignore_errors=True)  # an earlier run of this benchmark
     run_notebook('04_train', str(folder), quiet=True, dataset=dataset, seed=seed, epochs=1 if quick else 2, **(PLAIN if side == 'plain' else {}))

@@ -15,7 +15,7 @@ from statistics import mean
 
 from common import BATCH, FIVE, ask, cold_cache, get_folder, get_parser, get_row, keep_rows
 from imgclf_nb.backbones import get_expected, load_model
-from imgclf_nb.runs import Run
+from imgclf_nb.base.runs import Run
 from imgclf_nb.core import write_json
 from imgclf_nb.data import get_items
 from imgclf_nb.splitting import get_splits
@@ -55,8 +55,8 @@ def get_stock(dataset, items, seed, again, quick):
 
 def score(folder, items):
     "Accuracy of a run's model on the test pictures"
-    from imgclf_nb.keeping import get_predictions
-    from imgclf_nb.pictures import Preprocessing
+    from imgclf_nb.results.artifacts import get_predictions
+    from imgclf_nb.images.preprocessing import Preprocessing
     model, card = load_model(folder)
     p = get_predictions(model, items[items.split == 'test'], Preprocessing.from_dict(card['preprocessing']), card['temperature'])
     return float((p.label == p.predicted).mean())
@@ -64,7 +64,7 @@ def score(folder, items):
 
 def run_ours(notebook, name, dataset, seed, items, warm, quick):
     "Seconds of a notebook's fresh run, and its model's accuracy on the test pictures"
-    from imgclf_nb.running import run_notebook
+    from imgclf_nb.base.running import run_notebook
     folder = get_folder(quick)/f'{name}_{dataset}_s{seed}'
     shutil.rmtree(folder, ignore_errors=True)  # an earlier run of this benchmark
     more = dict(epochs=1) if quick and name == 'train' else {}

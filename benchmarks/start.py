@@ -13,11 +13,11 @@ def measure_one(dataset):
     import cv2
     from PIL import ImageFile
     from imgclf_nb.backbones import get_backbone
-    from imgclf_nb.fitting import get_learner
-    from imgclf_nb.cards import get_card
+    from imgclf_nb.training.learner import get_learner
+    from imgclf_nb.datasets.cards import get_card
     from imgclf_nb.data import get_items
-    from imgclf_nb.features import get_preprocessing
-    from imgclf_nb.loaders import get_dls
+    from imgclf_nb.models.features import get_preprocessing
+    from imgclf_nb.training.loaders import get_dls
     from imgclf_nb.splitting import get_splits
     decoded = []
     for owner,name in ((ImageFile.ImageFile, 'load'), (cv2, 'imread'), (cv2, 'imdecode')):

@@ -23,7 +23,7 @@ from fastai.torch_core import TensorImage, set_seed
 from fastai.vision.core import TensorCategory
 
 from imgclf_nb.backbones import get_backbone, get_expected
-from imgclf_nb.machine import get_device, set_allocator
+from imgclf_nb.base.machine import get_device, set_allocator
 from imgclf_nb.data import get_items
 from imgclf_nb.splitting import get_splits
 from stock import get_stock_dls
@@ -43,9 +43,9 @@ class Clock(Callback):
 
 def ours(arch, size, dls):
     "Our learner, and what begins its training"
-    from imgclf_nb.fitting import get_learner  # imported here: the stock sides must not know our parts
+    from imgclf_nb.training.learner import get_learner  # imported here: the stock sides must not know our parts
     from imgclf_nb.train import split_model
-    from imgclf_nb.tuning import get_way
+    from imgclf_nb.training.autotune import get_way
     model = get_backbone(arch, dls.c, 'none')
     learn = get_learner(dls, model, way=get_way(model, arch, size, BATCH, whole=True), splitter=split_model, wd=.01)
     return learn, lambda: learn.fit_all(1, 1e-3, pretrained=False)
@@ -78,9 +78,9 @@ def get_real_dls(side, dataset, arch, size):
     "A side's own loaders of a set, as a second epoch finds it"
     items = get_splits(get_items(dataset))
     if side == 'ours':
-        from imgclf_nb.cards import get_card
-        from imgclf_nb.features import get_preprocessing
-        from imgclf_nb.loaders import get_dls
+        from imgclf_nb.datasets.cards import get_card
+        from imgclf_nb.models.features import get_preprocessing
+        from imgclf_nb.training.loaders import get_dls
         pre = get_preprocessing(arch, size, sorted(items.label.unique()), get_card(dataset).resize)
         dls = get_dls(items, pre, 'medium', BATCH, 0)
         for _ in dls.train: pass

@@ -9,8 +9,8 @@ __all__ = ['count_copies', 'get_ceilings', 'find_all', 'describe_audit', 'audit'
 import time
 from pathlib import Path
 
-from .cards import find_dataset, get_card
 from .core import UserError, get_records, write_csv, write_json
+from .datasets.cards import find_dataset, get_card
 
 # %% ../nbs/01a_audit.ipynb #485020a9
 def count_copies(
@@ -26,7 +26,7 @@ def get_ceilings(
     facts, # of the same pictures
 )->dict:
     "The accuracy that contradicting copies allow, for `all` and each given split"
-    from imgclf_nb.copies import get_ceiling
+    from imgclf_nb.images.duplicates import get_ceiling
     pixels = facts.pixels.to_numpy()
     return {'all': get_ceiling(items.label, pixels)} | {s: get_ceiling(items.label[m := (items.split == s).to_numpy()], pixels[m])
         for s in ('train', 'valid', 'test') if (items.split == s).any()}
@@ -34,9 +34,9 @@ def get_ceilings(
 # %% ../nbs/01a_audit.ipynb #a1bd0c41
 def _doubt(items, card):
     "`(suspicious labels, why they were not looked for)`; the features are made where nothing is remembered"
-    from imgclf_nb.suspicion import recall_suspicious
+    from imgclf_nb.auditing.label_errors import recall_suspicious
     def get_x():
-        from imgclf_nb.features import get_frozen_features  # torch is slow to import, and a second audit needs none
+        from imgclf_nb.models.features import get_frozen_features  # torch is slow to import, and a second audit needs none
         return get_frozen_features(items, card.recipe['arch'], card.recipe['size'], card.resize)
     if not len(items): return recall_suspicious(items, None, 'none'), 'all pictures belong to the given test'
     try: return recall_suspicious(items, get_x, f"{card.recipe['arch']} {card.recipe['size']} {card.resize}"), ''
@@ -61,11 +61,12 @@ def find_all(
     "Everything that the audit knows: `items, facts, findings, cues, proposals, doubts` and `summary`, which becomes audit.json"
     import pandas as pd
     from imgclf_nb.data import get_items
-    from imgclf_nb.facts import measure_pictures
-    from imgclf_nb.findings import (find_case_clashes, find_class_problems, find_copy_problems, find_file_problems, find_neighbours,
-        make_findings)
-    from imgclf_nb.grouping import propose_groups
-    from imgclf_nb.shortcuts import get_shortcuts
+    from imgclf_nb.images.properties import measure_pictures
+    from imgclf_nb.auditing.findings import find_case_clashes, find_class_problems
+    from imgclf_nb.auditing.findings import find_copy_problems, find_file_problems, find_neighbours
+    from imgclf_nb.auditing.findings import make_findings
+    from imgclf_nb.auditing.grouping import propose_groups
+    from imgclf_nb.auditing.shortcuts import get_shortcuts
     items, card = get_items(dataset), get_card(dataset)
     facts = measure_pictures(items.path)
     some = items[items.split != 'test'].reset_index(drop=True)
@@ -111,9 +112,9 @@ def describe_audit(
 def _sections(a):
     "Headings, texts and figures of the page"
     import pandas as pd
-    from imgclf_nb.report import plot_classes, show_groups
-    from imgclf_nb.shortcuts import plot_shortcuts
-    from imgclf_nb.suspicion import show_suspicious
+    from imgclf_nb.auditing.report import plot_classes, show_groups
+    from imgclf_nb.auditing.shortcuts import plot_shortcuts
+    from imgclf_nb.auditing.label_errors import show_suspicious
     items, s = a['items'], a['summary']
     ceilings = pd.DataFrame(s['ceilings']).rename_axis('pictures').reset_index()
     return [('Classes', 'Pictures of each class.', plot_classes(items)),
@@ -135,10 +136,10 @@ def audit(
     t0 = time.time()
     find_dataset(dataset)  # a name that is not there is refused before the slow imports
     from imgclf_nb.data import get_items
-    from imgclf_nb.facts import measure_pictures
-    from imgclf_nb.grouping import choose_groups, confirm_groups
-    from imgclf_nb.cards import get_key
-    from imgclf_nb.report import write_page
+    from imgclf_nb.images.properties import measure_pictures
+    from imgclf_nb.auditing.grouping import choose_groups, confirm_groups
+    from imgclf_nb.datasets.cards import get_key
+    from imgclf_nb.auditing.report import write_page
     out = Path(out) if out else get_records(get_key(dataset))/'audit'
     try: (out/'figures').mkdir(parents=True, exist_ok=True)
     except OSError as e: raise UserError(f"{out} cannot be written ({e.strerror}): give another --out.", 'out') from None

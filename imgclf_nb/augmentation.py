@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import cv2, numpy as np
 
+from .base.machine import get_plt
 from .core import UserError, get_close
-from .machine import get_plt
 from .pixels import to_rgb
 
 # %% ../nbs/02_augmentation.ipynb #3906d8aa

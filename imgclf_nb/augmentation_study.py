@@ -10,10 +10,10 @@ __all__ = ['add_parts', 'plan_policies', 'get_sides', 'get_rivals', 'compare_pol
 import pandas as pd
 
 from .augmentation import get_parts, get_policy
+from .base.machine import get_plt
 from .comparison import compare_runs, correct_rows, format_difference, get_class_effects
-from .leaderboard import summarise
-from .machine import get_plt
-from .pairing import find_runs
+from .results.leaderboard import summarise
+from .results.paired_predictions import find_runs
 import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/07a_augmentation_study.ipynb #d12ea0b9

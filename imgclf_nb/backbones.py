@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .base.machine import why_unreachable
 from .core import UserError, get_close, put_in_place, write_json
-from .machine import why_unreachable
 
 # %% ../nbs/00a_backbones.ipynb #e99ecd4d
 def check_arch(

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from fastcore.script import Param, call_parse
 
+from .base.running import get_defaults, run_notebook
+from .base.runs import Run, get_run_folder, get_runs_root, open_run
 from .core import UserError, to_plain, write_json
-from .running import get_defaults, run_notebook
-from .runs import Run, get_run_folder, get_runs_root, open_run
 
 # %% ../nbs/12_commands.ipynb #c0cd3417
 def say_errors(
@@ -45,7 +45,7 @@ def get_run_name(
     parameters:dict, # given ones, at least `dataset`
 )->str:
     "The name that a run gets where none is given: set, model, seed"
-    from imgclf_nb.cards import fill_recipe
+    from imgclf_nb.datasets.cards import fill_recipe
     p = fill_recipe(dict(parameters, arch=parameters.get('arch')))
     return re.sub(r'[^\w.-]+', '_',
         f"{Path(str(p['dataset'])).resolve().name.removesuffix('.csv')}-{p['arch']}-s{p.get('seed', 0)}")
@@ -53,7 +53,7 @@ def get_run_name(
 # %% ../nbs/12_commands.ipynb #0558e923
 def _is_same(record, parameters, notebook='04_train'):
     "Were these parameters, the notebook's defaults, the recipe and the data behind that run?"
-    from imgclf_nb.cards import fill_recipe
+    from imgclf_nb.datasets.cards import fill_recipe
     from imgclf_nb.data import get_items
     if set(parameters) - set(get_defaults(notebook)): return False  # the notebook will say which name is unknown
     full = to_plain(fill_recipe({**get_defaults(notebook), **parameters}))
@@ -95,7 +95,7 @@ def _show_first(name, p, quick):
     except UserError as e:
         if quick or 'not one linear layer' not in str(e): raise
         return print(f'No first answer: {e}')
-    from imgclf_nb.scoring import get_headline
+    from imgclf_nb.results.metrics import get_headline
     if run and not quick: print(f"First answer, without training, after {run.record['seconds']:.0f} s:\n{get_headline(run)}\n", flush=True)
     return run
 
@@ -122,7 +122,7 @@ def imgclf_run():
     given = {k: _value(v) for k,v in a.parameter}
     p = {'dataset': a.dataset, **({'arch': a.arch} if a.arch else {}), **given}
     named = p.pop('run', None)
-    from imgclf_nb.cards import find_dataset
+    from imgclf_nb.datasets.cards import find_dataset
     find_dataset(str(p['dataset']))  # a name that is not there is refused before papermill is loaded
     name = a.run or named or get_run_name(p)
     run = _show_first(f'{name}-probe', p, a.quick)
@@ -133,7 +133,7 @@ def imgclf_run():
 
 # %% ../nbs/12_commands.ipynb #ac03b333
 def _say_results(run):
-    from imgclf_nb.scoring import get_headline, get_places
+    from imgclf_nb.results.metrics import get_headline, get_places
     print(f'\n{get_headline(run)}\n{get_places(run)}')
 
 # %% ../nbs/12_commands.ipynb #774f21ee
@@ -156,7 +156,7 @@ def evaluate(
 def _say_over_seeds(runs):
     "The metrics over runs that differ in seed alone, '' for one run"
     if len(runs) < 2: return ''
-    from imgclf_nb.scoring import get_over_seeds
+    from imgclf_nb.results.metrics import get_over_seeds
     split = 'test' if all('test' in r.record['metrics'] for r in runs) else 'valid'
     t = get_over_seeds(runs, split)
     return '\n'.join([f'\nOver {len(runs)} seeds, {split}: mean (95 % interval over pictures and seeds), standard deviation from seed to seed', *(f"  {k:18} {v.value:.3f} ({v.low:.3f}–{v.high:.3f})  ± {v.spread:.3f}" for k,v in t.iterrows())])
@@ -172,7 +172,7 @@ def imgclf_evaluate():
     _add_parameters(a, 'a parameter of 05_evaluation, as in papermill: sensitivity, miss_cost, prevalence …')
     a = a.parse_args()
     given = {k: _value(v) for k,v in a.parameter}
-    from imgclf_nb.pairing import find_runs
+    from imgclf_nb.results.paired_predictions import find_runs
     runs = [r for o in a.run for r in find_runs(o)]
     for r in runs: evaluate(str(r.path), **given)
     over = _say_over_seeds(runs)
@@ -192,7 +192,7 @@ def imgclf_fetch(
 ):
     "Bring a data set to data/NAME, whole or not at all."
     from imgclf_nb.fetching import check_arrived, fetch, get_place
-    from imgclf_nb.sources import get_source
+    from imgclf_nb.datasets.sources import get_source
     known = get_source(name, source, revision, sha256)
     print(f'\n{check_arrived(name, fetch(known, get_place(name)))}')
 
@@ -276,7 +276,7 @@ def imgclf_leaderboard(
     out:str=None, # where leaderboard.csv and leaderboard.png go (default: beside the runs)
 ):
     "All finished runs in one table and one plot, on their validation pictures."
-    from imgclf_nb.leaderboard import format_board, get_leaderboard, write_board
+    from imgclf_nb.results.leaderboard import format_board, get_leaderboard, write_board
     folder = Path(runs or get_runs_root())
     if not folder.is_dir(): raise UserError(f'There is no folder {folder}.')
     t = get_leaderboard(folder, metric)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from .cards import find_dataset, get_card
-from .copies import find_near_copies, get_copies, get_look_alikes, join_groups
+from .base.machine import get_plt
 from .core import UserError
-from .facts import measure_pictures
-from .listing import list_items
-from .machine import get_plt
-from .pictures import open_picture
-from .records import apply_decisions, get_decisions_path, read_decisions
+from .datasets.cards import find_dataset, get_card
+from .datasets.listing import list_items
+from .datasets.records import apply_decisions, get_decisions_path, read_decisions
+from .images.duplicates import find_near_copies, get_copies, get_look_alikes, join_groups
+from .images.preprocessing import open_picture
+from .images.properties import measure_pictures
 
 # %% ../nbs/01_data.ipynb #5fd575f1
 def get_patient(

@@ -10,12 +10,13 @@ __all__ = ['check_done', 'check_classes', 'get_label_ceiling', 'plot_confusion',
 import numpy as np, pandas as pd, seaborn as sns
 from sklearn import metrics as skm
 
+from .base.machine import get_plt
 from .core import UserError
-from .intervals import draw_counts, get_confusions, get_scores, get_unit_share, spread_sure
-from .machine import get_plt
-from .paired import Answers, get_bounds
-from .pictures import open_picture
-from .ranking import get_auc_interval
+from .images.preprocessing import open_picture
+from .stats.intervals import draw_counts, get_confusions, get_scores, get_unit_share
+from .stats.intervals import spread_sure
+from .stats.paired_tests import Answers, get_bounds
+from .stats.roc_pr import get_auc_interval
 import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/05_evaluation.ipynb #1734ea9c
@@ -55,8 +56,8 @@ def get_label_ceiling(
     labels, # of the same pictures, unsealed
 )->float:
     "The largest accuracy that contradicting copies allow on the whole set, 0 to 1"
-    from imgclf_nb.facts import measure_pictures
-    from imgclf_nb.copies import get_ceiling
+    from imgclf_nb.images.properties import measure_pictures
+    from imgclf_nb.images.duplicates import get_ceiling
     return get_ceiling(labels, measure_pictures(items.path).pixels)
 
 # %% ../nbs/05_evaluation.ipynb #1b18e174

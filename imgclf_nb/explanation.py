@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
 
+from .base.machine import get_plt
 from .core import UserError
-from .intervals import draw_counts, get_interval
-from .keeping import read_predictions
-from .machine import get_plt
+from .results.artifacts import read_predictions
+from .stats.intervals import draw_counts, get_interval
 
 # %% ../nbs/06_explanation.ipynb #9a1d7664
 def get_answered(

@@ -11,14 +11,14 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from .cards import get_card
+from .base.machine import why_unreachable
+from .base.runs import get_now
 from .core import UserError, get_data_root, get_records, get_root, write_json, write_text
 from .data import get_data_hash, get_items, get_manifest
-from .machine import why_unreachable
-from .runs import get_now
-from .sources import Source
-from .unpacking import NoRoom, check_name, check_room, find_columns, say_error, unpack
-from .unpacking import unpack_parquet
+from .datasets.archives import NoRoom, check_name, check_room, find_columns, say_error
+from .datasets.archives import unpack, unpack_parquet
+from .datasets.cards import get_card
+from .datasets.sources import Source
 
 # %% ../nbs/00b_fetching.ipynb #a7e164dd
 _refused = dict(

@@ -8,11 +8,11 @@ __all__ = ['draw_split', 'measure_twins', 'get_bill', 'get_shift', 'describe_bil
 # %% ../nbs/01d_leakage.ipynb #4bc02c5c
 import numpy as np, pandas as pd
 
-from .copies import get_blocks
+from .base.machine import get_plt
 from .core import UserError
-from .intervals import draw_counts
-from .logistic import fit_logistic
-from .machine import get_plt
+from .images.duplicates import get_blocks
+from .models.logistic import fit_logistic
+from .stats.intervals import draw_counts
 
 # %% ../nbs/01d_leakage.ipynb #f34129a2
 def _get_neighbours(items, drawn, gap=.03):

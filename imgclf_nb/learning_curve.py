@@ -11,16 +11,16 @@ import time
 
 import numpy as np
 
-from .cards import get_card
+from .base.machine import get_plt, show_progress
 from .core import UserError
-from .features import get_frozen_features
-from .heads import get_reader
-from .intervals import get_units
-from .keeping import read_predictions
-from .logistic import choose_c, fit_logistic
-from .machine import get_plt, show_progress
-from .pairing import find_runs
-from .subsets import take_pictures
+from .datasets.cards import get_card
+from .models.features import get_frozen_features
+from .models.linear_heads import get_reader
+from .models.logistic import choose_c, fit_logistic
+from .results.artifacts import read_predictions
+from .results.paired_predictions import find_runs
+from .stats.intervals import get_units
+from .training.subsets import take_pictures
 import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/07c_learning_curve.ipynb #bdb4fa8b

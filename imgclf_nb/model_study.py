@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .backbones import get_backbone
-from .cards import OWN_SIZES, get_card
+from .base.machine import get_device
 from .core import UserError
-from .leaderboard import get_study_table
-from .machine import get_device
-from .paired import METRICS
+from .datasets.cards import OWN_SIZES, get_card
 from .probe import compare_probes, get_probe
+from .results.leaderboard import get_study_table
+from .stats.paired_tests import METRICS
 import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/07b_model_study.ipynb #093676ec

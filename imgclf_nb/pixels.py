@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .cards import get_key
+from .base.machine import show_progress
+from .base.parallel import map_forked
 from .core import UserError, get_cache, sweep, write_json
-from .machine import show_progress
-from .parallel import map_forked
-from .pictures import get_decoder
+from .datasets.cards import get_key
+from .images.preprocessing import get_decoder
 
 # %% ../nbs/01c_pixels.ipynb #4cfd6d40
 MARGIN = 1.15  # how much longer the short side is than what the model sees
@@ -33,14 +33,14 @@ def get_side(
     return max(1, round(w*k)), max(1, round(h*k))
 
 def _wide(im, pre):
-    from imgclf_nb.pictures import FILTERS
+    from imgclf_nb.images.preprocessing import FILTERS
     (W, H), size = im.size, get_side(*im.size, pre)
     w, h = (W, H) if pre.resize == 'letterbox' else (min(W, LONGEST*H), min(H, LONGEST*W))
     if size == (W, H): return np.asarray(im)
     return np.asarray(im.resize(size, FILTERS[pre.interpolation], box=((W-w)/2, (H-h)/2, (W+w)/2, (H+h)/2)))
 
 def _exact(im, pre):
-    from imgclf_nb.pictures import FILTERS, fit_image
+    from imgclf_nb.images.preprocessing import FILTERS, fit_image
     return np.asarray(fit_image(im, pre.size, pre.resize, pre.crop_pct, FILTERS[pre.interpolation], pre.fill))
 
 VIEWS = dict(exact=_exact, wide=_wide)

@@ -11,11 +11,11 @@ import time
 import numpy as np
 
 from .backbones import check_size, get_backbone, get_cost
+from .base.machine import get_device, get_plt
 from .core import UserError
-from .features import get_preprocessing
-from .heads import fit_head
-from .intervals import get_share
-from .machine import get_device, get_plt
+from .models.features import get_preprocessing
+from .models.linear_heads import fit_head
+from .stats.intervals import get_share
 
 # %% ../nbs/04a_probe.ipynb #f64a86cc
 def get_probe(

@@ -10,9 +10,9 @@ __all__ = ['check_evaluated', 'get_corruptions', 'corrupt', 'show_corruptions', 
 import numpy as np, pandas as pd, seaborn as sns
 
 from .backbones import get_probabilities
+from .base.machine import get_plt, show_progress
 from .core import UserError
-from .intervals import draw_counts
-from .machine import get_plt, show_progress
+from .stats.intervals import draw_counts
 import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/05a_robustness.ipynb #df06c604

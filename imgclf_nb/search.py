@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
+from .base.machine import get_plt
+from .base.running import TimeUp, run_notebook
+from .base.runs import Run, get_runs_root
 from .core import UserError
-from .keeping import read_predictions
-from .machine import get_plt
-from .running import TimeUp, run_notebook
-from .runs import Run, get_runs_root
-from .studies import name_run
+from .results.artifacts import read_predictions
+from .results.studies import name_run
 
 # %% ../nbs/07d_search.ipynb #b50c039e
 def suggest(

@@ -11,8 +11,8 @@ import hashlib, unicodedata
 import numpy as np, pandas as pd
 
 from .core import UserError
-from .listing import list_items
-from .records import apply_decisions, log_opening, read_decisions
+from .datasets.listing import list_items
+from .datasets.records import apply_decisions, log_opening, read_decisions
 
 # %% ../nbs/01b_splitting.ipynb #73045101
 def draw_number(

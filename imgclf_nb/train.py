@@ -13,7 +13,7 @@ from fastai.callback.core import Callback, TrainEvalCallback
 from fastcore.basics import patch
 from torch import nn
 
-from .fitting import OPTIONS, Trainer
+from .training.learner import OPTIONS, Trainer
 import imgclf_nb.baseline  # teaches timm our own networks
 
 # %% ../nbs/04_train.ipynb #22247f3f

@@ -5,7 +5,7 @@ from PIL import Image
 
 from imgclf_nb.core import UserError
 from imgclf_nb.data import get_items
-from imgclf_nb.pictures import Preprocessing
+from imgclf_nb.images.preprocessing import Preprocessing
 from imgclf_nb.splitting import get_splits
 
 
@@ -144,7 +144,7 @@ def test_names_that_are_not_utf8(tmp_path):
 
 
 def test_a_users_folder_is_not_taken_for_a_miniature(tmp_path):
-    from imgclf_nb.miniatures import get_miniature
+    from imgclf_nb.datasets.miniatures import get_miniature
     (tmp_path/'pc_parts_mini').mkdir(); (tmp_path/'pc_parts_mini'/'precious.txt').write_text('x')
     refused(lambda: get_miniature('pc_parts_mini', tmp_path), 'in the way')
     assert (tmp_path/'pc_parts_mini'/'precious.txt').exists() and len(list(tmp_path.iterdir())) == 1

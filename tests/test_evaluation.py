@@ -6,7 +6,7 @@ import pytest
 from sklearn import metrics as skm
 
 from imgclf_nb.core import UserError
-from imgclf_nb.running import run_notebook
+from imgclf_nb.base.running import run_notebook
 
 read = lambda p: json.loads((p/'run.json').read_text())
 ALL = 'accuracy balanced_accuracy majority_rate macro_f1 log_loss brier ece ece_before'.split()
@@ -191,8 +191,8 @@ def test_the_confusion_matrix_has_the_names_where_they_belong():
 
 def test_a_model_that_guesses_is_called_guessing(evaluated):
     from dataclasses import replace
-    from imgclf_nb.paired import Answers
-    from imgclf_nb.scoring import get_metrics, judge
+    from imgclf_nb.stats.paired_tests import Answers
+    from imgclf_nb.results.metrics import get_metrics, judge
     t, rng = pd.read_csv(evaluated/'predictions.csv').query("split == 'test'"), np.random.default_rng(0)
     targs, guess = (t.label == 'PNEUMONIA').to_numpy()*1, rng.integers(0, 2, len(t))
     a = Answers(targs, guess, np.eye(2)[guess]*.2 + .4, np.arange(len(t)), 1)

@@ -8,9 +8,9 @@ from PIL import Image
 
 from conftest import command
 from imgclf_nb.core import UserError
-from imgclf_nb.sources import SOURCES, Source
+from imgclf_nb.datasets.sources import SOURCES, Source
 from imgclf_nb.fetching import _explain, fetch
-from imgclf_nb.unpacking import unpack, unpack_parquet
+from imgclf_nb.datasets.archives import unpack, unpack_parquet
 
 SHA = 'f'*40
 sha256 = lambda b: hashlib.sha256(b).hexdigest()
@@ -133,7 +133,7 @@ def seen(folder): return sorted(p.name for p in folder.iterdir() if not p.name.s
 
 
 def test_the_five_sets_have_a_source():
-    from imgclf_nb.cards import CARDS
+    from imgclf_nb.datasets.cards import CARDS
     assert set(SOURCES) == set(CARDS)
     assert all(o.address in CARDS[k].source for k,o in SOURCES.items())
 
@@ -297,7 +297,7 @@ def test_a_refused_archive_is_not_kept(net, tmp_path):
 
 def test_a_disk_that_is_too_small(net, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr('imgclf_nb.unpacking.shutil.disk_usage', lambda p: usage._replace(free=100))
+    monkeypatch.setattr('imgclf_nb.datasets.archives.shutil.disk_usage', lambda p: usage._replace(free=100))
     with pytest.raises(UserError, match=f'{len(net.zip):,} bytes are needed.*100 are free'): fetch(Source('https', f'{net.url}/p.zip'), tmp_path/'data'/'pets')
     assert seen(tmp_path/'data') == []
     (tmp_path/'a.zip').write_bytes(net.zip)
@@ -578,12 +578,9 @@ def test_command_any_zip_and_another_data_root(tmp_path):
     (['records', '--source', 'hf:a/b'], "cannot be a set's folder"), (['x', '--source', 'ftp://a/b.zip'], 'is no source'), (['x', '--source', 'http://a.org/b.zip'], 'changed on its way'),
     (['pc_parts', '--revision', 'main'], 'numbers'), (['cats_vs_dogs', '--sha256', '0'*64], 'no archive'), (['x', '--source', 'https://a.org/b.zip', '--revision', '1'], 'no revisions'),
     (['x', '--source', 'https://a.org/b.zip', '--sha256', 'abc'], '64')])
-def test_command_refuses_with_a_sentence(tmp_path, monkeypatch, args, says):
-    from imgclf_nb.fetching import main
-    monkeypatch.setattr(sys, 'argv', ['imgclf_fetch', *args])
-    monkeypatch.setenv('IMGCLF_HOME', str(tmp_path)); monkeypatch.setenv('IMGCLF_RECORDS', str(tmp_path/'records'))
-    with pytest.raises(SystemExit) as e: main()
-    assert says in e.value.code and 'Traceback' not in e.value.code
+def test_command_refuses_with_a_sentence(tmp_path, args, says):
+    rc, out = command('imgclf_fetch', *args, IMGCLF_HOME=str(tmp_path), IMGCLF_RECORDS=str(tmp_path/'records'))
+    assert rc == 1 and says in out and 'Traceback' not in out
 
 
 def test_command_stopped_by_hand(tmp_path):

@@ -1,55 +1,75 @@
 "Light imports: a command that only helps or refuses, and a module that is only imported, load nothing that takes seconds"
 import ast, os, subprocess, sys
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import MODULES, ROOT, get_imports, get_source
 
 HEAVY = {'torch', 'torchvision', 'timm', 'fastai', 'sklearn', 'scipy', 'cv2', 'imagehash', 'matplotlib', 'seaborn', 'albumentations', 'cleanlab',
     'papermill', 'nbclient', 'nbformat', 'jupyter_client', 'jupyter_core', 'IPython'}
+SLOWEST = {'torch', 'torchvision', 'timm', 'fastai', 'matplotlib'}
+EMPTY = '''core backbones fetching data splitting audit comparison commands base.runs base.parameters base.machine base.running datasets.archives datasets.sources
+    datasets.miniatures datasets.cards datasets.listing datasets.records images.preprocessing images.properties images.duplicates models.logistic models.features
+    auditing.label_errors auditing.grouping auditing.reviewer auditing.findings auditing.report stats.paired_tests results.paired_predictions results.leaderboard
+    results.studies training.subsets'''.split()  # these load nothing of HEAVY
+LIGHT = ('stats', 'images', 'datasets', 'reporting')  # packages that load nothing of SLOWEST
+NO_FASTAI = 'pixels leakage training.augmentation_check baseline'.split()  # these may load torch
 
 
 def loaded(code, tmp_path, *args):
-    "The packages that a fresh process has loaded after these lines"
+    "A fresh process after these lines, and the packages that it has loaded"
     code = f'import sys, atexit\natexit.register(lambda: print("\\nloaded", *{{o.split(".")[0] for o in sys.modules}}))\n{code}'
     env = {**os.environ, 'IMGCLF_RUNS': str(tmp_path/'runs'), 'IMGCLF_RECORDS': str(tmp_path/'records')}
-    r = subprocess.run([sys.executable, '-c', code, *args], cwd=ROOT, env=env, capture_output=True, text=True)
+    r = subprocess.run([sys.executable, '-c', code, *args], cwd=tmp_path, env=env, capture_output=True, text=True)
     return r, set(r.stdout.rpartition('\nloaded ')[2].split())
 
 
+@pytest.mark.parametrize('module', MODULES)
+def test_module_imports_in_a_fresh_process(module, tmp_path):
+    r, got = loaded(f'import imgclf_nb.{module}', tmp_path)
+    assert r.returncode == 0 and 'imgclf_nb' in got, r.stderr
+    if module in EMPTY: assert not got & HEAVY
+    if module.split('.')[0] in LIGHT: assert not got & SLOWEST
+    if module in (*EMPTY, *NO_FASTAI): assert 'fastai' not in got
+    assert not (tmp_path/'runs').exists() and not (tmp_path/'records').exists()
+
+
+def test_the_lists_name_modules_that_exist():
+    assert not {*EMPTY, *NO_FASTAI} - set(MODULES) and not set(LIGHT) - {m.split('.')[0] for m in MODULES}
+
+
 @pytest.mark.parametrize('arg, rc', [('--help', 0), ('nonsense', 1)])
-@pytest.mark.parametrize('module', ['running', 'fetching', 'audit'])
-def test_help_and_refusals_load_nothing_heavy(module, arg, rc, tmp_path):
-    r, got = loaded(f'from imgclf_nb.{module} import main; main()', tmp_path, arg)
+@pytest.mark.parametrize('name', ['imgclf_run', 'imgclf_fetch', 'imgclf_audit'])
+def test_help_and_refusals_load_nothing_heavy(name, arg, rc, tmp_path):
+    script = str(Path(sys.executable).parent/name)
+    r, got = loaded(f'import runpy; sys.argv[0] = {script!r}; runpy.run_path({script!r}, run_name="__main__")', tmp_path, arg)
     assert r.returncode == rc and ('usage: imgclf_' in r.stdout if arg == '--help' else "'nonsense'" in r.stderr), r.stdout + r.stderr
     assert not got & (HEAVY | {'pandas', 'pyarrow'}) and 'imgclf_nb' in got
     assert not (tmp_path/'runs').exists() and not (tmp_path/'records').exists()  # a refused name leaves nothing behind
 
 
-@pytest.mark.parametrize('module', ['core', 'unpacking', 'fetching', 'pictures', 'miniatures', 'running', 'cards', 'listing', 'records', 'facts', 'copies',
-    'logistic', 'backbones', 'features', 'data', 'suspicion', 'grouping', 'reviewer', 'findings', 'report', 'audit', 'splitting', 'paired', 'pairing', 'subsets', 'studies', 'comparison'])
-def test_modules_load_nothing_heavy(module, tmp_path):
-    r, got = loaded(f'import imgclf_nb.{module}', tmp_path)
-    assert r.returncode == 0 and 'imgclf_nb' in got, r.stderr
-    assert not got & HEAVY
+@pytest.mark.parametrize('name', ['evaluate', 'compare', 'leaderboard', 'cache'])
+def test_help_of_the_other_commands(name, tmp_path):
+    script = str(Path(sys.executable).parent/f'imgclf_{name}')
+    r, got = loaded(f'import runpy; sys.argv[0] = {script!r}; runpy.run_path({script!r}, run_name="__main__")', tmp_path, '--help')
+    assert r.returncode == 0 and f'usage: imgclf_{name}' in r.stdout and not got & (HEAVY | {'pandas', 'pyarrow'})
 
 
-def imports(module):
-    "What the module and its functions import, in the package also by way of others"
-    seen, todo = set(), [module]
+def get_reach(module):
+    "Packages that a module and its functions import, also by way of our other modules"
+    seen, todo, packages = set(), [module], set()
     while todo:
         if (m := todo.pop()) in seen: continue
         seen.add(m)
-        path = ROOT/'imgclf_nb'/f"{m.removeprefix('imgclf_nb.')}.py"
-        for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))) if m.startswith('imgclf_nb.') else ():
-            if isinstance(n, ast.Import): todo += [a.name for a in n.names]
-            elif isinstance(n, ast.ImportFrom):
-                base = '.'.join(filter(None, ['imgclf_nb' if n.level else '', n.module]))
-                todo += [f'{base}.{a.name}' for a in n.names] if base == 'imgclf_nb' else [base]
-    return {o.split('.')[0] for o in seen}
+        todo += get_imports(get_source(m), m)
+        for n in ast.walk(ast.parse(get_source(m))):
+            if isinstance(n, ast.Import): packages |= {a.name.split('.')[0] for a in n.names}
+            elif isinstance(n, ast.ImportFrom) and not n.level: packages.add(n.module.split('.')[0])
+    return packages
 
 
-@pytest.mark.parametrize('module', ['fetching', 'audit', 'data', 'features', 'backbones', 'reviewer', 'splitting', 'leakage'])
+@pytest.mark.parametrize('module', ['fetching', 'audit', 'data', 'models.features', 'backbones', 'auditing.reviewer', 'splitting', 'leakage'])
 def test_not_even_a_function_reaches_fastai(module):
     "fastai is for training: what reads, judges and answers does without it"
-    assert 'fastai' not in imports(f'imgclf_nb.{module}') and 'fastai' in imports('imgclf_nb.train')
+    assert 'fastai' not in get_reach(module) and 'fastai' in get_reach('train')

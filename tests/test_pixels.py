@@ -11,8 +11,8 @@ from conftest import ROOT, command
 def mini(tmp_path, monkeypatch):
     "Items of a copied miniature, the contract, and a cache of the test's own"
     from imgclf_nb.data import get_items
-    from imgclf_nb.miniatures import get_miniature
-    from imgclf_nb.pictures import Preprocessing
+    from imgclf_nb.datasets.miniatures import get_miniature
+    from imgclf_nb.images.preprocessing import Preprocessing
     monkeypatch.setenv('IMGCLF_CACHE', str(tmp_path/'cache'))
     monkeypatch.setenv('IMGCLF_RECORDS', str(tmp_path/'records'))
     shutil.copytree(get_miniature('instruments_mini'), tmp_path/'set')
@@ -162,7 +162,7 @@ def test_the_command_lists_and_clears(mini):
 
 
 def test_a_batch_larger_than_the_set_and_a_set_of_one(mini):
-    from imgclf_nb.loaders import get_dls
+    from imgclf_nb.training.loaders import get_dls
     items, pre = mini
     pre.classes[:] = sorted(items.label.unique())
     few = items.head(4).assign(split=['train']*3 + ['valid'])

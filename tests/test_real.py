@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 
 from imgclf_nb.data import get_items
-from imgclf_nb.pictures import Preprocessing
+from imgclf_nb.images.preprocessing import Preprocessing
 from imgclf_nb.splitting import get_splits
 
 

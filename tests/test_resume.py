@@ -178,7 +178,7 @@ def test_a_loss_that_is_no_number(tmp_path):
     r = read(tmp_path/'run')
     assert p.returncode != 0 and r['status'] == 'failed' and r['error']['parameter'] == 'lr'
     assert 'epoch 3, step 3' in r['error']['message'] and 'smaller lr' in r['error']['message']
-    from imgclf_nb.checkpoints import read_checkpoint
+    from imgclf_nb.training.checkpoints import read_checkpoint
     facts = read_checkpoint(tmp_path/'run'/'checkpoint.safetensors')[1]
     assert (facts['epoch'], facts['step']) == (2, 0) and len(facts['history']) == 2
 

@@ -6,9 +6,9 @@ import nbformat, numpy as np, pandas as pd, pytest
 from PIL import Image
 
 from imgclf_nb.core import UserError
-from imgclf_nb.records import decide, get_decisions_path, read_decisions
-from imgclf_nb.reviewer import Reviewer, get_jpeg, get_page, is_live, show_reviewer
-from imgclf_nb import reviewer as module
+from imgclf_nb.datasets.records import decide, get_decisions_path, read_decisions
+from imgclf_nb.auditing.reviewer import Reviewer, get_jpeg, get_page, is_live, show_reviewer
+from imgclf_nb.auditing import reviewer as module
 
 
 @pytest.fixture(autouse=True)
@@ -155,13 +155,13 @@ def run_cells(tmp_path, pets, how):
 
 def by_papermill(a, b):
     import papermill
-    papermill.execute_notebook(a, b, progress_bar=False, kernel_manager_class='imgclf_nb.running.PrivateKernel')
+    papermill.execute_notebook(a, b, progress_bar=False, kernel_manager_class='imgclf_nb.base.running.PrivateKernel')
 
 
 def by_nbclient(a, b):
     from nbclient import NotebookClient
     nb = nbformat.read(a, 4)
-    NotebookClient(nb, kernel_manager_class='imgclf_nb.running.PrivateKernel').execute()
+    NotebookClient(nb, kernel_manager_class='imgclf_nb.base.running.PrivateKernel').execute()
     nbformat.write(nb, b)
 
 

@@ -88,8 +88,8 @@ def test_a_wrong_parameter_stops_the_run_with_a_sentence(given, says, tmp_path):
 def test_a_mended_parameter_may_use_the_same_run(tmp_path):
     "A run that was refused never began: the name is free"
     from imgclf_nb.core import ParameterError
-    from imgclf_nb.parameters import check_parameters
-    from imgclf_nb.runs import get_run
+    from imgclf_nb.base.parameters import check_parameters
+    from imgclf_nb.base.runs import get_run
     ns = dict(__annotations__=dict(size=int, run=str), size='x', run=str(tmp_path/'a'))
     with pytest.raises(ParameterError): check_parameters(ns, '04_train')
     run = get_run('04_train', check_parameters({**ns, 'size': 3}, '04_train'))
@@ -131,7 +131,7 @@ def _cmdline(pid):
 
 def test_two_processes_cannot_work_on_one_run(tmp_path):
     from imgclf_nb.core import UserError
-    from imgclf_nb.runs import get_run
+    from imgclf_nb.base.runs import get_run
     p = dict(dataset='pc_parts_mini', seed=0, run=str(tmp_path/'a'))
     code = f"from imgclf_nb.core import get_run; import sys; r = get_run('t', {p!r}); print('locked', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -146,7 +146,7 @@ def test_two_processes_cannot_work_on_one_run(tmp_path):
 def test_a_run_that_is_finished_while_we_wait_for_the_lock_is_not_reset(tmp_path, monkeypatch):
     "The record is read again under the lock"
     import filelock
-    from imgclf_nb.runs import Run, get_run
+    from imgclf_nb.base.runs import Run, get_run
     from imgclf_nb.core import write_json
     p = dict(dataset='pc_parts_mini', seed=0, run=str(tmp_path/'a'))
     get_run('t', p).close()
@@ -161,8 +161,8 @@ def test_a_run_that_is_finished_while_we_wait_for_the_lock_is_not_reset(tmp_path
 def test_a_run_that_had_begun_is_not_forgotten(tmp_path):
     "A failure after training began keeps its parameters and its error, whatever is refused later"
     from imgclf_nb.core import ParameterError, UserError
-    from imgclf_nb.parameters import check_parameters
-    from imgclf_nb.runs import get_run
+    from imgclf_nb.base.parameters import check_parameters
+    from imgclf_nb.base.runs import get_run
     ns = dict(__annotations__=dict(size=int, run=str), size=3, run=str(tmp_path/'a'))
     run = get_run('t', check_parameters(ns))
     run.begin(); run.fail(UserError('The loss became nan', 'lr'))
@@ -178,7 +178,7 @@ def test_a_size_that_a_model_cannot_take(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     from imgclf_nb.core import UserError
-    from imgclf_nb.runs import get_run
+    from imgclf_nb.base.runs import get_run
     (tmp_path/'file').write_text('here')
     with pytest.raises(UserError, match='Cannot write the run folder'): get_run('t', dict(run=str(tmp_path/'file'/'run')))
     assert (tmp_path/'file').read_text() == 'here'
@@ -188,7 +188,7 @@ def test_a_repeat_that_fails_keeps_the_old_report(trained, tmp_path):
     "05 on a run whose model is gone: the executed notebook of before stays, the failed one lies beside it"
     import shutil
     from imgclf_nb.core import UserError
-    from imgclf_nb.running import run_notebook
+    from imgclf_nb.base.running import run_notebook
     d = tmp_path/'copy'
     shutil.copytree(trained[0], d)
     (d/'model.safetensors').unlink()

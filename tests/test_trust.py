@@ -7,12 +7,15 @@ import numpy as np, pandas as pd, pytest
 from PIL import Image
 
 from conftest import command
-from imgclf_nb import copies, facts, findings, leakage, records, splitting
+from imgclf_nb.images import duplicates as copies, properties as facts
+from imgclf_nb.auditing import findings
+from imgclf_nb import leakage, splitting
+from imgclf_nb.datasets import records
 from imgclf_nb.audit import audit, find_all
-from imgclf_nb.runs import Run
+from imgclf_nb.base.runs import Run
 from imgclf_nb.core import UserError, write_json
 from imgclf_nb.data import get_data_hash, get_items, get_manifest
-from imgclf_nb.miniatures import get_miniature
+from imgclf_nb.datasets.miniatures import get_miniature
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +77,7 @@ def test_a_second_audit_opens_no_picture(tmp_path, monkeypatch):
 
 
 def test_without_weights_the_audit_says_so_and_goes_on(monkeypatch, tmp_path):
-    from imgclf_nb import features
+    from imgclf_nb.models import features
     def none(*a, **kw): raise UserError('No pretrained weights.', 'weights')
     monkeypatch.setattr(features, 'get_frozen_features', none)
     a = find_all(str(draw(tmp_path/'set', n=8)))
@@ -258,8 +261,8 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 
 def test_a_run_says_which_decisions_it_used(tmp_path):
-    from imgclf_nb.keeping import describe_data
-    from imgclf_nb.cards import get_card
+    from imgclf_nb.results.artifacts import describe_data
+    from imgclf_nb.datasets.cards import get_card
     d = draw(tmp_path/'set', n=20)
     records.decide(str(d), 'a/0.png', 'drop')
     (tmp_path/'run').mkdir(); run = Run(tmp_path/'run'); write_json(run.path/'run.json', {})
