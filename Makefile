@@ -8,7 +8,9 @@ ARCH    ?=
 RUN     ?=
 ARGS    ?=
 # two processes at a time, each with one thread: more of either wait for each other on two cores
-TESTENV := OMP_NUM_THREADS=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records
+TESTENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records
+# their kernels are forked from one process that has torch and fastai loaded
+SERVED  := $(BIN)/python tests/served.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run fetch audit train evaluate compare leaderboard export clean-notebooks refresh gate test bench bench-long docs lab
@@ -58,8 +60,8 @@ gate: setup ## clean, exported, importable, in one order, tagged, of readable si
 
 test: gate ## the gate, every notebook, and the tests that a notebook cannot hold
 	@mkdir -p .test_runs
-	$(TESTENV) HF_HUB_OFFLINE=1 $(BIN)/nbdev_test --n_workers 2
-	$(TESTENV) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2 --dist loadfile
+	$(TESTENV) $(SERVED) $(BIN)/nbdev_test --n_workers 2
+	$(TESTENV) $(SERVED) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2
 	@rm -rf .test_runs
 
 bench: setup ## speed against others on this machine, into runs/bench (about an hour; leave the machine alone meanwhile)

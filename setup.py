@@ -15,5 +15,6 @@ setup(
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split(), 'lite': cfg['lite_requirements'].split(), 'bench': cfg['bench_requirements'].split(), 'search': cfg['search_requirements'].split()},
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['imgclf_nb=imgclf_nb._modidx:d']},
+    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['imgclf_nb=imgclf_nb._modidx:d'],
+        'jupyter_client.kernel_provisioners': ['imgclf-fork=imgclf_nb.base.kernels:ForkProvisioner']},
 )

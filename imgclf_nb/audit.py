@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from .core import UserError, get_records, write_csv, write_json
-from .datasets.cards import find_dataset, get_card
+from .datasets.cards import open_set
 
 # %% ../nbs/01a_audit.ipynb #485020a9
 def count_copies(
@@ -55,7 +55,7 @@ def _name_hints(cues, proposals):
 
 # %% ../nbs/01a_audit.ipynb #4da826aa
 def find_all(
-    dataset:str,        # a set's name, a folder or a CSV
+    dataset,            # a set's name, a folder or a CSV, or a `DataSet`
     labels:bool=True,   # look for suspicious labels too
 )->dict:
     "Everything that the audit knows: `items, facts, findings, cues, proposals, doubts` and `summary`, which becomes audit.json"
@@ -67,7 +67,8 @@ def find_all(
     from imgclf_nb.auditing.findings import make_findings
     from imgclf_nb.auditing.grouping import propose_groups
     from imgclf_nb.auditing.shortcuts import get_shortcuts
-    items, card = get_items(dataset), get_card(dataset)
+    found = open_set(dataset)
+    items, card = get_items(found), found.card
     facts = measure_pictures(items.path)
     some = items[items.split != 'test'].reset_index(drop=True)
     some_facts = facts[(items.split != 'test').to_numpy()].reset_index(drop=True)
@@ -78,10 +79,10 @@ def find_all(
         make_findings(_name_doubts(doubts) + _name_hints(cues, proposals))], ignore_index=True)
     used, ceilings = items.attrs['decisions'], get_ceilings(items, facts)
     if any(used[k] for k in ('drop', 'relabel')):
-        raw = get_items(dataset, decisions=False)
+        raw = get_items(found, decisions=False)
         before = get_ceilings(raw, measure_pictures(raw.path))
     else: before = ceilings
-    summary = dict(dataset=str(dataset), pictures=len(items), seconds=None, label_ceiling=ceilings['all'], **count_copies(items),
+    summary = dict(dataset=found.name, pictures=len(items), seconds=None, label_ceiling=ceilings['all'], **count_copies(items),
         unreadable=len(items.attrs['unreadable']), findings=findings.kind.value_counts().to_dict(),
         ceilings=dict(before_decisions=before, after_decisions=ceilings), suspicious_share=len(doubts)/max(1, len(some)),
         suspicious_not_looked_for=why, decisions=used, data_hash=items.attrs['data_hash'], classes=items.label.nunique())
@@ -134,25 +135,24 @@ def audit(
 )->dict:
     "Audit a set, write audit.json, findings.csv, audit.html and figures/; what `find_all` found. `UserError` where the set cannot be used"
     t0 = time.time()
-    find_dataset(dataset)  # a name that is not there is refused before the slow imports
+    found = open_set(dataset)  # a name that is not there is refused before the slow imports
     from imgclf_nb.data import get_items
     from imgclf_nb.images.properties import measure_pictures
     from imgclf_nb.auditing.grouping import choose_groups, confirm_groups
-    from imgclf_nb.datasets.cards import get_key
     from imgclf_nb.auditing.report import write_page
-    out = Path(out) if out else get_records(get_key(dataset))/'audit'
+    out = Path(out) if out else get_records(found.key)/'audit'
     try: (out/'figures').mkdir(parents=True, exist_ok=True)
     except OSError as e: raise UserError(f"{out} cannot be written ({e.strerror}): give another --out.", 'out') from None
     if groups:
-        items = get_items(dataset)
-        confirm_groups(dataset, items, choose_groups(items, measure_pictures(items.path), groups), f'groups {groups}')
-    a = find_all(dataset, labels)
+        items = get_items(found)
+        confirm_groups(found, items, choose_groups(items, measure_pictures(items.path), groups), f'groups {groups}')
+    a = find_all(found, labels)
     sections = [s for s in _sections(a) if s[2] is not None and len(getattr(s[2], 'columns', [1]))]
     for heading,_,shown in sections:
         if not hasattr(shown, 'columns'):  # a figure, no table
             getattr(shown, 'figure', shown).savefig(out/'figures'/f"{heading.lower().replace(' ', '_')}.png", dpi=100, bbox_inches='tight')
     write_csv(out/'findings.csv', a['findings'])
     a['summary']['seconds'] = round(time.time() - t0, 1)
-    write_page(out/'audit.html', f'Audit of {dataset}', describe_audit(a['summary']), a['findings'], sections)
+    write_page(out/'audit.html', f'Audit of {found.name}', describe_audit(a['summary']), a['findings'], sections)
     write_json(out/'audit.json', a['summary'])
     return a | dict(out=out)

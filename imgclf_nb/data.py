@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from .base.machine import get_plt
 from .core import UserError
-from .datasets.cards import find_dataset, get_card
+from .datasets.cards import open_set
 from .datasets.listing import list_items
 from .datasets.records import apply_decisions, get_decisions_path, read_decisions
 from .images.duplicates import find_near_copies, get_copies, get_look_alikes, join_groups
@@ -69,11 +69,11 @@ def _read_facts(items, cache):
     return facts
 
 # %% ../nbs/01_data.ipynb #e3a8dce4
-def _decide(items, dataset):
+def _decide(items, found):
     "The items as people decided, and which decisions were used"
-    items, used = apply_decisions(items, read_decisions(dataset))
+    items, used = apply_decisions(items, read_decisions(found))
     done = ', '.join(f'{k} {used[k]}' for k in ('drop', 'relabel', 'group') if used[k])
-    if done: print(f"Decisions used: {done} ({get_decisions_path(dataset).parent.name}/decisions.csv)")
+    if done: print(f"Decisions used: {done} ({get_decisions_path(found).parent.name}/decisions.csv)")
     if gone := used['missing']:
         print(f"{len(gone)} decisions are on files that are not there, e.g. {gone[0]}: they wait in decisions.csv for the files to "
             f"come back.")
@@ -123,14 +123,15 @@ def _add_groups(items, facts, card):
 
 # %% ../nbs/01_data.ipynb #22cb674c
 def get_items(
-    dataset:str,       # a set's name, a folder or a CSV
+    dataset,           # a set's name, a folder or a CSV, or a `DataSet`
     strict:bool=False, # stop at the first picture that cannot be read
     cache:bool=True,   # remember which files are readable
     decisions:bool=True, # apply the set's decisions.csv
 )->pd.DataFrame:
     "One row a picture; `UserError` where there is nothing usable. `.attrs`: `dataset`, `unreadable` (`file`, `reason`), `decisions`, `data_hash`, `by_hand`"
-    items = list_items(dataset).assign(decided='', kept=False)
-    items, used = _decide(items, dataset) if decisions else (items, {})
+    found = open_set(dataset)
+    items = list_items(found).assign(decided='', kept=False)
+    items, used = _decide(items, found) if decisions else (items, {})
     classes, facts = set(items.label), _read_facts(items, cache)
     items = items.assign(**{c: facts[c].values for c in ('sha256', 'bytes', 'width', 'height', 'mode')})
     bad = [dict(file=f, reason=e) for f,e in zip(items.file, facts.error) if e]
@@ -139,10 +140,10 @@ def get_items(
             f"give strict=False to leave them out.", 'strict')
     if bad: _report(bad, len(items))
     items = items[facts.error.values == ''].reset_index(drop=True)
-    _check_left(items, classes, bad, find_dataset(dataset))
-    items = _add_groups(items, facts[facts.error == ''].reset_index(drop=True), get_card(dataset))
-    items.attrs.update(dataset=str(dataset), unreadable=bad, decisions=used, data_hash=get_data_hash(items),
-        by_hand=find_dataset(dataset).is_file() and (items.split != '').all())
+    _check_left(items, classes, bad, found.root)
+    items = _add_groups(items, facts[facts.error == ''].reset_index(drop=True), found.card)
+    items.attrs.update(dataset=found.name, unreadable=bad, decisions=used, data_hash=get_data_hash(items),
+        by_hand=found.root.is_file() and (items.split != '').all())
     return items
 
 # %% ../nbs/01_data.ipynb #0b723339

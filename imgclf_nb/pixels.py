@@ -15,7 +15,7 @@ import numpy as np
 from .base.machine import show_progress
 from .base.parallel import map_forked
 from .core import UserError, get_cache, sweep, write_json
-from .datasets.cards import get_key
+from .datasets.cards import open_set
 from .images.preprocessing import get_decoder
 
 # %% ../nbs/01c_pixels.ipynb #4cfd6d40
@@ -77,7 +77,7 @@ def get_store(
     "The folder of a store, made or not; the name holds the recipe's hash"
     recipe = _get_recipe(preprocessing, view)
     name = f"{view}-{preprocessing.size}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
-    return get_cache('pixels')/get_key(dataset)/name
+    return get_cache('pixels')/open_set(dataset).key/name
 
 def _read_index(folder, recipe):
     "What the store really holds: rows beyond the end of the pixels are not there, and a folder of another recipe holds nothing"

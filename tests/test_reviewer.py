@@ -155,13 +155,13 @@ def run_cells(tmp_path, pets, how):
 
 def by_papermill(a, b):
     import papermill
-    papermill.execute_notebook(a, b, progress_bar=False, kernel_manager_class='imgclf_nb.base.running.PrivateKernel')
+    papermill.execute_notebook(a, b, progress_bar=False, kernel_manager_class='imgclf_nb.base.kernels.PrivateKernel')
 
 
 def by_nbclient(a, b):
     from nbclient import NotebookClient
     nb = nbformat.read(a, 4)
-    NotebookClient(nb, kernel_manager_class='imgclf_nb.base.running.PrivateKernel').execute()
+    NotebookClient(nb, kernel_manager_class='imgclf_nb.base.kernels.PrivateKernel').execute()
     nbformat.write(nb, b)
 
 

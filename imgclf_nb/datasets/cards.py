@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPE', 'CARDS', 'MINI_RECIPE', 'SCRATCH_RECIPE', 'OWN_SIZES', 'Card', 'get_card', 'fill_recipe', 'find_dataset',
-           'get_key']
+           'DataSet', 'open_set']
 
 # %% ../../nbs/datasets/02_cards.ipynb #8f799dfb
 import dataclasses, hashlib
@@ -112,10 +112,25 @@ def find_dataset(
         f"{', '.join(names)}.", 'dataset')
 
 # %% ../../nbs/datasets/02_cards.ipynb #8c89808a
-def get_key(
-    dataset:str, # a set's name, a folder or a CSV
-)->str:
+def _make_key(name, root):
     "The name of a set's records"
-    root = find_dataset(dataset)
-    if dataset in MINIATURES or root.parent == get_data_root().resolve(): return root.name
+    if name in MINIATURES or root.parent == get_data_root().resolve(): return root.name
     return f'{root.stem}-{hashlib.sha256(str(root).encode("utf-8", "replace")).hexdigest()[:8]}'
+
+# %% ../../nbs/datasets/02_cards.ipynb #ff4cb2bc
+@dataclass
+class DataSet:
+    "A set that was found"
+    name:str  # as it was given
+    root:Path # its folder or its CSV
+    card:Card # what is known about it
+    key:str   # the name of its records
+
+# %% ../../nbs/datasets/02_cards.ipynb #c534fb4a
+def open_set(
+    dataset, # a set's name, a folder or a CSV, or a `DataSet`, which comes back as it is
+)->DataSet:
+    "Find a set, once; `UserError` where it is not there"
+    if isinstance(dataset, DataSet): return dataset
+    root = find_dataset(dataset)
+    return DataSet(str(dataset), root, get_card(dataset), _make_key(dataset, root))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from ..core import UserError, read_table
-from .cards import find_dataset, get_card
+from .cards import open_set
 
 # %% ../../nbs/datasets/04_listing.ipynb #1617627b
 _suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pnm .avif .heic .heif .jp2'.split())
@@ -121,12 +121,13 @@ def _check_split(s, path):
 
 # %% ../../nbs/datasets/04_listing.ipynb #41c59945
 def list_items(
-    dataset:str, # a set's name, a folder or a CSV
+    dataset, # a set's name, a folder or a CSV, or a `DataSet`
 )->pd.DataFrame:
     "`path, label, split, file` of every picture by its name, sorted by `file`; `UserError` where there is nothing usable"
-    root = find_dataset(dataset)
+    found = open_set(dataset)
+    root = found.root
     items = _from_csv(root) if root.is_file() else _from_folder(root)
     base = root.parent if root.is_file() else root
     items['file'] = [Path(os.path.relpath(p, base)).as_posix().encode('utf-8', 'replace').decode() for p in items.path]
-    if not get_card(dataset).keep_split: items['split'] = ''
+    if not found.card.keep_split: items['split'] = ''
     return items.sort_values('file').reset_index(drop=True)

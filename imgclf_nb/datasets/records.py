@@ -14,20 +14,20 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import UserError, get_records, read_table, write_csv, write_text
-from .cards import get_key
+from .cards import open_set
 
 # %% ../../nbs/datasets/05_records.ipynb #f083c467
 ACTIONS = ('keep', 'drop', 'relabel', 'group')
 _columns = ['path', 'action', 'value', 'reason']
 
 def get_decisions_path(
-    dataset:str, # a set's name, a folder or a CSV
+    dataset,     # a set's name, a folder or a CSV, or a `DataSet`
 )->Path:
     "The set's decisions.csv"
-    return get_records(get_key(dataset))/'decisions.csv'
+    return get_records(open_set(dataset).key)/'decisions.csv'
 
 def read_decisions(
-    dataset:str, # a set's name, a folder or a CSV
+    dataset,     # a set's name, a folder or a CSV, or a `DataSet`
 )->pd.DataFrame:
     "`path, action, value, reason`, all texts, empty where nothing was decided; `UserError` with the line that makes no sense"
     path = get_decisions_path(dataset)
@@ -56,7 +56,7 @@ def _check_decision(r, where):
 
 # %% ../../nbs/datasets/05_records.ipynb #f33c5ff6
 def decide(
-    dataset:str, # a set's name, a folder or a CSV
+    dataset,     # a set's name, a folder or a CSV, or a `DataSet`
     paths,       # pictures, as in the items' `file`; one or many
     action:str,  # keep, drop, relabel, group, or forget: takes decisions back
     values='',   # class or group; one, or one for each picture
@@ -104,21 +104,21 @@ def get_test_hash(
     return hashlib.sha256(''.join(lines).encode('utf-8', 'replace')).hexdigest()
 
 def read_ledger(
-    dataset:str, # a set's name, a folder or a CSV
+    dataset,     # a set's name, a folder or a CSV, or a `DataSet`
 )->pd.DataFrame:
     "Openings of the set's test pictures, in order: `time, run, pictures, test_hash`"
-    path = get_records(get_key(dataset))/'ledger.csv'
+    path = get_records(open_set(dataset).key)/'ledger.csv'
     if not path.exists(): return pd.DataFrame(columns=['time', 'run', 'pictures', 'test_hash'])
     return pd.read_csv(path, dtype=dict(time=str, run=str, test_hash=str), keep_default_na=False)
 
 def log_opening(
-    dataset:str, # a set's name, a folder or a CSV
+    dataset,     # a set's name, a folder or a CSV, or a `DataSet`
     run:str,     # who looks
     test,        # test items, with labels
 )->pd.DataFrame:
     "Write an opening into the set's ledger; all openings of these test pictures, or of most of them"
     from filelock import FileLock
-    folder, key = get_records(get_key(dataset)), get_test_hash(test)
+    folder, key = get_records(open_set(dataset).key), get_test_hash(test)
     _make_folder(folder/'tests')
     line = dict(time=datetime.now().astimezone().isoformat(timespec='seconds'), run=run, pictures=len(test), test_hash=key)
     with FileLock(folder/'.ledger.lock'):
