@@ -52,7 +52,7 @@ export: setup ## write the modules from the notebooks, and clean the notebooks
 	@$(BIN)/nbdev_clean
 
 refresh: setup ## run every notebook on its miniature and keep the small outputs
-	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace *.ipynb */*.ipynb
+	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace *.ipynb */*.ipynb
 	@$(BIN)/nbdev_clean
 
 gate: setup ## clean, exported, importable, in one order, tagged, of readable size
@@ -60,7 +60,7 @@ gate: setup ## clean, exported, importable, in one order, tagged, of readable si
 
 test: gate ## the gate, every notebook, and the tests that a notebook cannot hold
 	@mkdir -p .test_runs
-	$(TESTENV) $(SERVED) $(BIN)/nbdev_test --n_workers 2
+	$(TESTENV) $(SERVED) nbdev_test
 	$(TESTENV) $(SERVED) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2
 	@rm -rf .test_runs
 

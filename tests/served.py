@@ -1,8 +1,21 @@
-"python tests/served.py COMMAND …: all kernels that it starts, by whatever process, are forked from one server"
-import os, subprocess, sys
+"python tests/served.py COMMAND …: what it starts forks from processes that have torch, timm and fastai loaded, instead of loading them fifty times"
+import gc, importlib, os, subprocess, sys
 
-from imgclf_nb.base.kernels import KernelServer, can_fork
+from imgclf_nb.base.kernels import PRELOADED, KernelServer, can_fork
 
-more = {}
-if can_fork(): more = dict(IMGCLF_KERNELS=KernelServer().wait().path, JUPYTER_DEFAULT_PROVISIONER_NAME='imgclf-fork')
-sys.exit(subprocess.run(sys.argv[1:], env={**os.environ, **more}).returncode)
+
+def test_notebooks():
+    "`nbdev_test` in two forks of this process; their garbage collectors pass over what is loaded"
+    for name in PRELOADED: importlib.import_module(name)
+    from nbdev.test import nbdev_test
+    gc.collect()
+    gc.freeze()
+    nbdev_test(n_workers=2, timing=True)
+
+
+if can_fork():  # all kernels, whichever process wants them, come from one server
+    server = KernelServer()
+    os.environ.update(IMGCLF_KERNELS=server.path, JUPYTER_DEFAULT_PROVISIONER_NAME='imgclf-fork')
+    if sys.argv[1] == 'nbdev_test': test_notebooks()
+    else: sys.exit(subprocess.run(sys.argv[1:]).returncode)
+else: sys.exit(subprocess.run(sys.argv[1:]).returncode)

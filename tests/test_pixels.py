@@ -116,7 +116,7 @@ def test_two_processes_fill_one_store(mini, tmp_path):
     code = textwrap.dedent(f"""
         import imgclf_nb.pixels as m, time
         from imgclf_nb.data import get_items
-        from imgclf_nb.pictures import Preprocessing
+        from imgclf_nb.images.preprocessing import Preprocessing
         real, n = m.decode, []
         def decode(job): n.append(1); time.sleep(.01); return real(job)
         m.decode = decode
@@ -134,7 +134,7 @@ def test_a_killed_filling_goes_on(mini, tmp_path, monkeypatch):
     code = textwrap.dedent(f"""
         import imgclf_nb.pixels as m, os, signal
         from imgclf_nb.data import get_items
-        from imgclf_nb.pictures import Preprocessing
+        from imgclf_nb.images.preprocessing import Preprocessing
         add, n = m._Writer.add, []
         def slow(self, *a):
             add(self, *a); n.append(1)

@@ -13,8 +13,9 @@ RECIPE = '-p dataset pc_parts_mini -p weights none -p arch tf_efficientnet_lite0
 
 
 def start(run, *more, env=None):
-    "04 in the background; its kernel's lines are printed as they come"
+    "04 in the background, with a kernel of its own; the kernel's lines are printed as they come"
     run.mkdir(exist_ok=True)
+    env = {**(env or os.environ), 'IMGCLF_FORK': '0'}
     args = [EXE/'papermill', '--log-output', 'nbs/04_train.ipynb', run/'out.ipynb', '-p', 'run', run, *RECIPE, *more]
     return subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=env)
 
@@ -88,7 +89,7 @@ def test_papermill_killed_and_the_same_command_again(whole, tmp_path):
 
 SLOW = """
 import time
-from imgclf_nb.checkpoints import Checkpoint
+from imgclf_nb.training.checkpoints import Checkpoint
 good_init, good = Checkpoint.__init__, Checkpoint.after_batch
 def often(self, path, key, every=60): good_init(self, path, key, 0)
 def stay(self):
@@ -162,7 +163,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 
 
 POISON = """
-from imgclf_nb.fitting import EpochLine
+from imgclf_nb.training.learner import EpochLine
 good = EpochLine.after_batch
 def poison(self):
     good(self)
@@ -195,7 +196,7 @@ def test_a_training_that_breaks_in_its_last_step_keeps_the_probe(tmp_path):
 
 MEMORY = """
 import torch
-from imgclf_nb.fitting import Trainer
+from imgclf_nb.training.learner import Trainer
 good = Trainer._accumulate
 def small(self, xb, yb):
     if (self.micro or len(xb)) > 4: raise torch.OutOfMemoryError('too many pictures')

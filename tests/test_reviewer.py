@@ -59,7 +59,7 @@ def test_a_new_reviewer_goes_on_and_can_go_back(pets):
 
 def test_a_killed_process_loses_nothing(pets, tmp_path):
     PETS.to_csv(tmp_path/'f.csv', index=False)  # empty texts come back as NaN
-    code = f"import os, pandas as pd; from imgclf_nb.reviewer import Reviewer; Reviewer({pets!r}, pd.read_csv({str(tmp_path/'f.csv')!r})).keep(); os.kill(os.getpid(), 9)"
+    code = f"import os, pandas as pd; from imgclf_nb.auditing.reviewer import Reviewer; Reviewer({pets!r}, pd.read_csv({str(tmp_path/'f.csv')!r})).keep(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, '-c', code]).returncode == -9
     assert Reviewer(pets, PETS).current['path'] == 'dog/1.jpg'
 
@@ -146,7 +146,7 @@ def test_the_table(pets, capsys):
 def run_cells(tmp_path, pets, how):
     "A notebook that shows the reviewer, executed"
     PETS.to_csv(tmp_path/'f.csv', index=False)
-    src = f'import pandas as pd\nfrom imgclf_nb.reviewer import show_reviewer\nshow_reviewer({pets!r}, pd.read_csv({str(tmp_path/"f.csv")!r}))'
+    src = f'import pandas as pd\nfrom imgclf_nb.auditing.reviewer import show_reviewer\nshow_reviewer({pets!r}, pd.read_csv({str(tmp_path/"f.csv")!r}))'
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(src)], metadata=dict(kernelspec=dict(name='python3', display_name='', language='python')))
     nbformat.write(nb, tmp_path/'in.ipynb')
     how(tmp_path/'in.ipynb', tmp_path/'out.ipynb')
@@ -182,7 +182,7 @@ def test_with_a_person_it_is_a_widget_that_carries_the_table(tmp_path, pets):
     seen, stop = [], lambda: (kc.stop_channels(), km.shutdown_kernel(now=True))
     PETS.to_csv(tmp_path/'f.csv', index=False)
     try:
-        kc.execute_interactive(f"import pandas as pd; from imgclf_nb.reviewer import show_reviewer\nshow_reviewer({pets!r}, pd.read_csv({str(tmp_path/'f.csv')!r}))",
+        kc.execute_interactive(f"import pandas as pd; from imgclf_nb.auditing.reviewer import show_reviewer\nshow_reviewer({pets!r}, pd.read_csv({str(tmp_path/'f.csv')!r}))",
             allow_stdin=True, stdin_hook=print, output_hook=lambda m: seen.append(m['content'].get('data', {})), timeout=60)
     finally: stop()
     data = next(d for d in seen if 'text/html' in d)

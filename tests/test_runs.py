@@ -107,7 +107,8 @@ def test_from_the_notebooks_folder(tmp_path):
 def test_a_killed_kernel_leaves_a_run_that_goes_on(tmp_path):
     "kill -9 on the kernel in the middle: a sentence, the run says failed; the same command finishes it"
     args = [Path(sys.executable).parent/'imgclf_run', 'pc_parts_mini', '--run', tmp_path/'run', '-p', 'epochs', '3']
-    p = subprocess.Popen(list(map(str, args)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    own = {**os.environ, 'IMGCLF_FORK': '0'}  # its kernels are its children
+    p = subprocess.Popen(list(map(str, args)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=own)
     for line in p.stdout:
         if line.startswith('head:'): break  # the kernel is at work, the first epoch begins
     kernels = [pid for pid in map(int, filter(str.isdigit, os.listdir('/proc'))) if _parent(pid) == p.pid and 'ipykernel' in _cmdline(pid)]
@@ -133,7 +134,7 @@ def test_two_processes_cannot_work_on_one_run(tmp_path):
     from imgclf_nb.core import UserError
     from imgclf_nb.base.runs import get_run
     p = dict(dataset='pc_parts_mini', seed=0, run=str(tmp_path/'a'))
-    code = f"from imgclf_nb.core import get_run; import sys; r = get_run('t', {p!r}); print('locked', flush=True); sys.stdin.read()"
+    code = f"from imgclf_nb.base.runs import get_run; import sys; r = get_run('t', {p!r}); print('locked', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert other.stdout.readline() == 'locked\n'
     with pytest.raises(UserError, match='another process'): get_run('t', p)

@@ -66,9 +66,9 @@ def _become_kernel(
 # %% ../../nbs/base/04_kernels.ipynb #840811d0
 def _get_setting(env):
     "What of an environment libraries may have read when they were loaded"
-    passing = ('IMGCLF_', 'JPY_', 'PYTEST_', 'JUPYTER_', 'PAPERMILL_')
-    own = ('MPLBACKEND', 'PWD', 'OLDPWD', 'SHLVL', '_', 'COLUMNS', 'LINES', 'IN_TEST', 'MAKELEVEL', 'MAKEFLAGS', 'MFLAGS')
-    return {k: v for k,v in env.items() if not k.startswith(passing) and k not in own}
+    read = ('CUDA', 'FASTAI', 'GOMP', 'HF_', 'HOME', 'HUGGINGFACE', 'MKL', 'MPLCONFIG', 'NUMEXPR', 'OMP', 'OPENBLAS', 'OPENCV',
+        'PYTHON', 'PYTORCH', 'TORCH_', 'XDG_')
+    return {k: v for k,v in env.items() if k.startswith(read)}
 
 # %% ../../nbs/base/04_kernels.ipynb #3c62e5ba
 def serve_kernels(
@@ -78,10 +78,10 @@ def serve_kernels(
     os.dup2(2, 1)  # what a kernel prints beside its messages
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is meant for the kernel at work
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for the kernels
+    setting = _get_setting(os.environ)
     for name in PRELOADED: importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the forks' collectors pass over what is loaded: faster, and its memory stays shared
-    setting = _get_setting(os.environ)
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(path)
         door.listen(64)

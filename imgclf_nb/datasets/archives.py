@@ -39,7 +39,7 @@ def check_name(
     name:str,  # of a file, as an archive or a hub gives it
     where:str, # what holds it, for the sentence
 ):
-    "The name as a relative `PurePosixPath`; `UserError` where it leads out of its folder"
+    "The name as a relative `Path`; `UserError` where it leads out of its folder"
     parts = name.split('/')
     if name.startswith('/') or '..' in parts or '\\' in name or '\0' in name or re.match('[A-Za-z]:', name):
         raise UserError(f"{where} holds the name {name!r}, which leads out of its folder: nothing of it is kept. Take another "
