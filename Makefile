@@ -61,7 +61,7 @@ gate: setup ## clean, exported, importable, in one order, tagged, of readable si
 test: gate ## the gate, every notebook, and the tests that a notebook cannot hold
 	@mkdir -p .test_runs
 	$(TESTENV) $(SERVED) nbdev_test
-	$(TESTENV) $(SERVED) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2
+	$(TESTENV) $(SERVED) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2 --dist loadgroup
 	@rm -rf .test_runs
 
 bench: setup ## speed against others on this machine, into runs/bench (about an hour; leave the machine alone meanwhile)

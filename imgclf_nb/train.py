@@ -6,6 +6,8 @@
 __all__ = ['SAME', 'split_model', 'get_sizes', 'FreezeStatistics']
 
 # %% ../nbs/04_train.ipynb #0d06ef16
+import imgclf_nb.core  # before fastai, whose warnings it keeps quiet
+
 import copy
 
 import numpy as np, pandas as pd, torch

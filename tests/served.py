@@ -1,12 +1,12 @@
 "python tests/served.py COMMAND …: what it starts forks from processes that have torch, timm and fastai loaded, instead of loading them fifty times"
-import gc, importlib, os, subprocess, sys
+import gc, os, subprocess, sys
 
-from imgclf_nb.base.kernels import PRELOADED, KernelServer, can_fork
+from imgclf_nb.base.kernels import KernelServer, can_fork, preload
 
 
 def test_notebooks():
     "`nbdev_test` in two forks of this process; their garbage collectors pass over what is loaded"
-    for name in PRELOADED: importlib.import_module(name)
+    preload()
     from nbdev.test import nbdev_test
     gc.collect()
     gc.freeze()

@@ -12,6 +12,8 @@ read = lambda p: json.loads((p/'run.json').read_text())
 ALL = 'accuracy balanced_accuracy majority_rate macro_f1 log_loss brier ece ece_before'.split()
 TWO = 'auc average_precision sensitivity specificity'.split()
 
+pytestmark = pytest.mark.xdist_group('evaluation')  # one worker makes what they share
+
 
 def train(home, dataset, **more):
     p = dict(arch='small_cnn', weights='none', size=32, epochs=4) | more

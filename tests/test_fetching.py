@@ -210,7 +210,7 @@ def test_a_killed_fetch_is_not_seen_and_goes_on(net, tmp_path):
     "The process is killed in the middle; while it runs a second one is kept away"
     net.zip, net.cuts, net.stall = BIG, 1, True
     source = Source('https', f'{net.url}/pets.zip')
-    code = f'from imgclf_nb.fetching import *; fetch({source!r}, {str(tmp_path/"data"/"pets")!r})'
+    code = f'from imgclf_nb.fetching import *; from imgclf_nb.datasets.sources import Source; fetch({source!r}, {str(tmp_path/"data"/"pets")!r})'
     p = subprocess.Popen([sys.executable, '-c', code], env=env(tmp_path))
     assert net.arrived.wait(60)
     part = work(tmp_path, source)/'archive'

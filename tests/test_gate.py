@@ -41,6 +41,7 @@ RANK = {o: i for i,line in enumerate(ORDER.strip().splitlines()) for o in line.s
 # Imports that are there for what they do, not for their name
 EFFECTS = {
     'imgclf_nb.baseline': 'registers our networks with timm, so that whoever builds a model by its name finds them',
+    'imgclf_nb.core': 'keeps a warning of fastai quiet, if it comes first',
     'fastai.vision.data': "teaches fastai's show_batch about images",
     'fastai.callback.schedule.fit_one_cycle': 'patches Learner, which get_learner hands out',
     'imagehash': 'loaded once before worker processes are forked',

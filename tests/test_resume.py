@@ -72,6 +72,7 @@ def check_same(a, b):
     assert not (b/'checkpoint.safetensors').exists()
 
 
+@pytest.mark.xdist_group('resume')
 def test_papermill_killed_and_the_same_command_again(whole, tmp_path):
     "papermill is killed and leaves its kernel, which ends by itself or is waited for; the same command at once afterwards ends with the same bits"
     p = start(tmp_path/'run')
@@ -109,6 +110,7 @@ def get_startup(tmp_path, code):
     return dict(os.environ, IPYTHONDIR=str(tmp_path/'ipython'))
 
 
+@pytest.mark.xdist_group('resume')
 @pytest.mark.parametrize('place', [(1, 0), (6, 1)], ids=['early', 'late'])
 def test_kill_9_in_the_middle_of_an_epoch(place, whole, tmp_path):
     "papermill and its kernel are killed after a step that is not an epoch's last; once more while the run only begins; it ends with the same bits, and `resumed` has one entry, the true one"
@@ -128,11 +130,13 @@ def test_kill_9_in_the_middle_of_an_epoch(place, whole, tmp_path):
     check_same(whole, tmp_path/'run')
 
 
+@pytest.mark.xdist_group('resume')
 def test_the_run_says_how_it_was_computed(whole):
     r = read(whole)
     assert r['allocator'] in ('mallopt', 'default') and r['way']['precision'] == 'fp32' and r['events'] == [] and r['checkpoint_seconds'] > 0
 
 
+@pytest.mark.xdist_group('resume')
 def test_ctrl_c_keeps_everything(whole, tmp_path):
     "imgclf_run is stopped by Ctrl-C in its terminal: one sentence, the state kept, the same command goes on"
     args = [EXE/'imgclf_run', 'pc_parts_mini', '--run', tmp_path/'run', *RECIPE[3:]]

@@ -8,6 +8,8 @@ from conftest import ROOT, command
 
 read = lambda p: json.loads((p/'run.json').read_text())
 
+pytestmark = pytest.mark.xdist_group('runs')  # one worker makes what they share
+
 
 def papermill(out, *args, cwd=ROOT, **env):
     nb = 'nbs/04_train.ipynb' if cwd == ROOT else '04_train.ipynb'

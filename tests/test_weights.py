@@ -9,6 +9,8 @@ from conftest import REAL
 
 ARCH = 'test_resnet'  # timm's own tiny model, with a hub repository
 
+pytestmark = pytest.mark.xdist_group('weights')  # one worker makes what they share
+
 
 @contextlib.contextmanager
 def hub(file, cut=False):

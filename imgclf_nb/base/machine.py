@@ -7,14 +7,12 @@ __all__ = ['set_seeds', 'set_allocator', 'get_commit', 'get_device', 'get_proces
            'show_progress', 'why_unreachable']
 
 # %% ../../nbs/base/00_machine.ipynb #bb01e6a8
-import importlib.metadata, os, platform, random, socket, subprocess, sys, warnings
+import importlib.metadata, os, platform, random, socket, subprocess, sys
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from ..core import get_root
-
-warnings.filterwarnings('ignore', message='.*torch.jit.script.*is deprecated')  # said by a library of ours, of no use to a reader
 
 # %% ../../nbs/base/00_machine.ipynb #86767f71
 def set_seeds(

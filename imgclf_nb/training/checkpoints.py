@@ -6,6 +6,8 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Checkpoint']
 
 # %% ../../nbs/training/03_checkpoints.ipynb #83060d5f
+from ..core import UserError, put_in_place  # before fastai, whose warnings it keeps quiet
+
 import json, math, os, random, signal, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,6 @@ import numpy as np, torch
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 
-from ..core import UserError, put_in_place
 from .learner import Trainer
 
 # %% ../../nbs/training/03_checkpoints.ipynb #1106dcb6

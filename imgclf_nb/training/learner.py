@@ -7,6 +7,8 @@ __all__ = ['OPTIONS', 'get_class_weights', 'Trainer', 'EpochLine', 'KeepBest', '
            'get_learner']
 
 # %% ../../nbs/training/02_learner.ipynb #b540f553
+from ..core import UserError  # before fastai, whose warnings it keeps quiet
+
 import contextlib, copy, time
 from functools import partial
 
@@ -21,7 +23,6 @@ from torch import nn
 from fastai.callback.schedule import fit_one_cycle  # gives every Learner its fit_one_cycle
 
 from ..base.machine import get_device
-from ..core import UserError
 from ..pixels import get_pixel_batches
 from ..results.artifacts import keep_model
 

@@ -6,6 +6,8 @@
 __all__ = ['ExactMaker', 'Maker', 'DeviceMaker', 'ToInput', 'Column', 'PictureDL', 'get_dls', 'count_distinct']
 
 # %% ../../nbs/training/00_loaders.ipynb #67416acb
+from ..core import UserError  # before fastai, whose warnings it keeps quiet
+
 import os, random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +20,6 @@ import fastai.vision.data  # teaches fastai's show_batch about pictures
 
 from ..augmentation import Warp, apply_batch, augment, draw, get_key, get_policy
 from ..base.machine import get_device
-from ..core import UserError
 from ..pixels import get_pixels, to_rgb
 
 # %% ../../nbs/training/00_loaders.ipynb #f4a61df3

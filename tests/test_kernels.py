@@ -1,0 +1,93 @@
+"Kernels that are forked from a server: the same numbers as others, and they end as others do"
+import os, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from conftest import ROOT
+from imgclf_nb.base.kernels import KernelServer, can_fork
+
+pytestmark = [pytest.mark.skipif(not can_fork(), reason='kernels are forked on Linux, without a GPU'), pytest.mark.xdist_group('kernels')]
+SMALL = dict(dataset='pc_parts_mini', size=32, epochs=1)
+
+
+@pytest.fixture(scope='module')
+def served():
+    "The environment of a process whose kernels are all forked"
+    return {**os.environ, 'IMGCLF_KERNELS': os.environ.get('IMGCLF_KERNELS') or KernelServer().wait().path}
+
+
+def start(folder, env, **parameters):
+    "A process that runs 03 in a kernel; it prints the kernel's process number when the training begins"
+    code = f'''
+import threading, time
+from imgclf_nb.base import running
+def say():
+    while not running._get_pid(): time.sleep(.05)
+    print(running._get_pid(), flush=True)
+threading.Thread(target=say, daemon=True).start()
+running.run_notebook('03_baseline', {str(folder)!r}, quiet=True, **{parameters!r})'''
+    return subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def is_forked(pid): return b'serve_kernels' in Path(f'/proc/{pid}/cmdline').read_bytes()
+
+
+def is_gone(pid, seconds=20):
+    "Whether a process ends within some seconds"
+    until = time.time() + seconds
+    while Path(f'/proc/{pid}').exists() and time.time() < until: time.sleep(.1)
+    return not Path(f'/proc/{pid}').exists()
+
+
+def test_the_same_weights_as_in_a_process_of_its_own(served, tmp_path):
+    both = dict(forked=start(tmp_path/'forked', served, **SMALL), plain=start(tmp_path/'plain', {**served, 'IMGCLF_FORK': '0'}, **SMALL))
+    forked = {name: is_forked(int(p.stdout.readline())) for name,p in both.items()}
+    assert forked == dict(forked=True, plain=False)
+    for p in both.values(): assert p.wait(timeout=300) == 0, p.stderr.read()
+    a, b = [load_file(tmp_path/name/'model.safetensors') for name in both]
+    assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
+
+
+def test_it_ends_with_the_process_that_asked(served, tmp_path):
+    "kill -9 leaves no kernel behind that goes on training and holds the run's lock"
+    p = start(tmp_path/'run', served, **{**SMALL, 'epochs': 1000})
+    kernel = int(p.stdout.readline())
+    assert is_forked(kernel)
+    p.kill(); p.wait()
+    assert is_gone(kernel)
+
+
+def test_a_killed_kernel_is_said(served, tmp_path):
+    p = start(tmp_path/'run', served, **{**SMALL, 'epochs': 1000})
+    kernel = int(p.stdout.readline())
+    while not (tmp_path/'run'/'run.json').exists(): time.sleep(.1)  # it is at work
+    os.kill(kernel, signal.SIGKILL)
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 1 and 'ended from outside' in err, err
+
+
+def test_without_a_server_it_is_started_as_ever(tmp_path, served):
+    p = start(tmp_path/'run', {**served, 'IMGCLF_KERNELS': str(tmp_path/'nobody')}, **SMALL)
+    assert not is_forked(int(p.stdout.readline()))
+    assert p.wait(timeout=300) == 0, p.stderr.read()
+
+
+LOOK = '''
+import os, sys
+import matplotlib.pyplot as plt, pandas as pd, torch
+from fastcore.imports import IN_NOTEBOOK
+print(pd.get_option('display.max_columns'), IN_NOTEBOOK, plt.get_backend(), torch.get_num_threads(), os.getcwd(), os.environ['IMGCLF_RUNS'], 'imgclf_nb' in sys.modules)
+'''
+
+def test_libraries_are_as_in_a_process_of_its_own(served, tmp_path):
+    "What they decide while they are loaded; and nothing of ours is loaded"
+    code = f"""
+from jupyter_client.manager import start_new_kernel
+km, kc = start_new_kernel(kernel_name='python3', cwd={str(tmp_path)!r})
+kc.execute_interactive({LOOK!r}, timeout=120)
+kc.stop_channels(); km.shutdown_kernel(now=True)"""
+    env = {**served, 'JUPYTER_DEFAULT_PROVISIONER_NAME': 'imgclf-fork', 'IMGCLF_RUNS': str(tmp_path/'runs')}
+    both = [subprocess.run([sys.executable, '-c', code], env=env | more, capture_output=True, text=True) for more in ({}, {'IMGCLF_FORK': '0'})]
+    assert both[0].stdout == both[1].stdout and both[0].stdout.startswith('20 True module://matplotlib_inline') and both[0].stdout.endswith('False\n'), [o.stdout + o.stderr for o in both]
