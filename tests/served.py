@@ -10,6 +10,7 @@ def test_notebooks():
     from nbdev.test import nbdev_test
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 20, 50)  # a worker goes through dozens of notebooks, whose objects stay
     nbdev_test(n_workers=2, timing=True)
 
 
