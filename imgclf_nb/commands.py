@@ -191,9 +191,9 @@ def imgclf_fetch(
     sha256:str=None,   # of the archive
 ):
     "Bring a data set to data/NAME, whole or not at all."
-    from imgclf_nb.fetching import check_arrived, fetch, get_place
     from imgclf_nb.datasets.sources import get_source
-    known = get_source(name, source, revision, sha256)
+    known = get_source(name, source, revision, sha256)  # what cannot be a source is refused before anything is loaded
+    from imgclf_nb.fetching import check_arrived, fetch, get_place
     print(f'\n{check_arrived(name, fetch(known, get_place(name)))}')
 
 # %% ../nbs/12_commands.ipynb #d39cf420
@@ -203,7 +203,7 @@ def imgclf_audit(
     dataset:str,      # a set's name, a folder of class folders, or a CSV with path and label
     out:str=None,     # folder for audit.json, findings.csv, audit.html and figures/ (default: data/records/<set>/audit)
     groups:str=None,  # confirm a proposed group key: names, bursts, copies, frames, or a regular expression
-    labels:bool=True, # look for suspicious labels, which needs a model
+    labels:bool=True, # suspicious labels are not looked for, so no model is needed; labels
 ):
     "What is wrong with a data set, what its labels allow, and what to decide."
     from imgclf_nb.audit import audit, describe_audit
@@ -239,7 +239,7 @@ _metric = Param('what is compared', str, choices=_metrics)
 _split = Param('test: for the final claim; opens it, and is counted', str, choices=['valid', 'test'])
 
 @call_parse
-@say_errors('Nothing was written.')
+@say_errors('The same command begins again.')
 def imgclf_compare(
     runs:_sides,
     metric:_metric='accuracy',
@@ -268,7 +268,7 @@ _ranked = Param('what is ranked', str, choices=_metrics)
 _cost = Param('of the plot', str, choices=_costs)
 
 @call_parse
-@say_errors('Nothing was written.')
+@say_errors('The same command begins again.')
 def imgclf_leaderboard(
     runs:_folder,
     metric:_ranked='accuracy',

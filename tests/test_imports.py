@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MODULES, ROOT, get_imports, get_source
+from conftest import MODULES, get_imports, get_source
 
 HEAVY = {'torch', 'torchvision', 'timm', 'fastai', 'sklearn', 'scipy', 'cv2', 'imagehash', 'matplotlib', 'seaborn', 'albumentations', 'cleanlab',
     'papermill', 'nbclient', 'nbformat', 'jupyter_client', 'jupyter_core', 'IPython'}

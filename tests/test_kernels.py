@@ -78,7 +78,9 @@ LOOK = '''
 import os, sys
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastcore.imports import IN_NOTEBOOK
-print(pd.get_option('display.max_columns'), IN_NOTEBOOK, plt.get_backend(), torch.get_num_threads(), os.getcwd(), os.environ['IMGCLF_RUNS'], 'imgclf_nb' in sys.modules)
+from tqdm.auto import tqdm
+print('serve_kernels' in open('/proc/self/cmdline').read())
+print(pd.get_option('display.max_columns'), IN_NOTEBOOK, tqdm.__module__, plt.get_backend(), torch.get_num_threads(), os.getcwd(), os.environ['IMGCLF_RUNS'], 'imgclf_nb' in sys.modules)
 '''
 
 def test_libraries_are_as_in_a_process_of_its_own(served, tmp_path):
@@ -90,4 +92,20 @@ kc.execute_interactive({LOOK!r}, timeout=120)
 kc.stop_channels(); km.shutdown_kernel(now=True)"""
     env = {**served, 'JUPYTER_DEFAULT_PROVISIONER_NAME': 'imgclf-fork', 'IMGCLF_RUNS': str(tmp_path/'runs')}
     both = [subprocess.run([sys.executable, '-c', code], env=env | more, capture_output=True, text=True) for more in ({}, {'IMGCLF_FORK': '0'})]
-    assert both[0].stdout == both[1].stdout and both[0].stdout.startswith('20 True module://matplotlib_inline') and both[0].stdout.endswith('False\n'), [o.stdout + o.stderr for o in both]
+    (forked, looks), (plain, should) = [o.stdout.split('\n', 1) for o in both]
+    assert (forked, plain) == ('True', 'False'), [o.stderr for o in both]
+    assert looks == should and looks.startswith('20 True') and looks.endswith('False\n')
+
+
+def test_a_server_survives_who_goes_away(served):
+    "Somebody connects and leaves, or sends nonsense: the next one is answered"
+    import socket
+    for sent in (b'', b'nonsense\n', b'{}\n'):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(served['IMGCLF_KERNELS'])
+            s.sendall(sent)
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(30)
+        s.connect(served['IMGCLF_KERNELS'])
+        s.sendall(b'{"cmd": ["another python"], "env": {}, "cwd": "/", "asker": 1}\n')
+        assert s.recv(10) == b'0\n'

@@ -197,10 +197,10 @@ def write_board(
     "The table, and one plot a data set and split; the files"
     folder, files = Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder/'leaderboard.csv', t)
     for i,(_,d) in enumerate(t.groupby(['dataset', 'data_hash', 'split_hash'])):
         files.append(folder/f"leaderboard{'' if i == 0 else i + 1}.png")
         ax = plot_board(d, cost)
         ax.set_title(f"{Path(str(d.dataset.iloc[0])).name}, {d.n.iloc[0]} validation pictures", fontsize=9)
         ax.figure.savefig(files[-1], dpi=120)
-    write_csv(folder/'leaderboard.csv', t)
     return [*files, folder/'leaderboard.csv']
