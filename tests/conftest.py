@@ -44,3 +44,8 @@ def get_imports(code, module):
 
 
 def is_ours(name): return name.split('.')[0] == 'imgclf_nb'
+
+
+def pytest_collection_modifyitems(items):
+    "Groups, which are long and stay on one worker, begin first; single tests fill what is left"
+    items.sort(key=lambda o: o.get_closest_marker('xdist_group') is None)

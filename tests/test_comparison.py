@@ -163,6 +163,7 @@ def test_leaderboard_never_mixes(tmp_path):
 STUDY = '-p dataset instruments_mini -p arch tutorial_cnn -p epochs 2 -p seeds 2 -p run study'.split()
 
 
+@pytest.mark.xdist_group('studies')  # long ones begin early
 def test_a_killed_study_loses_no_finished_run(tmp_path):
     "kill -9 after the first run; the same command repeats none, and answers"
     (tmp_path/'study').mkdir()
@@ -189,6 +190,7 @@ def test_a_killed_study_loses_no_finished_run(tmp_path):
     assert rc == 0 and out.count('tutorial_cnn') == 4, out  # name and arch of two rows
 
 
+@pytest.mark.xdist_group('studies')  # long ones begin early
 def test_models_from_a_hub_and_one_without_weights(weights, tmp_path):
     "07b with pretrained weights from a server of our own; a model that the server does not have is left out with the reason"
     (tmp_path/'study').mkdir()
@@ -203,6 +205,7 @@ def test_models_from_a_hub_and_one_without_weights(weights, tmp_path):
     for m in r['models']: assert m['macs'] > 0 and m['parameters'] > 0 and m['many'] > 0 and m['one'] > 0
 
 
+@pytest.mark.xdist_group('studies')  # long ones begin early
 def test_options_of_04_together(tmp_path):
     "Smaller pictures first, pasted pictures, smoothing, clipping, a fold and a part of the pictures"
     (tmp_path/'r').mkdir()

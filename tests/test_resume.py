@@ -153,6 +153,7 @@ def test_ctrl_c_keeps_everything(whole, tmp_path):
     assert all((x[k] == y[k]).all() for k in x)
 
 
+@pytest.mark.xdist_group('stops')
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     "Another model in the same folder: a sentence, and the file stays"
     p = start(tmp_path/'run'); wait_for(p, 'epoch 3/12'); kill_all(p)
@@ -176,6 +177,7 @@ EpochLine.after_batch = poison
 """
 
 
+@pytest.mark.xdist_group('stops')
 def test_a_loss_that_is_no_number(tmp_path):
     "The weights break after the second step of the third epoch: the run stops, names the next step and what to do, and keeps the state from before"
     p = start(tmp_path/'run', env=get_startup(tmp_path, POISON.replace('PLACE', '(self.epoch, self.iter) == (2, 1)')))
@@ -188,6 +190,7 @@ def test_a_loss_that_is_no_number(tmp_path):
     assert (facts['epoch'], facts['step']) == (2, 0) and len(facts['history']) == 2
 
 
+@pytest.mark.xdist_group('stops')
 def test_a_training_that_breaks_in_its_last_step_keeps_the_probe(tmp_path):
     "One epoch whose last step ends with broken weights: the head on the frozen body is the model, and run.json says why"
     p = start(tmp_path/'run', *'-p weights auto -p epochs 1 -p ema 0.0'.split(), env=get_startup(tmp_path, POISON.replace('PLACE', 'self.iter + 1 == self.n_iter')))
@@ -209,6 +212,7 @@ Trainer._accumulate = small
 """
 
 
+@pytest.mark.xdist_group('stops')
 def test_an_event_of_the_memory_is_kept(tmp_path):
     "A memory that holds four pictures: the run ends as it would, in parts of the same steps, and run.json says so"
     p = start(tmp_path/'run', '-p', 'epochs', '1', env=get_startup(tmp_path, MEMORY))
@@ -218,6 +222,7 @@ def test_an_event_of_the_memory_is_kept(tmp_path):
     assert [o['micro'] for o in events] == [8, 4] and all('out of memory' in o['event'] and (o['epoch'], o['step']) == (1, 1) for o in events)
 
 
+@pytest.mark.xdist_group('stops')
 def test_the_allocator_can_be_left_alone(tmp_path):
     rc, out = command('papermill', 'nbs/04_train.ipynb', tmp_path/'x.ipynb', '-p', 'run', tmp_path/'run', *RECIPE, '-p', 'epochs', '1', IMGCLF_MALLOC='0')
     assert rc == 0 and read(tmp_path/'run')['allocator'] == 'default', out
