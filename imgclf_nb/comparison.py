@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .base.machine import get_plt
+from .base.running import run_notebook
 from .core import UserError
 from .data import get_items
+from .datasets.records import log_opening
 from .results.artifacts import read_predictions
 from .results.paired_predictions import check_folds, find_runs, get_pairs, match_runs
 from .stats.paired_tests import LIMITS, check_metric, compare_answers, compare_classes
@@ -24,14 +26,12 @@ def open_tests(
     runs:list, # `Run`s that are comparable
 ):
     "The test is opened for the runs that have not been there, and a look is counted for the others"
-    from imgclf_nb.base.running import run_notebook
     for o in runs:
         if not (read_predictions(o).split == 'test').any(): run_notebook('05_evaluation', str(o.path), quiet=True)
         else: o.update(test_opened=o.record.get('test_opened', 0) + 1); _log(o)
 
 # %% ../nbs/07_comparison.ipynb #680f1d22
 def _log(run):
-    from imgclf_nb.datasets.records import log_opening
     try: items = get_items(run.record['dataset'])
     except UserError: return  # the set is not here, nor is its ledger
     test = items[items.path.isin(read_predictions(run).query("split == 'test'").path)]

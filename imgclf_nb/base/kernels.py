@@ -133,7 +133,6 @@ def _answer(door, setting):
         request = json.loads(caller.makefile('r').readline())
         pid = 0
         if request['cmd'][0] == sys.executable and _get_setting(request['env']) == setting:
-            sys.stdout.flush()
             pid = os.fork()
             if pid == 0: _begin(request, caller, door)
         caller.sendall(f'{pid}\n'.encode())
