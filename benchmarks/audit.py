@@ -1,6 +1,6 @@
 """How long an audit takes, and how much memory: `.venv/bin/python benchmarks/audit.py [PICTURES] [FOLDER]`
 
-Draws a clean set (25,000 pictures of about 40 KB), audits it twice without the part that needs a model, and prints
+Draws a clean set (25,000 images of about 40 KB), audits it twice without the part that needs a model, and prints
 seconds and peak memory of each audit, children included.
 """
 import os, resource, subprocess, sys, tempfile, time
@@ -35,4 +35,4 @@ if __name__ == '__main__':
     size = np.mean([os.path.getsize(p) for p in list(Path(folder).rglob('*.jpg'))[:500]])/1024
     for name in ('first audit', 'second audit'):
         seconds, memory = audit(folder, tempfile.mkdtemp())
-        print(f'{name}: {n:,} pictures of {size:.0f} KB in {seconds:.0f} s, {1000*seconds/n:.1f} ms a picture, peak memory of a process {memory:.0f} MB')
+        print(f'{name}: {n:,} images of {size:.0f} KB in {seconds:.0f} s, {1000*seconds/n:.1f} ms an image, peak memory of a process {memory:.0f} MB')

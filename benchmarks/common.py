@@ -24,7 +24,7 @@ LEAST = {**{(f'loader_224_{s}', o): t for s in SETS for o,t in dict(fastai=20, t
     **{(f'{k}_{m}', 'fastai'): t for m,(_,_,t) in MODELS.items() for k in ('train', 'end_to_end')},
     ('gpu_resnet50_224', 'synthetic'): .95, ('gpu_resnet50_224', 'fastai'): 2,
     **{(f'{k}_{s}', 'fastai'): t for s in FIVE for k,t in dict(probe=8, train=1).items()}}
-MOST = {('loader_memory', '2000 pictures'): 1.1}
+MOST = {('loader_memory', '2000 images'): 1.1}
 COLOURS = dict(zip(('fastai', 'fastai+mallopt', 'torchvision', 'torchvision.io', 'timm', 'datasets', 'albumentations', 'files'),
     ('#0072B2', '#56B4E9', '#D55E00', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#666666')))  # Okabe and Ito
 

@@ -1,4 +1,4 @@
-"""What the evaluation of many predictions takes, part by part: 25,000 of 2 classes and 22,688 of 131, 2,000 drawings each.
+"""What the evaluation of many predictions takes, part by part: 25,000 of 2 classes and 22,688 of 131, 2,000 resamples each.
 
 .venv/bin/python benchmarks/evaluation.py [--draws 2000]
 """
@@ -10,14 +10,14 @@ import numpy as np, pandas as pd
 from imgclf_nb.stats.calibration import decompose_brier, plot_reliability, set_temperature
 from imgclf_nb.stats.thresholds import estimate_prior, get_net_benefit, get_own_prior
 from imgclf_nb.stats.thresholds import get_predictive_values, plot_predictive_values, shift_prior
-from imgclf_nb.stats.abstention import check_sets, choose_rejection, get_answered, get_risk_coverage
-from imgclf_nb.stats.abstention import get_sets
+from imgclf_nb.stats.abstention import check_prediction_sets, choose_abstention, get_selective_risk, get_risk_coverage
+from imgclf_nb.stats.abstention import get_prediction_sets
 from imgclf_nb.evaluation import get_class_table, plot_confusion
-from imgclf_nb.stats.intervals import draw_counts
+from imgclf_nb.stats.intervals import resample_units
 from imgclf_nb.stats.paired_tests import Answers, get_difference
-from imgclf_nb.stats.roc_pr import plot_curves
-from imgclf_nb.results.metrics import calibrate, get_alarms, get_decision_table, get_metrics
-from imgclf_nb.results.metrics import get_rates, summarise
+from imgclf_nb.stats.roc_pr import plot_roc_pr
+from imgclf_nb.results.metrics import calibrate, get_positive_predictions, get_decision_table, get_metrics
+from imgclf_nb.results.metrics import get_rates, summarise_evaluation
 
 
 def make(n, k, seed):
@@ -30,7 +30,7 @@ def make(n, k, seed):
 
 
 def evaluate(n, k, draws):
-    "The parts of 05 that need no pictures, with the seconds of each; validation is a fifth of the test"
+    "The parts of 05 that need no images, with the seconds of each; validation is a fifth of the test"
     classes, spent, t0 = [f'class {i}' for i in range(k)], {}, time.perf_counter()
     raw, valid = make(n, k, 0), make(n//5, k, 1)
     frame = pd.DataFrame({'label': np.array(classes)[raw.targs], 'predicted': np.array(classes)[raw.preds], **{f'p_{c}': p for c,p in zip(classes, raw.probs.T)}})
@@ -40,13 +40,13 @@ def evaluate(n, k, draws):
         spent[name], last = time.perf_counter() - last, time.perf_counter()
     own = np.arange(len(valid.targs)) % 2 == 0
     temperature, done = calibrate(valid, own)
-    point, alarm = get_alarms(done, own, classes, miss_cost=20.) if k == 2 else (None, None)
+    point, alarm = get_positive_predictions(done, own, classes, miss_cost=20.) if k == 2 else (None, None)
     a = replace(raw, probs=set_temperature(raw.probs, temperature)); tick('temperature and threshold')
     alarm = a.probs[:,1] >= point['threshold'] if point else None
     m = get_metrics(a, raw, alarm, draws); tick('metrics')
-    counts = draw_counts(n, draws)
+    counts = resample_units(n, draws)
     get_class_table(a, classes); plot_confusion(frame, classes); tick('classes')
-    plot_curves(a.targs, a.probs, a.units, classes, classes[1] if point else None); tick('curves with bands')
+    plot_roc_pr(a.targs, a.probs, a.units, classes, classes[1] if point else None); tick('curves with bands')
     plot_reliability(dict(before=raw.probs, after=a.probs), a.targs, a.units); decompose_brier(a.probs, a.targs); tick('calibration')
     if point:
         get_decision_table(a, alarm, classes); plot_predictive_values(*get_rates(a, alarm, draws), .5)
@@ -54,11 +54,11 @@ def evaluate(n, k, draws):
     share = np.bincount(valid.targs, minlength=k)/len(valid.targs)
     holds = get_own_prior(done.probs, share)
     get_difference([replace(a, probs=shift_prior(a.probs, holds, estimate_prior(a.probs, holds)))], [a], 'log_loss', draws); tick('other mixtures')
-    reject = choose_rejection(done.probs[own].max(1), (done.preds == done.targs)[own], done.units[own], .05)
-    get_answered(a.probs.max(1), a.preds == a.targs, reject, a.units, counts)
+    reject = choose_abstention(done.probs[own].max(1), (done.preds == done.targs)[own], done.units[own], .05)
+    get_selective_risk(a.probs.max(1), a.preds == a.targs, reject, a.units, counts)
     get_risk_coverage(a.probs.max(1), a.preds == a.targs, a.units, counts[:301])
-    check_sets(get_sets(raw.probs, valid.probs[own], valid.targs[own], valid.units[own]), a.targs, a.units, counts); tick('doubt')
-    says = summarise(m, 'test', a, classes, point, 1.)
+    check_prediction_sets(get_prediction_sets(raw.probs, valid.probs[own], valid.targs[own], valid.units[own]), a.targs, a.units, counts); tick('doubt')
+    says = summarise_evaluation(m, 'test', a, classes, point, 1.)
     return spent | dict(total=time.perf_counter() - t), says
 
 
@@ -66,4 +66,4 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(); p.add_argument('--draws', type=int, default=2000)
     draws = p.parse_args().draws
     rows = {f'{n:,} × {k}': evaluate(n, k, draws)[0] for n,k in ((25_000, 2), (22_688, 131))}
-    print(f'seconds, {draws} drawings'); print(pd.DataFrame(rows).round(1).to_string())
+    print(f'seconds, {draws} resamples'); print(pd.DataFrame(rows).round(1).to_string())

@@ -1,4 +1,4 @@
-"""Training on a CUDA device: resnet50 at 224 pixels in half precision, channels last, pictures a second.
+"""Training on a CUDA device: resnet50 at 224 pixels in half precision, channels last, images a second.
 
 `.venv/bin/python benchmarks/gpu.py [--data pc_parts] [--rounds 3] [--batch 256]`
 `.venv/bin/python benchmarks/gpu.py --quick --device cpu` runs the whole way on the processor with a small model; its numbers mean nothing
@@ -6,7 +6,7 @@
 Sides, each measurement in a process of its own, all from random weights, every layer trained, mean over steps of one epoch: `cache`
 is ours, fed from the cache of the set's JPEG files, resident on the device or uploaded as the loader decides; `synthetic` the same
 learner with one random batch that stays on the device; `fastai` the same model as its users train it (Resize, aug_transforms, to_fp16,
-its default workers). An epoch shows the training pictures as often as it takes. Rows `gpu_resnet50_224`: the cache against the other two.
+its default workers). An epoch shows the training images as often as it takes. Rows `gpu_resnet50_224`: the cache against the other two.
 """
 import json, os, sys
 
@@ -36,7 +36,7 @@ SIDES, PUBLISHED = ('cache', 'synthetic', 'fastai'), dict(published_images_per_s
 
 
 def get_many(dataset, n):
-    "Items with so many training pictures, each as often as it takes, and a few for validation"
+    "Items with so many training images, each as often as it takes, and a few for validation"
     items = get_splits(get_items(dataset))
     train, valid = [items[items.split == s] for s in ('train', 'valid')]
     many = pd.concat([*[train]*-(-n//len(train)), valid[:8]], ignore_index=True)
@@ -45,7 +45,7 @@ def get_many(dataset, n):
 
 
 def get_cached_dls(items, pre, batch):
-    "Our loaders; on a processor, too, with the pictures as a device would hold them"
+    "Our loaders; on a processor, too, with the images as a device would hold them"
     dls = get_dls(items, pre, 'medium', batch, 0)
     m = dls.train.maker
     if get_device() == 'cpu': dls.train.maker = DeviceMaker(m.view, pre, m.policy, 0, 'cpu', free=10**9)
@@ -63,7 +63,7 @@ def get_synthetic_dls(classes, size, batch, n):
 
 
 def measure_one(side, arch, size, batch, warm, steps, dataset):
-    "Pictures a second of one side in this process"
+    "Images a second of one side in this process"
     set_seed(0)
     items = get_many(dataset, batch*(warm + steps))
     classes = sorted(items.label.unique())
@@ -102,4 +102,4 @@ if __name__ == '__main__':
     r = interleave({s: lambda s=s: side(s) for s in SIDES}, 1 if a.quick else a.rounds)
     facts = dict(device=seen['cache']['device'], resident=seen['cache']['resident'], batch_size=batch, **PUBLISHED)
     keep_rows([get_row(f'gpu_{arch}_{size}', s, r['cache'], r[s], **facts) for s in SIDES[1:]], a.quick)
-    print(f"{r['cache'][0]:.0f} pictures a second on {facts['device']}; published: about {PUBLISHED['published_images_per_second']} on an {PUBLISHED['published_on']}")
+    print(f"{r['cache'][0]:.0f} images a second on {facts['device']}; published: about {PUBLISHED['published_images_per_second']} on an {PUBLISHED['published_on']}")

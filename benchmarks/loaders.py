@@ -1,10 +1,10 @@
-"""From picture files to normalised batches, pictures a second on one core: ours against six ways of others.
+"""From image files to normalised batches, images a second on one core: ours against six ways of others.
 
 `.venv/bin/python benchmarks/loaders.py [--rounds 5] [--pictures 256] [--sets pc_parts cats_vs_dogs]`
 
-All sides run in this process on one core, without loader processes, on the same pictures, with the allocator as the system has it
+All sides run in this process on one core, without loader processes, on the same images, with the allocator as the system has it
 (`--mallopt`: with ours, for all of them). Others are written as their documentation does: random resized crop (their default
-range), mirror, colour jitter of 0.2, normalise; fastai: Resize and aug_transforms. Each has read the pictures once before. Then
+range), mirror, colour jitter of 0.2, normalise; fastai: Resize and aug_transforms. Each has read the images once before. Then
 ours has them decoded in its cache: rows `loader_224_*`, with the policy medium. `loader_first_224_*` is its first pass, with an
 empty cache. `decoding_share` is the share of the time from files that the cache saves.
 """
@@ -30,7 +30,7 @@ def use_first_pass(items, pre):
 
 
 def get_x(b):
-    "The pictures of a batch"
+    "The images of a batch"
     return b['x'] if isinstance(b, dict) else b[0]
 
 
@@ -42,7 +42,7 @@ def check_batch(name, x, size):
 
 
 def get_rate(name, make, size, least):
-    "Pictures a second through whole passes, until `least` seconds are over"
+    "Images a second through whole passes, until `least` seconds are over"
     n, t0 = 0, time.perf_counter()
     while n == 0 or time.perf_counter() - t0 < least:
         for b in make(): n += len(get_x(b))
@@ -57,7 +57,7 @@ def measure(dataset, pictures, rounds, least):
     pre = get_preprocessing(ARCH, SIZE, sorted(items.label.unique()), get_card(dataset).resize)
     train = items[items.split == 'train'].sample(frac=1, random_state=0)
     train, valid = train[:min(pictures, len(train))//BATCH*BATCH], items[items.split == 'valid'][:2]
-    if train.empty: raise SystemExit(f"{dataset} has fewer than {BATCH} pictures for training, or --pictures is below that.")
+    if train.empty: raise SystemExit(f"{dataset} has fewer than {BATCH} images for training, or --pictures is below that.")
     few = items.loc[[*train.index, *valid.index]].reset_index(drop=True)
     others = dict(OTHERS)
     if importlib.util.find_spec('datasets') is None:
@@ -69,7 +69,7 @@ def measure(dataset, pictures, rounds, least):
     sides = {k if isinstance(k, str) else f"{k[0]} {'cached' if k[1] else 'from files'}": lambda v=v: iter(v) for k,v in loaders.items()}
     sides['first pass'] = lambda: use_first_pass(few, pre)
     sides = {k: lambda k=k, make=make: get_rate(k, make, SIZE, least) for k,make in sides.items()}
-    print(f'{dataset}: {len(train)} pictures a pass, one core')
+    print(f'{dataset}: {len(train)} images a pass, one core')
     for f in sides.values(): f()  # once unmeasured: files into the system's cache, ours decoded
     r = interleave(sides, rounds)
     def row(what, against, ours, theirs, **more): return get_row(f'{what}_{dataset}', against, r[ours], r[theirs], **more)

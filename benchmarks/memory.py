@@ -3,7 +3,7 @@
 Draws small JPEGs into a temporary folder (64 pixels, 0.4 GB for 100,000; the cache needs 2 GB more) and goes once through our training
 loader over 2,000 and over all of them, each in two fresh processes: one fills an empty cache, the next is the one that counts. Measured is
 the anonymous resident memory (RssAnon); mapped files are not in it. Row `loader_memory`: `megabytes` of the process after its imports
-plus what the loader adds up to its highest point (not the table of the pictures), over the same for 2,000 pictures. Beside it:
+plus what the loader adds up to its highest point (not the table of the images), over the same for 2,000 images. Beside it:
 what the loader alone adds (`added`), and what it adds where it has to decode first (`filling`).
 """
 import hashlib, json, sys, tempfile
@@ -41,7 +41,7 @@ def get_anon():
 
 
 def measure_one(table):
-    "MB after the imports, and what our loader adds while it is made and goes once through the pictures of a CSV"
+    "MB after the imports, and what our loader adds while it is made and goes once through the images of a CSV"
     imported, items = get_anon(), pd.read_csv(table, keep_default_na=False)
     items.attrs.update(dataset=str(table), data_hash=hashlib.sha256(Path(table).read_bytes()).hexdigest(), unreadable=[], left_out=[])
     pre, start, n = get_preprocessing('tf_efficientnet_lite0', SIDE, sorted(items.label.unique())), get_anon(), 0
@@ -54,7 +54,7 @@ def measure_one(table):
 
 
 def measure(pictures, small):
-    "The row of two fresh processes, the second with more pictures"
+    "The row of two fresh processes, the second with more images"
     got = []
     with tempfile.TemporaryDirectory() as folder:
         with ProcessPoolExecutor() as ex: items = pd.DataFrame(ex.map(draw, ((folder, i) for i in range(pictures)), chunksize=500))
@@ -62,17 +62,17 @@ def measure(pictures, small):
             items[:n].to_csv(table := Path(folder)/f'{n}.csv', index=False)
             with cold_cache(): first, second = [ask('memory.py', '--one', table) for _ in range(2)]
             got.append(dict(megabytes=second['imported'] + second['added'], added=second['added'], filling=first['added']))
-            print(f"{second['pictures']} pictures, MB: {', '.join(f'{k} {v:.1f}' for k,v in got[-1].items())}", flush=True)
+            print(f"{second['pictures']} images, MB: {', '.join(f'{k} {v:.1f}' for k,v in got[-1].items())}", flush=True)
     a, b = got
     ratio = round(b['megabytes']/a['megabytes'], 3)
-    return dict(what='loader_memory', against='2000 pictures', ratio=ratio, low=ratio, high=ratio, rounds=1, images_per_second=None,
+    return dict(what='loader_memory', against='2000 images', ratio=ratio, low=ratio, high=ratio, rounds=1, images_per_second=None,
         pictures=pictures, **{k: round(v, 1) for k,v in b.items()}, **{f'their_{k}': round(v, 1) for k,v in a.items()})
 
 
 if __name__ == '__main__':
     a = get_parser(__doc__)
     a.add_argument('--pictures', type=int, default=100_000)
-    a.add_argument('--one', help='go through the pictures of this CSV here, and print JSON')
+    a.add_argument('--one', help='go through the images of this CSV here, and print JSON')
     a = a.parse_args()
     if a.one: print(json.dumps(measure_one(a.one)))
     elif not a.quick and a.pictures <= SMALL: sys.exit(f'--pictures {a.pictures}: give more than {SMALL}, or --quick.')

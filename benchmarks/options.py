@@ -2,7 +2,7 @@
 
 Base: three epochs over all layers with the policy medium and without options; then each option alone. Measured is the best epoch before
 the blend. `loss_difference` and `accuracy_difference` are the option's minus the base's, paired by seed, on the same validation
-pictures; `time` is the option's seconds of training over the base's. Into runs/bench/options.json, and as a table.
+images; `time` is the option's seconds of training over the base's. Into runs/bench/options.json, and as a table.
 """
 import json, shutil
 from statistics import mean

@@ -1,4 +1,4 @@
-"""Loaders of others, written as their documentation does: each takes items with splits and gives batches of the training pictures"""
+"""Loaders of others, written as their documentation does: each takes items with splits and gives batches of the training images"""
 import albumentations as A, cv2, torch
 from albumentations.pytorch import ToTensorV2
 from PIL import Image

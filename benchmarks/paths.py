@@ -1,7 +1,7 @@
 """Does the fast way cost accuracy? `.venv/bin/python benchmarks/paths.py [--sets pc_parts instruments] [--seeds 0 1 2]`
 
-Two epochs of 04 with the set's recipe, twice for each seed. Plain: every picture decoded from its file in every epoch, fp32. Fast: the cache, and layout and precision as the trial chooses. Both start from the same head, with the same order and
-the same draws of the augmentation. Rows `fast_path_<set>` against `plain`: accuracy_difference = fast - plain on the test pictures,
+Two epochs of 04 with the set's recipe, twice for each seed. Plain: every image decoded from its file in every epoch, fp32. Fast: the cache, and layout and precision as the trial chooses. Both start from the same head, with the same order and
+the same draws of the augmentation. Rows `fast_path_<set>` against `plain`: accuracy_difference = fast - plain on the test images,
 paired, a round is a seed; ratio = plain seconds of training / fast ones.
 """
 import json, shutil
@@ -19,7 +19,7 @@ PLAIN = dict(cache=False, precision='fp32')
 
 
 def train(side, dataset, seed, items, quick):
-    "Seconds of the epochs and accuracy on the test pictures"
+    "Seconds of the epochs and accuracy on the test images"
     from imgclf_nb.base.running import run_notebook
     folder = get_folder(quick)/f'path_{side}_{dataset}_s{seed}'
     shutil.rmtree(folder, ignore_errors=True)  # an earlier run of this benchmark

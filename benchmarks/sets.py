@@ -2,11 +2,11 @@
 
 `.venv/bin/python benchmarks/sets.py [--sets pc_parts] [--seeds 0 1 2] [--again] [--warm]`
 
-Same backbone, weights, size and batch size, same training, validation and test pictures. Stock: Resize(224), aug_transforms,
+Same backbone, weights, size and batch size, same training, validation and test images. Stock: Resize(224), aug_transforms,
 `vision_learner`, `fine_tune(3)`; its seconds run from after the imports to the end of `fine_tune`, and are kept in
 stock_<set>.json, to be used again until --again. Ours: the notebook, by papermill, with an empty cache (--warm: with the user's);
 the seconds of its run.json, which hold all work on the data. Rows `probe_*`, `train_*`: ratio = stock seconds / ours,
-accuracy_difference = ours - stock on the test pictures, in shares; a round is a seed. `train_*` against `probe`: the same, fine-tuned
+accuracy_difference = ours - stock on the test images, in shares; a round is a seed. `train_*` against `probe`: the same, fine-tuned
 against the probe's run. `checkpoint_share` of a `train_*`: how much of the seconds of training went into checkpoints.
 """
 import contextlib, json, shutil, sys, tempfile, time
@@ -25,7 +25,7 @@ ARCH, SIZE = 'tf_efficientnet_lite0', 224
 
 
 def train_stock(table, seed, epochs):
-    "Stock fastai on a CSV of path, label and split: seconds, and accuracy on its test pictures"
+    "Stock fastai on a CSV of path, label and split: seconds, and accuracy on its test images"
     import pandas as pd
     from fastai.vision.all import set_seed
     from stock import get_stock_dls, get_stock_learner
@@ -54,7 +54,7 @@ def get_stock(dataset, items, seed, again, quick):
 
 
 def score(folder, items):
-    "Accuracy of a run's model on the test pictures"
+    "Accuracy of a run's model on the test images"
     from imgclf_nb.results.artifacts import get_predictions
     from imgclf_nb.images.preprocessing import Preprocessing
     model, card = load_model(folder)
@@ -63,7 +63,7 @@ def score(folder, items):
 
 
 def run_ours(notebook, name, dataset, seed, items, warm, quick):
-    "Seconds of a notebook's fresh run, and its model's accuracy on the test pictures"
+    "Seconds of a notebook's fresh run, and its model's accuracy on the test images"
     from imgclf_nb.base.running import run_notebook
     folder = get_folder(quick)/f'{name}_{dataset}_s{seed}'
     shutil.rmtree(folder, ignore_errors=True)  # an earlier run of this benchmark

@@ -1,6 +1,6 @@
 """From the end of the imports to the first training batch of a second run on unchanged data: `.venv/bin/python benchmarks/start.py`
 
-Row `second_start_<set>` against `5 s`: ratio = 5 s / ours, `seconds` the median, `decoded` the largest number of pictures that any of
+Row `second_start_<set>` against `5 s`: ratio = 5 s / ours, `seconds` the median, `decoded` the largest number of images that any of
 the runs decoded in its own process (Pillow and OpenCV are counted). A first run fills an empty cache and does not count.
 """
 import json, statistics, time
@@ -9,7 +9,7 @@ from common import BATCH, SETS, ask, cold_cache, get_parser, keep_rows
 
 
 def measure_one(dataset):
-    "Seconds to pictures, model and first batch in this process, and pictures decoded on the way"
+    "Seconds to images, model and first batch in this process, and images decoded on the way"
     import cv2
     from PIL import ImageFile
     from imgclf_nb.backbones import get_backbone

@@ -1,4 +1,4 @@
-"""Training steps on the CPU, pictures a second: ours against stock fastai, each measurement in a process of its own.
+"""Training steps on the CPU, images a second: ours against stock fastai, each measurement in a process of its own.
 
 `.venv/bin/python benchmarks/steps.py [--rounds 3] [--models resnet18_128] [--data pc_parts]`
 `.venv/bin/python benchmarks/steps.py --one SIDE ARCH SIZE [--data pc_parts]` prints one measurement as JSON
@@ -45,9 +45,9 @@ def ours(arch, size, dls):
     "Our learner, and what begins its training"
     from imgclf_nb.training.learner import get_learner  # imported here: the stock sides must not know our parts
     from imgclf_nb.train import split_model
-    from imgclf_nb.training.autotune import get_way
+    from imgclf_nb.training.autotune import get_execution_plan
     model = get_backbone(arch, dls.c, 'none')
-    learn = get_learner(dls, model, way=get_way(model, arch, size, BATCH, whole=True), splitter=split_model, wd=.01)
+    learn = get_learner(dls, model, way=get_execution_plan(model, arch, size, BATCH, whole=True), splitter=split_model, wd=.01)
     return learn, lambda: learn.fit_all(1, 1e-3, pretrained=False)
 
 
@@ -92,7 +92,7 @@ def get_real_dls(side, dataset, arch, size):
 
 
 def measure_one(side, arch, size, warm, steps, dataset=None):
-    "Pictures a second of one side in this process"
+    "Images a second of one side in this process"
     if side not in SIDES: raise SystemExit(f"There is no side {side!r}: sides are {', '.join(SIDES)}.")
     if side != 'fastai' and not set_allocator(): print('The allocator of this system cannot be set: measured as it is.')
     set_seed(0)
@@ -108,7 +108,7 @@ def measure_one(side, arch, size, warm, steps, dataset=None):
 def measure(model, rounds, warm, steps, dataset=None):
     "The rows of one model"
     arch, size, _ = MODELS[model]
-    print(f"{arch} at {size} pixels, {f'with the pictures of {dataset}' if dataset else 'fixed batches'}, pictures a second")
+    print(f"{arch} at {size} pixels, {f'with the pictures of {dataset}' if dataset else 'fixed batches'}, images a second")
     more = ['--data', dataset] if dataset else []
     def side(s): return ask('steps.py', '--one', s, arch, size, '--warm', warm, '--steps', steps, *more, env=UNSET)
     r = interleave({s: lambda s=s: side(s)['images_per_second'] for s in SIDES}, rounds)

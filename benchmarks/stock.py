@@ -6,7 +6,7 @@ from imgclf_nb.backbones import get_backbone
 
 
 def get_stock_dls(items, stats, size, batch_size, **kw):
-    "Its loaders for our training and validation pictures: Resize, aug_transforms and the Normalize of the weights"
+    "Its loaders for our training and validation images: Resize, aug_transforms and the Normalize of the weights"
     items = items[items.split.isin(['train', 'valid'])]
     block = DataBlock((ImageBlock, CategoryBlock), get_x=ColReader('path'), get_y=ColReader('label'), splitter=ColSplitter('is_valid'),
         item_tfms=Resize(size), batch_tfms=[*aug_transforms(), Normalize.from_stats(*stats)])

@@ -151,10 +151,10 @@ def get_expected(
 def get_features(
     model,           # a timm model
     batches,         # tensors `(n, channels, size, size)`, normalised, one after the other
-    flip:bool=False, # mirror every picture left to right first
+    flip:bool=False, # mirror every image left to right first
     precision:str='fp32', # fp32 or bf16
 )->np.ndarray:
-    "The frozen model's pooled features, `(pictures, features)` in float32"
+    "The frozen model's pooled features, `(images, features)` in float32"
     import torch
     model.eval()
     device = next(model.parameters()).device
@@ -169,7 +169,7 @@ def get_probabilities(
     batches,             # tensors `(n, channels, size, size)`, normalised, one after the other
     temperature:float=1.,# logits are divided by it
 )->np.ndarray:
-    "Softmax probabilities, `(pictures, classes)` in float64; `UserError` where the model answers with NaN"
+    "Softmax probabilities, `(images, classes)` in float64; `UserError` where the model answers with NaN"
     import torch
     model.eval()
     device = next(model.parameters()).device
@@ -234,7 +234,7 @@ def get_cost(
     size:int,        # side of the input in pixels
     channels:int=3,  # of the input
 )->dict:
-    "`parameters` (count) and `macs` (multiply-accumulates for one picture, by torch's FlopCounterMode)"
+    "`parameters` (count) and `macs` (multiply-accumulates for one image, by torch's FlopCounterMode)"
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     device, training = next(model.parameters()).device, model.training

@@ -17,7 +17,7 @@ from .core import UserError
 from .data import get_items
 from .datasets.records import log_opening
 from .results.artifacts import read_predictions
-from .results.paired_predictions import check_folds, find_runs, get_pairs, match_runs
+from .results.paired_predictions import check_folds, find_runs, get_paired_answers, match_runs
 from .stats.paired_tests import LIMITS, check_metric, compare_answers, compare_classes
 from .stats.paired_tests import correct, get_verdict
 
@@ -42,7 +42,7 @@ def compare_runs(
     a:str, b:str,          # as in `find_runs`
     metric:str='accuracy', # in `METRICS`
     split:str='valid',     # or test: opens it, and is counted
-    draws:int=2000,        # bootstrap drawings
+    draws:int=2000,        # bootstrap resamples
     looked:set=None,       # folders of runs whose look at the test is counted already
 )->dict:
     "`metric, split, a, b, difference` (a - b) `, low, high, p, test, n, groups, seeds, smallest_detectable, verdict, notes`; in shares, not points"
@@ -55,7 +55,7 @@ def compare_runs(
         looked = set() if looked is None else looked
         open_tests([o for o in runs + others if o.path not in looked])
         looked.update(o.path for o in runs + others)
-    x, y, note = get_pairs(runs, others, split, metric)
+    x, y, note = get_paired_answers(runs, others, split, metric)
     notes += filter(None, [note])
     if len(x) == 1: notes.append('One seed on each side: how much of the difference is chance of training is not known.')
     return dict(metric=metric, split=split, a=a, b=b, **compare_answers(x, y, metric, draws), notes=notes)
@@ -75,14 +75,14 @@ def describe_comparison(
 )->str:
     "The verdict as a sentence or two"
     share, p = d['metric'] not in LIMITS, 'p < 0.001' if d['p'] < .001 else f"p = {d['p']:.3f}"
-    what = f"{d['metric'].replace('_', ' ')} on {d['n']:,} {dict(valid='validation', test='test').get(d['split'], d['split'])} pictures"
+    what = f"{d['metric'].replace('_', ' ')} on {d['n']:,} {dict(valid='validation', test='test').get(d['split'], d['split'])} images"
     if d['groups'] < d['n']: what += f" in {d['groups']:,} groups"
     if d.get('seeds', 1) > 1: what += f", {d['seeds']} seeds"
     a, b = [Path(str(d[k])).name for k in 'ab']
     head = f"{a} is {d['verdict']} than {b}" if d['verdict'] != 'no difference found' else f"No difference found between {a} and {b}"
     seen = d['smallest_detectable']
-    if d['groups'] < 2: return f"{head}: {format_difference(d)}, {what}. One group of pictures says nothing about others."
-    could = 'Both say the same of every picture: how large a difference would be found is not known.' if not np.isfinite(seen) else \
+    if d['groups'] < 2: return f"{head}: {format_difference(d)}, {what}. One group of images says nothing about others."
+    could = 'Both say the same of every image: how large a difference would be found is not known.' if not np.isfinite(seen) else \
         'Not even the largest possible difference would be found four times in five.' if seen >= LIMITS.get(d['metric'], 1.) else \
         f"{f'{100*seen:.1f} points' if share else f'{seen:.3f}'} or more would be found four times in five."
     return f"{head}: {format_difference(d)[:-1]}; {p}, {d['test']}), {what}. {could}"
@@ -94,7 +94,7 @@ def get_class_effects(
 )->pd.DataFrame:
     "Difference of each class's recall, as `compare_classes`"
     used, others, _ = match_runs(find_runs(a), find_runs(b))
-    x, y, _ = get_pairs(used, others, split)
+    x, y, _ = get_paired_answers(used, others, split)
     return compare_classes(x, y, used[0].record['classes'])
 
 # %% ../nbs/07_comparison.ipynb #77209a73
@@ -121,7 +121,7 @@ def compare_many(
     runs:list,             # each as in `find_runs`; the first is held against the others
     metric:str='accuracy', # in `METRICS`
     split:str='valid',     # or test
-    draws:int=2000,        # bootstrap drawings
+    draws:int=2000,        # bootstrap resamples
 )->list:
     "`compare_runs` of the first against each other, p-values by Holm where there are several"
     rows, errors, looked = [], [], set()

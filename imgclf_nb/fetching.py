@@ -174,7 +174,7 @@ def _get_hub(source, work):
     return info.sha, _open_files(work/'hub', list(files), work), None
 
 def _open_files(hub, files, work):
-    "Parquet and archives become pictures, the rest is taken as it is"
+    "Parquet and archives become images, the rest is taken as it is"
     out = work/'set'
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
@@ -262,10 +262,10 @@ def check_arrived(
     "Hold what arrived against the card, write the manifest, and say both"
     items, card, lines = get_items(str(folder)), get_card(name), []
     bad = len(items.attrs['unreadable'])
-    for what,n,expected in [('pictures', len(items) + bad, card.n_pictures), ('classes', items.label.nunique(), card.n_classes)]:
+    for what,n,expected in [('pictures', len(items) + bad, card.n_images), ('classes', items.label.nunique(), card.n_classes)]:
         if expected and n != expected:
             lines.append(f"The card expects {expected:,} {what}, here are {n:,}: another edition, or not all of it.")
     (path := get_records(name)/'manifest.csv').parent.mkdir(parents=True, exist_ok=True)
     write_text(path, get_manifest(items))
-    return '\n'.join([f"{name}: {len(items) + bad:,} pictures, {bad} unreadable, {items.label.nunique()} classes", *lines,
+    return '\n'.join([f"{name}: {len(items) + bad:,} images, {bad} unreadable, {items.label.nunique()} classes", *lines,
         f"folder    {folder}", f"manifest  {path}", f"data_hash {get_data_hash(items)}"])

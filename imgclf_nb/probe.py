@@ -26,7 +26,7 @@ def get_probe(
     resize:str='crop', # as in `Preprocessing`
     weights:str='auto',# as in `get_backbone`
     balanced:bool=False, # every class counts the same
-    mirror:bool=True,  # use the mirrored pictures too
+    mirror:bool=True,  # use the mirrored images too
     cache:bool=True,   # False: decode the files
     until:float=None,  # `time.time()` when its features must be ready
 )->dict:
@@ -69,12 +69,12 @@ def plot_ranking(
     ranking, # from `compare_probes`, as a `DataFrame`
     ax=None, # matplotlib `Axes`
 ):
-    "Validation accuracy with its interval against the cost of one picture; the `Axes`"
+    "Validation accuracy with its interval against the cost of one image; the `Axes`"
     ax = ax or get_plt().subplots(figsize=(5,2.6))[1]
     t = ranking[ranking.error == '']
     ax.errorbar(t.macs/1e6, t.accuracy, [t.accuracy - t.low, t.high - t.accuracy], fmt='o', color='#0072B2', capsize=3)
     for r in t.itertuples(): ax.annotate(r.arch, (r.macs/1e6, r.accuracy), xytext=(6, 4), textcoords='offset points', fontsize=8)
-    ax.set(xscale='log', xlabel='million multiply-adds a picture', ylabel='validation accuracy')
+    ax.set(xscale='log', xlabel='million multiply-adds an image', ylabel='validation accuracy')
     ax.margins(x=.35)
     ax.xaxis.set_major_formatter('{x:g}')  # powers would be written in raw mathtext here
     ax.xaxis.set_minor_formatter('')

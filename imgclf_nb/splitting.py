@@ -60,7 +60,7 @@ def _mend(c, shares):
     return c.side
 
 def _cut_units(pool, shares, seed):
-    "`split` of each picture; a unit with several labels counts for its commonest"
+    "`split` of each image; a unit with several labels counts for its commonest"
     unit = _get_unit(pool)
     votes = pool.groupby([unit.rename('unit'), 'label']).size().rename('n').reset_index()
     units = votes.sort_values(['n', 'label'], ascending=[False, True]).drop_duplicates('unit').set_index('unit')
@@ -88,7 +88,7 @@ def _cut_arcs(pool, shares, seed, gap):
 _rank = dict(train=0, valid=1, test=2)
 
 def _find_ties(items):
-    "Why each picture must be left out: its copy or its group lies on a side that counts for more; '' where nothing does"
+    "Why each image must be left out: its copy or its group lies on a side that counts for more; '' where nothing does"
     rank, why = items.split.map(_rank).fillna(3), pd.Series('', items.index)
     for key in ('copies', 'group'):
         top = rank.where(rank < 3, -1).groupby(items[key]).transform('max')
@@ -125,7 +125,7 @@ def _leave_out(items, shares):
     why = _find_ties(items)
     why[items.split == ''] = 'gap between arcs'
     if items.attrs.get('by_hand') and (why != '').any():
-        print(f"The split column was made by hand and stays, but {(why != '').sum()} pictures have a copy or a group on another side.")
+        print(f"The split column was made by hand and stays, but {(why != '').sum()} images have a copy or a group on another side.")
         why[:] = ''
     out = items[why != '']
     if len(out): print(f"Left out: {', '.join(f'{n} ({w})' for w,n in why[why != ''].value_counts().items())}")
@@ -136,18 +136,18 @@ def _leave_out(items, shares):
 
 def _check_classes(items, pool, films, shares):
     if items.label.nunique() < 2:
-        raise UserError(f"There is only one class, {items.label.iloc[0]!r}: a classifier needs at least two folders of pictures.",
+        raise UserError(f"There is only one class, {items.label.iloc[0]!r}: a classifier needs at least two folders of images.",
             'dataset')
     need, n = 1 + len(shares), _get_unit(pool).groupby(pool.label).nunique()
     small = n[(n < need) & ~n.index.isin(films)]
-    if len(small): raise UserError(f"Class {small.index[0]!r} has {small.iloc[0]} picture{'' if small.iloc[0] == 1 else 's'} "
-        f"(copies and pictures of one group count once), but {need} are needed "
-        f"to have one in each of train{''.join(f', {k}' for k in shares)}: add pictures, or take the class away.", 'dataset')
+    if len(small): raise UserError(f"Class {small.index[0]!r} has {small.iloc[0]} image{'' if small.iloc[0] == 1 else 's'} "
+        f"(copies and images of one group count once), but {need} are needed "
+        f"to have one in each of train{''.join(f', {k}' for k in shares)}: add images, or take the class away.", 'dataset')
 
 def _check_train(items):
     lost = sorted(set(items.label) - set(items[items.split == 'train'].label))
     if lost:
-        raise UserError(f"Class {lost[0]!r} has no picture for training: every class needs some outside validation and test.",
+        raise UserError(f"Class {lost[0]!r} has no image for training: every class needs some outside validation and test.",
             'dataset')
     return items
 
@@ -155,7 +155,7 @@ def _check_train(items):
 def get_split_table(
     items, # with splits
 )->pd.DataFrame:
-    "Pictures, groups, films, classes and share of each split; the largest deviation of a class from the wanted share, and its tolerance"
+    "Images, groups, films, classes and share of each split; the largest deviation of a class from the wanted share, and its tolerance"
     wanted = items.attrs.get('wanted', {})
     pool = _complete(items[items.split.isin(list(wanted))])
     unit = pool.file.where(pool.sequence != '', _get_unit(pool))  # films are cut exactly
@@ -175,7 +175,7 @@ def get_folds(
     k:int=5,   # folds
     seed:int=0, # decides the folds and nothing else
 )->pd.Series:
-    "Fold 0 to k-1 of each picture, -1 for a picture that would tie two folds; units and arcs are never divided"
+    "Fold 0 to k-1 of each image, -1 for an image that would tie two folds; units and arcs are never divided"
     items = _complete(items)
     unit, n = _get_unit(items), items.groupby('sequence').file.transform('size')
     fold = unit.map({u: int(draw_number(f'{seed} fold', u)*k) for u in unit.unique()})
@@ -204,7 +204,7 @@ def get_fold(
 def seal_test(
     items, # with splits
 )->pd.DataFrame:
-    "The items without the labels of the test pictures"
+    "The items without the labels of the test images"
     return items.assign(label=items.label.where(items.split != 'test', ''))
 
 def open_test(
@@ -214,7 +214,7 @@ def open_test(
     "The test items with their labels; logged in run.json and in the set's ledger. Where there are none: the validation items, and a sentence that says so"
     test, dataset = items[items.split == 'test'], items.attrs['dataset']
     if test.empty:
-        print("This run has no test pictures: what follows is measured on the validation pictures, by which the model was chosen. "
+        print("This run has no test images: what follows is measured on the validation images, by which the model was chosen. "
             "It is too good.")
         return items[items.split == 'valid']
     known = apply_decisions(list_items(dataset), read_decisions(dataset))[0].set_index('file').label
@@ -226,5 +226,5 @@ def open_test(
     run.update(test_opened=run.record.get('test_opened', 0) + 1)
     n, runs = run.record['test_opened'], looks.run.nunique()
     print(f"Test opened {n} time{'s'*(n > 1)} by this run; {len(looks)} opening{'s'*(len(looks) > 1)} by {runs} run{'s'*(runs > 1)} "
-        f"of these same {len(test)} test pictures.")
+        f"of these same {len(test)} test images.")
     return test

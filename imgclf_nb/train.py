@@ -33,7 +33,7 @@ def get_sizes(
     size:int,   # the last one
     epochs:int, # how many
 )->list:
-    "Side of the training pictures in each epoch: from 0.6 of the size up to it at two thirds of the time, in multiples of 16"
+    "Side of the training images in each epoch: from 0.6 of the size up to it at two thirds of the time, in multiples of 16"
     up = np.interp(np.arange(epochs), [0, max(1, 2*epochs//3)], [.6, 1.])
     return [min(size, max(16, 16*round(size*u/16))) for u in up]
 
@@ -65,8 +65,8 @@ def fit_all(self:Trainer,
 # %% ../nbs/04_train.ipynb #d43e78ea
 @patch
 @torch.no_grad()
-def evaluate(self:Trainer)->tuple:
-    "`(loss, accuracy)` on the validation pictures, as the model is now"
+def measure_validation(self:Trainer)->tuple:
+    "`(loss, accuracy)` on the validation images, as the model is now"
     self.model.eval()
     batches = ([o.as_subclass(torch.Tensor) for o in b] for b in self.dls.valid)
     z, y = [torch.cat(o) for o in zip(*((self.model(xb), yb) for xb,yb in batches))]
@@ -85,7 +85,7 @@ def blend(self:Trainer,
         return {k: torch.lerp(before[k], v, s) if v.is_floating_point() else v for k,v in now.items()}
     for s in shares:
         self.model.load_state_dict(at(s))
-        loss, acc = self.evaluate()
+        loss, acc = self.measure_validation()
         rows.append(dict(share=s, valid_loss=loss, accuracy=acc))
     best = min(rows, key=lambda r: r['valid_loss'] if np.isfinite(r['valid_loss']) else np.inf)
     if not np.isfinite(rows[-1]['valid_loss']): self.note(f"the fine-tuning diverged: share {best['share']} is kept; a smaller lr may do better")

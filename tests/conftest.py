@@ -1,4 +1,4 @@
-"What several tests share: a project of its own in a temporary folder's runs, the real pictures where they lie, and all modules and notebooks by name"
+"What several tests share: a project of its own in a temporary folder's runs, the real images where they lie, and all modules and notebooks by name"
 import ast, os, subprocess, sys
 from pathlib import Path
 
@@ -13,8 +13,8 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 @pytest.fixture
 def real():
-    "The folder of real pictures; tests that need it say so when they skip"
-    if not (REAL/'chest_xray').is_dir(): pytest.skip(f'no real pictures at {REAL}: set IMGCLF_REAL to a folder with chest_xray/, pc_parts/ …')
+    "The folder of real images; tests that need it say so when they skip"
+    if not (REAL/'chest_xray').is_dir(): pytest.skip(f'no real images at {REAL}: set IMGCLF_REAL to a folder with chest_xray/, pc_parts/ …')
     return REAL
 
 

@@ -10,7 +10,7 @@ from imgclf_nb.splitting import get_splits
 
 
 def fill(folder, classes, n=6, size=24):
-    "Class folders of `n` noise pictures each"
+    "Class folders of `n` noise images each"
     rng = np.random.default_rng(0)
     for c in classes:
         (folder/c).mkdir(parents=True, exist_ok=True)
@@ -23,14 +23,14 @@ def refused(f, says):
     assert says in str(e.value) and '\n' not in str(e.value), str(e.value)
 
 
-def test_an_empty_folder(tmp_path): refused(lambda: get_items(str(tmp_path)), 'no pictures')
+def test_an_empty_folder(tmp_path): refused(lambda: get_items(str(tmp_path)), 'no images')
 def test_a_folder_of_other_files(tmp_path):
     (tmp_path/'a').mkdir(); (tmp_path/'a'/'x.txt').write_text('x'); (tmp_path/'README').touch()
-    refused(lambda: get_items(str(tmp_path)), 'no pictures')
+    refused(lambda: get_items(str(tmp_path)), 'no images')
 def test_one_class(tmp_path): refused(lambda: get_splits(get_items(str(fill(tmp_path, ['cat'])))), 'only one class')
 def test_a_class_with_one_picture(tmp_path):
     fill(tmp_path, ['cat', 'dog']); fill(tmp_path, ['emu'], 1)
-    refused(lambda: get_splits(get_items(str(tmp_path))), "'emu' has 1 picture ")
+    refused(lambda: get_splits(get_items(str(tmp_path))), "'emu' has 1 image ")
 
 
 def test_broken_files_are_named_and_counted(tmp_path, capsys):
@@ -49,7 +49,7 @@ def test_broken_files_are_named_and_counted(tmp_path, capsys):
 
 def test_names_in_any_script(tmp_path):
     names = ['grüne Äpfel', '🎸', '葡萄', 'a,b;"c"', 'tab le']
-    items = get_splits(get_items(str(fill(tmp_path/'my pictures', names))))
+    items = get_splits(get_items(str(fill(tmp_path/'my images', names))))
     assert set(items.label) == set(names) and (items.groupby('label').split.nunique() == 3).all()
 
 
@@ -132,7 +132,7 @@ def test_a_passing_fault_is_not_remembered(tmp_path, monkeypatch):
 def test_a_class_that_cannot_be_read_at_all(tmp_path):
     fill(tmp_path, ['cat', 'dog', 'emu'])
     for p in (tmp_path/'emu').iterdir(): p.write_bytes(b'')
-    refused(lambda: get_items(str(tmp_path)), "Class 'emu' has no picture that can be read")
+    refused(lambda: get_items(str(tmp_path)), "Class 'emu' has no image that can be read")
 
 
 def test_names_that_are_not_utf8(tmp_path):

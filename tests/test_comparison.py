@@ -119,7 +119,7 @@ def test_one_bad_folder_does_not_stop_the_leaderboard(tmp_path):
 def test_the_test_is_counted(tmp_path):
     good, poor = make(tmp_path, 'good', .95), make(tmp_path, 'poor', .7)
     rc, out = compare(good, poor, '--split', 'test')
-    assert rc == 0 and 'test pictures' in out and [read(o)['test_opened'] for o in (good, poor)] == [2, 2]
+    assert rc == 0 and 'test images' in out and [read(o)['test_opened'] for o in (good, poor)] == [2, 2]
 
 
 def test_probabilities_that_are_no_numbers(tmp_path):
@@ -207,7 +207,7 @@ def test_models_from_a_hub_and_one_without_weights(weights, tmp_path):
 
 @pytest.mark.xdist_group('studies')  # long ones begin early
 def test_options_of_04_together(tmp_path):
-    "Smaller pictures first, pasted pictures, smoothing, clipping, a fold and a part of the pictures"
+    "Smaller images first, pasted images, smoothing, clipping, a fold and a part of the images"
     (tmp_path/'r').mkdir()
     rc, out = command('papermill', 'nbs/04_train.ipynb', tmp_path/'r'/'out.ipynb', *'-p dataset chest_xray_mini -p size 64 -p epochs 2 -p progressive True -p cutmix 1.0 -p label_smoothing 0.1 -p clip 1.0'.split(),
         *'-p folds 3 -p fold 1 -p pictures 40 -p run'.split(), tmp_path/'r')

@@ -30,7 +30,7 @@ def evaluated(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
-    "A CSV over a miniature's pictures, three classes; its split is made by each test"
+    "A CSV over a miniature's images, three classes; its split is made by each test"
     from imgclf_nb.data import get_items
     items = get_items('pc_parts_mini')
     classes = sorted(items.label.unique())[:3]
@@ -194,11 +194,11 @@ def test_the_confusion_matrix_has_the_names_where_they_belong():
 def test_a_model_that_guesses_is_called_guessing(evaluated):
     from dataclasses import replace
     from imgclf_nb.stats.paired_tests import Answers
-    from imgclf_nb.results.metrics import get_metrics, judge
+    from imgclf_nb.results.metrics import get_metrics, check_against_chance
     t, rng = pd.read_csv(evaluated/'predictions.csv').query("split == 'test'"), np.random.default_rng(0)
     targs, guess = (t.label == 'PNEUMONIA').to_numpy()*1, rng.integers(0, 2, len(t))
     a = Answers(targs, guess, np.eye(2)[guess]*.2 + .4, np.arange(len(t)), 1)
-    assert 'guessing' in judge(get_metrics(a, draws=300), 2, 2)
-    assert 'guessing' in judge(get_metrics(replace(a, preds=np.ones_like(targs), probs=np.tile([.3, .7], (len(t), 1))), draws=300), 2, 2)  # always the majority
-    assert 'swapped' in judge(get_metrics(replace(a, preds=1-targs, probs=np.eye(2)[1-targs]*.8 + .1), draws=300), 2, 2)
-    assert judge(get_metrics(replace(a, preds=targs, probs=np.eye(2)[targs]*.8 + .1), draws=300), 2, 2) == ''
+    assert 'guessing' in check_against_chance(get_metrics(a, draws=300), 2, 2)
+    assert 'guessing' in check_against_chance(get_metrics(replace(a, preds=np.ones_like(targs), probs=np.tile([.3, .7], (len(t), 1))), draws=300), 2, 2)  # always the majority
+    assert 'swapped' in check_against_chance(get_metrics(replace(a, preds=1-targs, probs=np.eye(2)[1-targs]*.8 + .1), draws=300), 2, 2)
+    assert check_against_chance(get_metrics(replace(a, preds=targs, probs=np.eye(2)[targs]*.8 + .1), draws=300), 2, 2) == ''

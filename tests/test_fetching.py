@@ -422,7 +422,7 @@ HUB = Source('hub', 'me/pets')
 
 
 def tables(n=40, big=0):
-    "Two parquet files of a split; some names twice, some missing; the first picture with `big` bytes behind it"
+    "Two parquet files of a split; some names twice, some missing; the first image with `big` bytes behind it"
     features = dict(image=dict(_type='Image'), labels=dict(_type='ClassLabel', names=['cat', 'dog']))
     rows = [dict(image=dict(bytes=picture(i) + os.urandom(big*(i == 0)), path=None if i % 5 == 0 else f'{i//4}.jpg'), labels=i % 2) for i in range(n)]
     files = {}
@@ -434,7 +434,7 @@ def tables(n=40, big=0):
 
 
 def test_hub_parquet_keeps_the_bytes(tmp_path):
-    "Every picture arrives once, in its class, byte for byte; a cut connection is mended by the client itself, which writes ten megabytes at a time"
+    "Every image arrives once, in its class, byte for byte; a cut connection is mended by the client itself, which writes ten megabytes at a time"
     rows, files = tables(big=24 << 20)
     with serving(repo=files) as net:
         net.cuts, net.cut_in = 1, '00000-of'
@@ -558,7 +558,7 @@ def test_command_end_to_end(kaggle, tmp_path):
     "A named set from Kaggle: counts are held against the card, the manifest's hash is printed, a second call changes nothing"
     e = {**env(tmp_path), 'KAGGLE_API_TOKEN': 'secret'}
     rc, out = command('imgclf_fetch', 'pc_parts', **e)
-    assert rc == 0 and 'The card expects 3,279 pictures, here are 6' in out and 'expects 14 classes, here are 2' in out, out[-3000:]
+    assert rc == 0 and 'The card expects 3,279 images, here are 6' in out and 'expects 14 classes, here are 2' in out, out[-3000:]
     manifest = (tmp_path/'records'/'pc_parts'/'manifest.csv').read_bytes()
     assert f'data_hash {sha256(manifest)}' in out and manifest.count(b'\n') == 7
     assert all(sha256(v).encode() in manifest for v in PETS.values())
@@ -571,7 +571,7 @@ def test_command_any_zip_and_another_data_root(tmp_path):
     (tmp_path/'elsewhere').mkdir()
     with serving() as net:
         rc, out = command('imgclf_fetch', 'mine', '--source', f'{net.url}/p.zip', '--sha256', sha256(net.zip), **{**env(tmp_path), 'IMGCLF_DATA': str(tmp_path/'elsewhere')})
-    assert rc == 0 and 'is only read' in out and '6 pictures, 0 unreadable, 2 classes' in out and (tmp_path/'data'/'mine'/'pets'/'cat').is_dir(), out
+    assert rc == 0 and 'is only read' in out and '6 images, 0 unreadable, 2 classes' in out and (tmp_path/'data'/'mine'/'pets'/'cat').is_dir(), out
 
 
 @pytest.mark.parametrize('args,says', [(['chest_xrai'], 'chest_xray'), (['pc_parts_mini'], 'drawn by the program'), (['../x', '--source', 'hf:a/b'], "cannot be a set's folder"),

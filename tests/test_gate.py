@@ -142,7 +142,7 @@ def test_no_circle_of_imports():
 
 def test_the_order_is_checked():
     "The checks find what they are for"
-    assert get_imports('def f():\n    from imgclf_nb.commands import evaluate', 'core') == {'commands'}
+    assert get_imports('def f():\n    from imgclf_nb.commands import evaluate_run', 'core') == {'commands'}
     assert get_imports('from ..train import x\nfrom .intervals import y', 'stats.slices') == {'train', 'stats.intervals'}
     assert get_imports('from imgclf_nb.stats import intervals as i', 'core') == {'stats.intervals'}
     assert find_circle(dict(a={'b'}, b={'c'}, c={'a'})) and not find_circle(dict(a={'b'}, b={'c'}))

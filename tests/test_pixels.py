@@ -1,4 +1,4 @@
-"The store of decoded pictures where things go wrong: a full disk, another version, two processes, changed files"
+"The store of decoded images where things go wrong: a full disk, another version, two processes, changed files"
 import json, os, resource, shutil, signal, subprocess, sys, textwrap
 from pathlib import Path
 
@@ -20,14 +20,14 @@ def mini(tmp_path, monkeypatch):
 
 
 def check(items, pre, view='exact'):
-    "Every picture is there and right"
+    "Every image is there and right"
     from imgclf_nb.pixels import get_pixels, to_rgb
     got = get_pixels(items, pre, view)
     for i,p in enumerate(items.path): assert np.array_equal(to_rgb(got[i], pre.channels), pre.pixels(p)), p
 
 
 def count_decoded(monkeypatch):
-    "How many pictures are decoded from here on"
+    "How many images are decoded from here on"
     import imgclf_nb.pixels as m
     real, seen = m.decode, []
     def decode(job): seen.append(job[0]); return real(job)
@@ -43,7 +43,7 @@ def test_ten_changed_files_are_ten_decodings(mini, monkeypatch):
     check(items, pre)
     assert len(seen) == items.sha256.nunique()
     for p in items.path[:10]: Image.open(p).convert('RGB').rotate(3).save(p)
-    os.rename(items.path[20], items.path[20] + '.png')  # another name, the same picture
+    os.rename(items.path[20], items.path[20] + '.png')  # another name, the same image
     seen.clear()
     check(get_items(str(Path(items.path[0]).parents[1])), pre)
     assert len(seen) == 10
@@ -111,7 +111,7 @@ def test_a_disk_that_fills_up(mini, monkeypatch):
 
 
 def test_two_processes_fill_one_store(mini, tmp_path):
-    "Both end well, every picture is decoded once and right"
+    "Both end well, every image is decoded once and right"
     items, pre = mini
     code = textwrap.dedent(f"""
         import imgclf_nb.pixels as m, time

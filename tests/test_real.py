@@ -1,4 +1,4 @@
-"Facts about the real pictures, counted here independently of the package"
+"Facts about the real images, counted here independently of the package"
 import hashlib, re
 from collections import defaultdict
 

@@ -214,7 +214,7 @@ Trainer._accumulate = small
 
 @pytest.mark.xdist_group('stops')
 def test_an_event_of_the_memory_is_kept(tmp_path):
-    "A memory that holds four pictures: the run ends as it would, in parts of the same steps, and run.json says so"
+    "A memory that holds four images: the run ends as it would, in parts of the same steps, and run.json says so"
     p = start(tmp_path/'run', '-p', 'epochs', '1', env=get_startup(tmp_path, MEMORY))
     out, _ = p.communicate(timeout=300)
     assert p.returncode == 0, out

@@ -7,7 +7,7 @@ from PIL import Image
 
 from imgclf_nb.core import UserError
 from imgclf_nb.datasets.records import decide, get_decisions_path, read_decisions
-from imgclf_nb.auditing.reviewer import Reviewer, get_jpeg, get_page, is_live, show_reviewer
+from imgclf_nb.auditing.reviewer import Reviewer, get_jpeg, render_page, is_live, show_reviewer
 from imgclf_nb.auditing import reviewer as module
 
 
@@ -26,7 +26,7 @@ def pets(tmp_path):
 
 def found(*rows): return pd.DataFrame(rows, columns=['path', 'kind', 'detail', 'group', 'severity'])
 
-PETS = found(('', 'size', 'few pictures', '', 'note'), ('cat/0.jpg', 'label', 'says cat, looks like dog 0.97', '', 'warning'),
+PETS = found(('', 'size', 'few images', '', 'note'), ('cat/0.jpg', 'label', 'says cat, looks like dog 0.97', '', 'warning'),
     ('cat/1.jpg', 'copy', 'two labels', 'g', 'error'), ('cat/0.jpg', 'dark', '', '', 'note'), ('dog/1.jpg', 'copy', 'two labels', 'g', 'note'))
 decided = lambda d: [tuple(r) for r in read_decisions(d).itertuples(index=False)]
 
@@ -66,10 +66,10 @@ def test_a_killed_process_loses_nothing(pets, tmp_path):
 
 def test_skipped_ones_come_again_at_the_end(pets):
     r = Reviewer(pets, PETS).skip().keep().keep()
-    assert r.current is None and 'skipped' in get_page(r, {})
+    assert r.current is None and 'skipped' in render_page(r, {})
     assert r.skip().current['path'] == 'cat/1.jpg'
     r.keep()
-    assert r.skip().skip().current is None and 'skipped' not in get_page(r, {})
+    assert r.skip().skip().current is None and 'skipped' not in render_page(r, {})
     assert r.back().current['path'] == 'cat/1.jpg'
 
 
@@ -99,19 +99,19 @@ def test_a_suggested_column_comes_first_and_whole_names_only(pets):
 
 def test_dropped_and_unreadable_files_are_found_without_items(pets):
     from imgclf_nb.data import get_items
-    (Path(pets)/'cat'/'2.jpg').write_bytes(b'no picture')
+    (Path(pets)/'cat'/'2.jpg').write_bytes(b'no image')
     decide(pets, 'cat/0.jpg', 'drop')
     items = get_items(pets)
     assert not {'cat/0.jpg', 'cat/2.jpg'} & set(items.file)
-    r = Reviewer(pets, pd.concat([PETS, found(('cat/2.jpg', 'unreadable', 'not a picture', '', 'error'))]), items)
+    r = Reviewer(pets, pd.concat([PETS, found(('cat/2.jpg', 'unreadable', 'not an image', '', 'error'))]), items)
     assert r.queue[0] == 'cat/1.jpg' and {*r.queue} <= {*r.paths}
     r.skip().skip()
-    assert r.current['path'] == 'cat/2.jpg' and 'cannot be shown: UnidentifiedImageError' in get_page(r, {})
+    assert r.current['path'] == 'cat/2.jpg' and 'cannot be shown: UnidentifiedImageError' in render_page(r, {})
 
 
 def test_a_file_that_is_gone_can_still_be_decided(pets):
     r = Reviewer(pets, found(('cat/<b>9</b>.jpg', 'unreadable', 'was here', '', 'error')))
-    page = get_page(r, {})
+    page = render_page(r, {})
     assert 'the file is gone' in page and '<b>9' not in page and r.get_table().proposed.tolist() == ['the file is gone']
     assert decided(r.drop().dataset)[0][1] == 'drop'
 
@@ -119,9 +119,9 @@ def test_a_file_that_is_gone_can_still_be_decided(pets):
 def test_pictures_are_small_and_few(pets):
     assert max(Image.open(io.BytesIO(get_jpeg(f'{pets}/cat/1.jpg'))).size) == 480
     r, pictures = Reviewer(pets, PETS), {}
-    get_page(r, pictures)
+    render_page(r, pictures)
     assert set(pictures) == {'cat/1.jpg', 'dog/1.jpg'}
-    get_page(r.skip().skip(), pictures)
+    render_page(r.skip().skip(), pictures)
     assert set(pictures) == {'cat/0.jpg'}
 
 
@@ -241,7 +241,7 @@ def test_three_thousand_findings_without_lag(tmp_path):
     for i in range(60):
         start = time.process_time()
         r.relabel(r.current['chosen']) if i % 2 else r.drop()
-        get_page(r, pictures)
+        render_page(r, pictures)
         times.append(time.process_time() - start)  # 40 ms on two cores; the bound is for slow machines
     assert np.median(times) < 1 and r.progress == '2960 of 3000, 30 dropped, 30 relabelled'
     assert len(decided(str(root))) == 2960

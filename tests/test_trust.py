@@ -23,7 +23,7 @@ def own_records(tmp_path, monkeypatch): monkeypatch.setenv('IMGCLF_RECORDS', str
 
 
 def draw(folder, classes='ab', n=6, start=0, **kw):
-    "Small noisy pictures, each of its own"
+    "Small noisy images, each of its own"
     for c in classes:
         (folder/c).mkdir(parents=True, exist_ok=True)
         for i in range(start, start + n):
@@ -71,7 +71,7 @@ def test_audit_json_of_a_miniature(tmp_path):
 def test_a_second_audit_opens_no_picture(tmp_path, monkeypatch):
     first = audit('instruments_mini', tmp_path, labels=False)
     def refuse(*a): raise AssertionError(f'opened {a}')
-    monkeypatch.setattr(facts, 'measure_picture', refuse); monkeypatch.setattr(copies, '_get_small', refuse)
+    monkeypatch.setattr(facts, 'measure_image', refuse); monkeypatch.setattr(copies, '_get_small', refuse)
     again = find_all('instruments_mini', labels=False)
     pd.testing.assert_frame_equal(first['findings'], again['findings'])
 
@@ -93,7 +93,7 @@ def test_tiny_sets_are_audited(n, says, tmp_path):
 def test_no_pictures_is_a_sentence(tmp_path):
     (tmp_path/'set'/'a').mkdir(parents=True)
     rc, out = command('imgclf_audit', tmp_path/'set')
-    assert rc == 1 and 'holds no pictures' in out and 'Traceback' not in out
+    assert rc == 1 and 'holds no images' in out and 'Traceback' not in out
 
 
 def test_planted_defects_in_a_set_of_our_own(tmp_path):
@@ -229,17 +229,17 @@ def test_the_test_is_sealed_and_its_openings_add_up(tmp_path, capsys):
 
 
 def test_planted_leakage_is_billed_and_none_is_not():
-    "Groups with a look of their own and labels by chance leak all that there is to learn; pictures without one leak nothing"
+    "Groups with a look of their own and labels by chance leak all that there is to learn; images without one leak nothing"
     rng = np.random.default_rng(0)
     n, k = 600, 4
     group, label = np.arange(n)//k, np.repeat(rng.choice(['a', 'b'], n//k), k)
     items = pd.DataFrame(dict(file=[f'{i}' for i in range(n)], label=label, group=[f'g{g}' for g in group], copies='', sequence='', frame=-1, split=''))
     look = rng.normal(0, 1, (n//k, 400))[group] + rng.normal(0, .3, (n, 400))
-    bill = leakage.get_bill(leakage.measure_twins(items, look, 6)[0])
-    assert bill['leakage']['low'] > .2 and abs(bill['clean']['value'] - .5) < .1 and 'were leakage' in leakage.describe_bill(bill)
+    bill = leakage.get_leakage(leakage.measure_leakage(items, look, 6)[0])
+    assert bill['leakage']['low'] > .2 and abs(bill['clean']['value'] - .5) < .1 and 'were leakage' in leakage.describe_leakage(bill)
     fair = rng.normal(0, 1, (n, 40)); fair[:, 0] += (label == 'a')*2
-    bill = leakage.get_bill(leakage.measure_twins(items, fair, 6)[0])
-    assert bill['leakage']['low'] <= 0 <= bill['leakage']['high'] and 'no leakage can be shown' in leakage.describe_bill(bill)
+    bill = leakage.get_leakage(leakage.measure_leakage(items, fair, 6)[0])
+    assert bill['leakage']['low'] <= 0 <= bill['leakage']['high'] and 'no leakage can be shown' in leakage.describe_leakage(bill)
 
 
 def test_paths_that_differ_by_case_and_links_in_circles(tmp_path):
@@ -284,7 +284,7 @@ def test_reading_goes_on_after_threaded_opencv(tmp_path):
     import cv2
     cv2.cvtColor(np.zeros((3000, 3000, 3), np.uint8), cv2.COLOR_RGB2GRAY)
     files = sorted(draw(tmp_path/'set', n=120).rglob('*.png'))
-    assert (facts.measure_pictures(files, cache=False, workers=2).error == '').all()
+    assert (facts.measure_images(files, cache=False, workers=2).error == '').all()
 
 
 def test_colours_make_another_picture(tmp_path):

@@ -32,10 +32,10 @@ def map_forked(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # before the fork: a child would wait for threads of OpenCV that it does not have
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)  # 3.12 on fork beside threads: the children read pictures, no more
+        warnings.simplefilter('ignore', DeprecationWarning)  # 3.12 on fork beside threads: the children read images, no more
         with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context(method), _end_with_parent) as ex:
             try: yield from ex.map(function, things, chunksize=chunk)
             except BrokenProcessPool:
-                raise UserError("A process that reads pictures was ended from outside, mostly for lack of memory: end other programs "
+                raise UserError("A process that reads images was ended from outside, mostly for lack of memory: end other programs "
                     "and run again; what was read is remembered.", 'dataset') from None
             finally: ex.shutdown(cancel_futures=True); cv2.setNumThreads(threads)

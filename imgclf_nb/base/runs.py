@@ -65,7 +65,7 @@ def begin(self:Run):
 
 # %% ../../nbs/base/01_runs.ipynb #587b4fa1
 @patch
-def go_on(self:Run, epoch:int=0, step:int=0):
+def resume(self:Run, epoch:int=0, step:int=0):
     "Say in `resumed`, once, where the work of a run that was cut short goes on"
     if self.again: self.update(resumed=[*self.record['resumed'], dict(epoch=epoch, step=step, time=self.record['started'])])
     self.again = False
@@ -74,7 +74,7 @@ def go_on(self:Run, epoch:int=0, step:int=0):
 @patch
 def finish(self:Run, **values):
     "Mark the run as done, with these last entries, and let go of its lock"
-    self.go_on()  # what has no epochs was done from its beginning
+    self.resume()  # what has no epochs was done from its beginning
     self.update(status='done', error=None, seconds=round(time.time() - self.began, 1), **values)
     self.close()
 

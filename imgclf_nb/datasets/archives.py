@@ -80,7 +80,7 @@ def _write_members(archive, folder, max_files, limit):
                 while chunk := src.read(1 << 20):
                     if (written := written + len(chunk)) > limit:
                         raise UserError(f"{archive.name} unpacks to more than {limit:,} bytes, from {archive.stat().st_size:,}: "
-                            f"no set of pictures does. Look into it by hand.")
+                            f"no set of images does. Look into it by hand.")
                     dst.write(chunk); bar.update(len(chunk))
 
 # %% ../../nbs/datasets/03_archives.ipynb #08afc823
@@ -89,7 +89,7 @@ def unpack(
     folder,                # is made; there whole or not at all
     max_files:int=500_000, # members at most
     max_bytes:int=10**11,  # written at most
-    max_ratio:int=100,     # bytes written for each byte of the archive at most, from 64 MB on: pictures hardly shrink
+    max_ratio:int=100,     # bytes written for each byte of the archive at most, from 64 MB on: images hardly shrink
 )->Path:
     "Unpack within limits, without links, nothing outside `folder`; `UserError` where the archive is broken or wants more"
     archive, folder = Path(archive), Path(folder)
@@ -113,7 +113,7 @@ _magic = {b'\xff\xd8': '.jpg', b'\x89PNG': '.png', b'GIF8': '.gif', b'BM': '.bmp
 def find_columns(
     file, # a parquet file
 ):
-    "`(picture column, label column, class names or None)` of a parquet file, or None where it holds no pictures"
+    "`(picture column, label column, class names or None)` of a parquet file, or None where it holds no images"
     import pyarrow.parquet as pq, pyarrow.types as pt
     schema = pq.read_schema(file)
     about = json.loads((schema.metadata or {}).get(b'huggingface', b'{}')).get('info', {}).get('features', {})
@@ -148,10 +148,10 @@ def _get_rows(table, columns):
 
 # %% ../../nbs/datasets/03_archives.ipynb #3cd89b80
 def unpack_parquet(
-    files,  # parquet files with a picture column and a label column
+    files,  # parquet files with an image column and a label column
     folder, # is made: `<split>/<class>/<picture>`, or `<class>/<picture>` where there is one split
 )->Path:
-    "The pictures of parquet files as files, with the bytes that they came with"
+    "The images of parquet files as files, with the bytes that they came with"
     import pyarrow.parquet as pq
     from tqdm import tqdm
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -167,5 +167,5 @@ def unpack_parquet(
             used.add(str(to).lower())
             to.parent.mkdir(parents=True, exist_ok=True)
             with open(to, 'xb') as f: f.write(data)
-    if left_out: print(f"{left_out} of {n} rows have no picture or no label and are left out.")
+    if left_out: print(f"{left_out} of {n} rows have no image or no label and are left out.")
     return Path(folder)

@@ -24,23 +24,23 @@ class Card:
     "What is known about a data set before looking at it"
     title:str              # for people
     source:str             # where it comes from, and how to get it
-    licence:str            # of the pictures
+    licence:str            # of the images
     n_classes:int          # expected
-    n_pictures:int         # expected
+    n_images:int         # expected
     group:str = 'copies'   # what must never be divided: copies, patients or films
     keep_split:bool = True # False: given train / valid / test folders are pooled and cut anew
     positive:str = None    # the class that a two-class question asks for
     miss_cost:float = 1.   # of a two-class question: one missed case counts so many false alarms
     resize:str = 'crop'    # as in `Preprocessing`
-    own_size:int = 224     # shorter side of a typical picture, pixels
+    own_size:int = 224     # shorter side of a typical image, pixels
     defects:str = ''       # known ones
     reference:str = ''     # published results, and what to hold against them
-    never:dict = field(default_factory=dict)  # parts of an augmentation that make impossible pictures, and why
+    never:dict = field(default_factory=dict)  # parts of an augmentation that make impossible images, and why
     recipe:dict = field(default_factory=dict) # differences from `RECIPE`
 
 # %% ../../nbs/datasets/02_cards.ipynb #b25761cb
 CARDS = dict(
-    pc_parts=Card('PC parts', str(SOURCES['pc_parts']), 'not stated; web pictures', 14, 3279,
+    pc_parts=Card('PC parts', str(SOURCES['pc_parts']), 'not stated; web images', 14, 3279,
         own_size=256,
         defects='179 groups of byte-identical files, 84 of them under contradicting labels', reference='accuracy of about 0.97 is '
         'the most that the labels allow'),

@@ -29,23 +29,23 @@ def _scan(folder):
 
 def _subfolders(p): return [Path(o.path) for o in _scan(p) if os.path.isdir(o.path) and not o.name.startswith(('.', '__'))]
 
-def _is_picture(name): return Path(name).suffix.lower() in _suffixes and not name.startswith('.')
+def _is_image(name): return Path(name).suffix.lower() in _suffixes and not name.startswith('.')
 
 def _walk(folder, seen=()):
-    "Picture files below, by name, following links, but none that leads back to where the walk came from"
+    "Image files below, by name, following links, but none that leads back to where the walk came from"
     real = os.path.realpath(folder)
     if real in seen: return
     seen = seen or tuple(map(str, Path(real).parents))
     for o in _scan(folder):
         if os.path.isdir(o.path):
             if not o.name.startswith(('.', '__')): yield from _walk(o.path, (*seen, real))
-        elif _is_picture(o.name): yield o.path
+        elif _is_image(o.name): yield o.path
 
 # %% ../../nbs/datasets/04_listing.ipynb #c1cb4479
 def _descend(p):
-    "Past wrapper folders: one folder, that holds folders, and no pictures beside it; a link back ends it"
+    "Past wrapper folders: one folder, that holds folders, and no images beside it; a link back ends it"
     seen = set()
-    while len(subs := _subfolders(p)) == 1 and _subfolders(subs[0]) and not any(_is_picture(o.name) for o in _scan(p)):
+    while len(subs := _subfolders(p)) == 1 and _subfolders(subs[0]) and not any(_is_image(o.name) for o in _scan(p)):
         if (real := os.path.realpath(subs[0])) in seen: break
         seen.add(real); p = subs[0]
     return p
@@ -59,15 +59,15 @@ def _from_folder(root):
         classes = [(s, c) for o,s in given.items() if s for c in _subfolders(_descend(o))]
     elif sum(map(bool, given.values())) > 1:
         raise UserError(f"{top} has {', '.join(o.name for o,s in given.items() if s)}, but no training folder with class folders "
-            f"inside: sort the pictures into class folders "
+            f"inside: sort the images into class folders "
             "(train/cats/1.jpg, test/cats/2.jpg), or give a CSV with the columns path, label and split.", 'dataset')
     else: classes = [('', c) for c in given]
     rows = [(p, c.name, s) for s,c in classes for p in _walk(c)]
     empty = sorted({c.name for _,c in classes} - {l for _,l,_ in rows})
-    if rows and empty: print(f"Folders without pictures are no classes: {', '.join(empty)}")
+    if rows and empty: print(f"Folders without images are no classes: {', '.join(empty)}")
     if rows: return pd.DataFrame(rows, columns=['path', 'label', 'split'], dtype=object)  # names need not be UTF-8
-    flat = sum(_is_picture(o.name) for o in _scan(top))
-    raise UserError(f"{root} holds {f'{flat} pictures but no class folders' if flat else 'no pictures'}: put the pictures of each "
+    flat = sum(_is_image(o.name) for o in _scan(top))
+    raise UserError(f"{root} holds {f'{flat} pictures but no class folders' if flat else 'no pictures'}: put the images of each "
         f"class into a folder "
         "named after it (cats/1.jpg, dogs/1.jpg), or give a CSV with the columns path and label.", 'dataset')
 
@@ -88,7 +88,7 @@ def _rename_columns(df, path):
 # %% ../../nbs/datasets/04_listing.ipynb #ccd20871
 def _from_csv(path):
     df = read_table(path)
-    if df.empty: raise UserError(f"{path} has no lines below its header: write one a picture.", 'dataset')
+    if df.empty: raise UserError(f"{path} has no lines below its header: write one an image.", 'dataset')
     df = _rename_columns(df, path)
     for name in {'label', 'split', 'group'} & set(df.columns): df[name] = df[name].str.strip()
     if (empty := np.flatnonzero(df.label.str.strip() == '')).size:
@@ -105,13 +105,13 @@ def _from_csv(path):
 
 # %% ../../nbs/datasets/04_listing.ipynb #f5806290
 def _drop_repeats(df, path):
-    "A picture that is listed twice counts once; under two labels it is an error"
+    "An image that is listed twice counts once; under two labels it is an error"
     once = df.drop_duplicates(['path', 'label'])
     twice = once[once.path.duplicated()]
     if len(twice):
-        raise UserError(f"{path} lists {twice.path.iloc[0]} under two labels ({len(twice)} such pictures): decide for one.",
+        raise UserError(f"{path} lists {twice.path.iloc[0]} under two labels ({len(twice)} such images): decide for one.",
             'dataset')
-    if len(once) < len(df): print(f"{len(df)-len(once)} lines of {Path(path).name} repeat a picture: each counts once.")
+    if len(once) < len(df): print(f"{len(df)-len(once)} lines of {Path(path).name} repeat an image: each counts once.")
     return once.reset_index(drop=True)
 
 def _check_split(s, path):
@@ -123,7 +123,7 @@ def _check_split(s, path):
 def list_items(
     dataset, # a set's name, a folder or a CSV, or a `DataSet`
 )->pd.DataFrame:
-    "`path, label, split, file` of every picture by its name, sorted by `file`; `UserError` where there is nothing usable"
+    "`path, label, split, file` of every image by its name, sorted by `file`; `UserError` where there is nothing usable"
     found = open_set(dataset)
     root = found.root
     items = _from_csv(root) if root.is_file() else _from_folder(root)

@@ -122,7 +122,7 @@ def draw_cats_vs_dogs(folder, rng, per_class=45):
         p.write_bytes(p.read_bytes()[:1500])
     exif = Image.Exif(); exif[0x112] = 6
     return [odd('Cat/666.jpg', 'unreadable', 'zero bytes', lambda p: p.write_bytes(b'')), odd('Dog/11702.jpg', 'unreadable',
-        'not a picture', lambda p: p.write_text('no picture')),
+        'not an image', lambda p: p.write_text('no image')),
         odd('Cat/700.jpg', 'unreadable', 'truncated', cut), odd('Cat/701.jpg', 'wrong_extension', 'BMP', lambda p: a_cat().save(p,
             format='BMP')),
         odd('Cat/702.jpg', 'odd_mode', 'L', lambda p: _save(p, a_cat().convert('L'))), odd('Cat/703.jpg', 'odd_mode', 'CMYK',
@@ -164,7 +164,7 @@ def draw_fruits360(folder, rng, frames=16):
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #1f3c6d13
 def draw_instruments(folder, rng, per_class=14):
-    "10 classes; some L and RGBA pictures, five near copies"
+    "10 classes; some L and RGBA images, five near copies"
     truth = []
     for n,(c,shape) in enumerate(_instruments.items()):
         for i in range(1, per_class+1):
@@ -180,7 +180,7 @@ def draw_instruments(folder, rng, per_class=14):
     return truth
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #7638ba4a
-def _film(rng, w, h, body, sick, given):
+def _draw_xray(rng, w, h, body, sick, given):
     y, x = np.mgrid[-1:1:h*1j, -1:1:w*1j]
     cx, width, top, ribs, tone = body
     lung = lambda s: np.exp(-(((x - s*cx)/width)**2 + ((y - top)/.62)**2)**3)
@@ -204,7 +204,7 @@ def draw_chest_xray(folder, rng, patients=dict(train=62, test=26)):
             w, h = (int(o) for o in rng.integers(240, 400, 2))
             for film in range(1, int(rng.integers(1, 5 if sick else 4))+1):
                 rel = f"{given}/{'PNEUMONIA' if sick else 'NORMAL'}/{kind}-{number}-{film:04}.jpeg"
-                im = Image.fromarray(_film(rng, w, h, body, sick, given))
+                im = Image.fromarray(_draw_xray(rng, w, h, body, sick, given))
                 _save(folder/rel, im.convert('RGB') if i == 5 else im)
                 if i == 5: truth.append((rel, 'odd_mode', 'RGB among grey'))
             if i in (7, 8):
@@ -232,7 +232,7 @@ def get_miniature(
     tmp = Path(tempfile.mkdtemp(prefix=f'.{name}-', dir=folder.parent))
     truth = MINIATURES[name](tmp, np.random.default_rng(list(name.encode())))
     write_csv(tmp/'truth.csv', pd.DataFrame(truth, columns=['path','kind','detail']))
-    write_json(tmp/'miniature.json', dict(name=name, version=VERSION, about='drawn by imgclf_nb; not real pictures'))
+    write_json(tmp/'miniature.json', dict(name=name, version=VERSION, about='drawn by imgclf_nb; not real images'))
     if (folder/'miniature.json').exists() and not _is_current(folder): shutil.rmtree(folder)  # an older drawing of ours
     try: os.rename(tmp, folder)
     except OSError:

@@ -26,11 +26,11 @@ def get_logistic_head(
     units,  # what is never divided, `(n,)`
     k:int,  # number of classes
     balanced:bool=False, # every class counts the same
-    mirror=None, # features of the mirrored pictures, `(n, d)` or None
-    most:int=20_000, # pictures used at most
+    mirror=None, # features of the mirrored images, `(n, d)` or None
+    most:int=20_000, # images used at most
 )->tuple:
     "`(weight (k, d), bias (k,), C)` of a linear layer that answers as the logistic regression does"
-    if len(y) > most:  # many pictures: a random part of them says enough
+    if len(y) > most:  # many images: a random part of them says enough
         keep = np.random.default_rng(0).permutation(len(y))[:most]
         keep = np.union1d(keep, np.unique(y, return_index=True)[1])  # and one of each class at least
         x, y, units, mirror = x[keep], y[keep], units[keep], None if mirror is None else mirror[keep]
@@ -44,7 +44,7 @@ def get_logistic_head(
 def get_head(
     x, y, units, k:int, balanced:bool=False, mirror=None, # as in `get_logistic_head`
 )->dict:
-    "`weight, bias, c, temperature` and the cross-validated `accuracy` inside these pictures; NaN where a class has one unit only. Remembered"
+    "`weight, bias, c, temperature` and the cross-validated `accuracy` inside these images; NaN where a class has one unit only. Remembered"
     h = hashlib.sha256(json.dumps([k, balanced, 1]).encode())
     for o in (x, mirror, np.asarray(y, np.int64), np.unique(units, return_inverse=True)[1].astype(np.int64)):
         h.update(b'-' if o is None else np.ascontiguousarray(o).tobytes())
@@ -90,17 +90,17 @@ def fit_head(
     items,          # with splits
     preprocessing,  # the contract, with the classes
     balanced:bool=False, # every class counts the same
-    mirror:bool=True,    # use the mirrored pictures too
+    mirror:bool=True,    # use the mirrored images too
     cache:bool=True,     # False: decode the files
     until:float=None,    # `time.time()` when the features must be ready, else a `UserError`
 )->dict:
-    "Solve for the model's last layer; `c, temperature`, cross-validated `accuracy`, `probs` of the validation pictures `(n, classes)`, `seconds`. None where the head is not one linear layer"
+    "Solve for the model's last layer; `c, temperature`, cross-validated `accuracy`, `probs` of the validation images `(n, classes)`, `seconds`. None where the head is not one linear layer"
     import torch
     layer, t0, pre = model.get_classifier(), time.time(), preprocessing
     if not isinstance(layer, torch.nn.Linear) or isinstance(model.pretrained_cfg.get('classifier'), (tuple, list)): return None
     set_allocator()
     train, valid = [items[items.split == o] for o in ('train', 'valid')]
-    def see(part, mirror=False, *views, ahead=0): return get_frozen_features(part, arch, pre.size, pre.resize, mirror=mirror, model=model, precision='auto' if len(items) > 500 else 'fp32',  # on few pictures the three digits of bf16 move a head
+    def see(part, mirror=False, *views, ahead=0): return get_frozen_features(part, arch, pre.size, pre.resize, mirror=mirror, model=model, precision='auto' if len(items) > 500 else 'fp32',  # on few images the three digits of bf16 move a head
         batches=get_reader(cache, *(views if cache else views[:1])), until=until, ahead=ahead)
     x = see(train, False, 'exact', 'wide', ahead=len(train)*mirror + len(valid))
     flipped = see(train, True, 'exact', ahead=len(valid)) if mirror else None

@@ -31,17 +31,17 @@ def cross_predict(
     folds:int=5, # at most as many as the smallest class has units
     balanced:bool=False, # every class counts the same
     seed:int=0,  # of the folds
-    most:int=20_000, # pictures to fit on, at most
+    most:int=20_000, # images to fit on, at most
 )->np.ndarray:
     "Each picture's probabilities `(n, classes)` from a probe that saw nothing of its unit; `UserError` where a class has one unit only"
     from sklearn.model_selection import StratifiedGroupKFold
     labels = np.unique(y)
     k = min(folds, int(pd.Series(units).groupby(np.asarray(y)).nunique().min()))
-    if k < 2: raise UserError("A class has one picture or one group only: cross-validation needs two of each class.", 'dataset')
+    if k < 2: raise UserError("A class has one image or one group only: cross-validation needs two of each class.", 'dataset')
     p = np.zeros((len(y), len(labels)))
     for a,b in StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(x, y, units):
         a = np.random.default_rng(seed).permutation(a)[:most]
-        if len(np.unique(y[a])) < 2: raise UserError("Too few groups of each class for cross-validation: add pictures or groups.", 'dataset')
+        if len(np.unique(y[a])) < 2: raise UserError("Too few groups of each class for cross-validation: add images or groups.", 'dataset')
         m = fit_logistic(x[a], y[a], c, balanced)
         p[np.ix_(b, np.searchsorted(labels, m.classes_))] = m.predict_proba(x[b])
     return p/p.sum(1, keepdims=True)  # float32 sums are not quite 1
@@ -52,7 +52,7 @@ def choose_c(
     units,             # what is never divided, `(n,)`
     cs=(.01, .03, .1, .3, 1., 3.), # candidates
     balanced:bool=False,    # every class counts the same
-    most:int=4000,          # pictures used at most
+    most:int=4000,          # images used at most
 )->float:
     "The C with the smallest cross-validated log loss, 3 folds of whole groups; the middle one where a class has too few groups for folds"
     from sklearn.metrics import log_loss

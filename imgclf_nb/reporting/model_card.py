@@ -14,7 +14,7 @@ from ..base.runs import open_run
 from ..core import UserError, write_text
 from ..datasets.cards import fill_recipe
 from .sections import FACTS, SECTIONS, SPLITS, collect, say_kept
-from .wording import escape, look_up, make_table, say_number
+from .wording import escape, look_up, make_markdown_table, say_number
 
 # %% ../../nbs/reporting/02_model_card.ipynb #8548a553
 def _get_answers(o):
@@ -25,8 +25,8 @@ def _get_answers(o):
     number = 'a part of the set, as asked for' if o.p.get('pictures') else 'the set as it is'
     return [('5a', '7', 'sources of data', 'see Data', False),
         ('6a 6b 8b', '5 14 16', 'setting, reference standard', not o.mini and o.name in FACTS and 'see Intended use', False),
-        ('', '8', 'inclusion, exclusion', 'every picture that can be read; see Data', False),
-        ('7 9b 12b', '9', 'what the model sees', size and f'the picture alone, at {size} pixels, standardised', False),
+        ('', '8', 'inclusion, exclusion', 'every image that can be read; see Data', False),
+        ('7 9b 12b', '9', 'what the model sees', size and f'the image alone, at {size} pixels, standardised', False),
         ('10', '21', 'sample size', f'{number}; none was calculated', False), ('11', '12', 'missing data', f"files that cannot be read are left out: {o.number('unreadable') or 0}", True),
         ('12a', '19', 'division of the data', sizes, True), ('', '20', 'level of the division', say_kept(o), True),
         ('12c', '22 24 25', 'model, first weights, training', 'see Model and Training', False), ('', '26', 'choice of the final model', o.splits and 'by validation', False),
@@ -34,14 +34,14 @@ def _get_answers(o):
         ('12g 18e 18f 22', '43', 'model, code and data', '`model.safetensors` and `model.json` beside this page; see Training and Data', False),
         ('13', '', 'class imbalance', weighted.get(o.p.get('class_weights')), o.p.get('class_weights') is False),
         ('15', '', 'output and threshold', f'a probability for each class; {threshold}', True),
-        ('16', '', 'training and test compared', escape(o.card.defects), False), ('20a 21', '35', 'numbers', sizes and 'pictures: see Data', False),
+        ('16', '', 'training and test compared', escape(o.card.defects), False), ('20a 21', '35', 'numbers', sizes and 'images: see Data', False),
         ('23a', '32 37 38', 'performance', done, bool(o.at('slices'))), ('', '30', 'robustness', SECTIONS['Robustness'](o) and 'see Robustness', True),
         ('', '31', 'explanations', SECTIONS['Explanations'](o) and 'see Explanations', False), ('', '39', 'failures', SECTIONS['Slices'](o) and 'see Slices', False),
         ('26', '40', 'limitations', 'see Limits', False)]
 
 # %% ../../nbs/reporting/02_model_card.ipynb #a5f08593
 _yours = [('1 2 4', '1 2 6', 'title, summary, aims'), ('3a 3b 3c', '3 4', 'background, place in care, inequalities'),
-    ('5b 6c', '10 11 13', 'dates, treatments, selection, de-identification, how pictures were taken'),
+    ('5b 6c', '10 11 13', 'dates, treatments, selection, de-identification, how images were taken'),
     ('8a 8c 9a 9c', '15 17 18', 'what the outcome is and why, how readers agree'), ('12d 23b', '33', 'other hospitals'), ('12f 24', '27', 'updating, ensembles'),
     ('14', '', 'fairness'), ('17', '', 'ethics approval and consent'), ('18a 18b', '44', 'funding and interests'), ('18c 18d', '34 42', 'protocol and registration'),
     ('19', '', 'public involvement'), ('20b 20c', '36', "participants' demographics"), ('25 27a 27b 27c', '41', 'interpretation and use in care')]
@@ -53,7 +53,7 @@ def _cite(tripod, claim):
 def _say_checklist(o):
     if not o.people: return ''
     rows = _get_answers(o)
-    table = make_table(['TRIPOD+AI', 'CLAIM 2024', 'topic', 'answer', 'whole'],
+    table = make_markdown_table(['TRIPOD+AI', 'CLAIM 2024', 'topic', 'answer', 'whole'],
         [(', '.join(t.split()) or '–', ', '.join(c.split()) or '–', what, says, 'yes' if whole else 'in part') for t,c,what,says,whole in rows if says])
     later = '; '.join(f'{what} {_cite(t, c)}' for t,c,what,says,_ in rows if not says)
     later = later and f'Not in this run: {later}.\n\n'
@@ -108,11 +108,11 @@ def _get_metadata(o):
 def make_card(
     record:dict,       # run.json
     model:dict,        # model.json
-    people:bool=False, # the pictures are of people: add the reporting checklist, as for sets whose groups are patients
+    people:bool=False, # the images are of people: add the reporting checklist, as for sets whose groups are patients
 )->str:
     "The model card in Markdown with the Hub's metadata; what the run does not have is left out, and so are folders of this machine"
     o = collect(record, model, people)
-    right = f"{say_number(o.at(f'metrics.{o.split}.accuracy'))} of the pictures of {SPLITS[o.split]} are named right." if o.split else 'Not evaluated yet.'
+    right = f"{say_number(o.at(f'metrics.{o.split}.accuracy'))} of the images of {SPLITS[o.split]} are named right." if o.split else 'Not evaluated yet.'
     sections = {**SECTIONS, 'Reporting checklist': _say_checklist, 'Run it again': _say_again}
     return '\n\n'.join([f'---\n{_get_metadata(o).to_yaml()}\n---', f"# {escape(o.card.title)}{', drawn miniature' if o.mini else ''}: {escape(o.arch)}",
         escape(o.at('summary') or right), *(f'## {title}\n\n{text}' for title,f in sections.items() if (text := f(o)))]) + '\n'

@@ -12,7 +12,7 @@ from ..datasets.cards import get_card
 from ..datasets.miniatures import MINIATURES
 from ..datasets.sources import SOURCES
 from .wording import escape, find_folders, get_last_name, get_licence, get_number
-from .wording import hide_folders, look_up, make_points, make_table, say_names
+from .wording import hide_folders, look_up, make_bullets, make_markdown_table, say_names
 from .wording import say_number
 
 # %% ../../nbs/reporting/01_sections.ipynb #bc40b639
@@ -50,7 +50,7 @@ def _get_findings(n): return dict(temperature=1.3, calibration=dict(pictures=369
 def collect(
     record:dict,       # run.json
     model:dict,        # model.json
-    people:bool=False, # the pictures are of people, also where their groups are not patients
+    people:bool=False, # the images are of people, also where their groups are not patients
 )->SimpleNamespace:
     "What the sections read; `.at` and `.number` look up a path in the record"
     folders, given = find_folders(record, model), str(record.get('dataset'))
@@ -68,14 +68,14 @@ SPLITS = dict(test='test', valid='validation', train='training')  # as people sa
 
 # %% ../../nbs/reporting/01_sections.ipynb #e6c9b6f0
 def _say_model(o):
-    what = dict(parameters='weights', macs='multiplications a picture')
+    what = dict(parameters='weights', macs='multiplications an image')
     big = ''.join(f', {v/1e6:,.1f} million {w}' for k,w in what.items() if (v := o.number(f'cost.{k}')))
     size, none = look_up(o.model, 'preprocessing.size'), o.model.get('weights') == 'none'
-    return make_points([f"Network: `{o.arch}` of [timm](https://github.com/huggingface/pytorch-image-models){big}.",
-        size and f"It sees a picture at {size} × {size} pixels and answers with a probability for each of {len(o.classes) or 'its'} classes. "
+    return make_bullets([f"Network: `{o.arch}` of [timm](https://github.com/huggingface/pytorch-image-models){big}.",
+        size and f"It sees an image at {size} × {size} pixels and answers with a probability for each of {len(o.classes) or 'its'} classes. "
             "`model.json` says how a file becomes these pixels.",
         f"Weights it began with: {o.licence['source']}. Their licence: **{o.licence['licence'] or ('none needed' if none else 'unknown')}**. {o.licence['why']}",
-        f"Licence of the pictures it learnt from: {'none needed, the program drew them' if o.mini else escape(o.card.licence) if o.source else 'not stated'}. "
+        f"Licence of the images it learnt from: {'none needed, the program drew them' if o.mini else escape(o.card.licence) if o.source else 'not stated'}. "
             "The block on top of this file names the licence of the weights only."])
 
 # %% ../../nbs/reporting/01_sections.ipynb #5c10137f
@@ -84,11 +84,11 @@ FACTS = dict(chest_xray="The films are of children one to five years old, from t
     "2018, doi:10.17632/rscbjbr9sj).")  # of people, by the authors of the set
 
 def _say_use(o):
-    return make_points([f"For naming one of {len(o.classes) or 'its'} classes on pictures like those it learnt from: to learn, to compare, to begin your own work with.",
-        "Not for pictures of another kind. It names one of its classes for any picture, also for one that shows none of them.",
+    return make_bullets([f"For naming one of {len(o.classes) or 'its'} classes on images like those it learnt from: to learn, to compare, to begin your own work with.",
+        "Not for images of another kind. It names one of its classes for any image, also for one that shows none of them.",
         "**Not a medical device.** It makes no diagnosis, no authority has approved it, and no clinical study was made with it. No decision "
             "about a patient may rest on it." if o.card.group == 'patients' else 'Not for decisions that nobody checks.',
-        o.people and 'Not for people unlike those in its pictures: of another age, from another place, photographed by another machine.',
+        o.people and 'Not for people unlike those in its images: of another age, from another place, photographed by another machine.',
         not o.mini and FACTS.get(o.name)])
 
 # %% ../../nbs/reporting/01_sections.ipynb #426fa85f
@@ -96,7 +96,7 @@ def say_kept(
     o, # from `collect`
 )->str:
     "What is never divided"
-    kept = dict(patients='All films of a patient', films='Neighbouring frames of a film').get(o.card.group, 'Copies of a picture')
+    kept = dict(patients='All films of a patient', films='Neighbouring frames of a film').get(o.card.group, 'Copies of an image')
     return f'{kept} lie on one side.'
 
 def _say_split(o):
@@ -107,7 +107,7 @@ def _say_split(o):
 
 def _say_ceiling(o):
     c = o.number('label_ceiling')
-    return c is not None and c < 1 and f'Some labels contradict each other on copies of one picture, so no model can be right on more than {say_number(c)}.'
+    return c is not None and c < 1 and f'Some labels contradict each other on copies of one image, so no model can be right on more than {say_number(c)}.'
 
 # %% ../../nbs/reporting/01_sections.ipynb #22ed9677
 def _say_data(o):
@@ -116,30 +116,30 @@ def _say_data(o):
     made = ', '.join(f'{v} {what}' for k,what in words.items() if (v := o.number(f'decisions.{k}')))
     home = f'`{o.name}`, drawn by the program' if o.mini else f'[{o.source}]({o.source.page})' if o.source else 'not a public one'
     data, split = [str(o.at(f'{k}_hash') or '')[:12] for k in ('data', 'split')]
-    return make_points([f"Set: {escape(o.card.title)} ({home}).", sizes and f"Pictures: {sizes}.", o.classes and f"{len(o.classes)} classes: {say_names(o.classes)}.",
-        _say_split(o), f"Left out: files that cannot be read, {o.number('unreadable') or 0}; pictures that tie two sides together, {o.number('left_out') or 0}.",
-        made and f"Decisions of people on single pictures: {made}.", _say_ceiling(o), o.card.defects and f"Known of this set: {escape(o.card.defects)}.",
+    return make_bullets([f"Set: {escape(o.card.title)} ({home}).", sizes and f"Images: {sizes}.", o.classes and f"{len(o.classes)} classes: {say_names(o.classes)}.",
+        _say_split(o), f"Left out: files that cannot be read, {o.number('unreadable') or 0}; images that tie two sides together, {o.number('left_out') or 0}.",
+        made and f"Decisions of people on single images: {made}.", _say_ceiling(o), o.card.defects and f"Known of this set: {escape(o.card.defects)}.",
         data and f"Fingerprints: data `{data}`, split `{split}`."])
 
 # %% ../../nbs/reporting/01_sections.ipynb #dc2bdff7
 def _say_training(o):
     env, commit = o.at('environment') or {}, o.at('git_commit')
-    what = dict(train_seconds='seconds', images_per_second='pictures a second', peak_memory_mb='MB of memory at most')
+    what = dict(train_seconds='seconds', images_per_second='images a second', peak_memory_mb='MB of memory at most')
     spent = ', '.join(f"{say_number(v, ',.0f')} {w}" for k,w in what.items() if (v := o.number(f'cost.{k}')))
     packages = ', '.join(f'{k} {v}' for k,v in (env.get('packages') or {}).items())
     rows = [(f'`{k}`', escape(v)) for k,v in o.p.items() if k not in ('dataset', 'run', 'arch') and v is not None]
-    return make_points([spent and f"Cost: {spent}, on {escape(env.get('device') or 'an unknown machine')}.",
+    return make_bullets([spent and f"Cost: {spent}, on {escape(env.get('device') or 'an unknown machine')}.",
         o.at('resumed') and f"It was interrupted; times it went on: {len(o.at('resumed'))}.",
         commit and f"Code: commit `{commit[:12]}`{', with changes that are in no commit' if commit.endswith('-dirty') else ''}.",
-        packages and f"Python {env.get('python')} on {escape(env.get('platform'))}, {escape(packages)}."]) + ('\n\n' + make_table(['parameter', 'value'], rows))*bool(rows)
+        packages and f"Python {env.get('python')} on {escape(env.get('platform'))}, {escape(packages)}."]) + ('\n\n' + make_markdown_table(['parameter', 'value'], rows))*bool(rows)
 
 # %% ../../nbs/reporting/01_sections.ipynb #201d8723
-_metrics = dict(accuracy=('accuracy', '.1%', 'share of pictures named right'),
+_metrics = dict(accuracy=('accuracy', '.1%', 'share of images named right'),
     majority_rate=('majority rate', '.1%', 'accuracy of always naming the commonest class'),
     balanced_accuracy=('balanced accuracy', '.1%', 'accuracy where every class counts the same'),
     macro_f1=('macro F1', '.3f', 'mean over classes; 1 where none of a class is missed and none named wrongly'),
     auc=('AUC', '.3f', 'how often a {positive} gets a higher probability of being one than a {other}; 0.5 is guessing'),
-    average_precision=('average precision', '.3f', 'how pure the pictures are that rank first as {positive}; 1 is best'),
+    average_precision=('average precision', '.3f', 'how pure the images are that rank first as {positive}; 1 is best'),
     sensitivity=('sensitivity', '.1%', 'share of {positive} that is found'), specificity=('specificity', '.1%', 'share of {other} that is left alone'),
     log_loss=('log loss', '.3f', 'how wrong the probabilities are; 0 is best'), brier=('Brier score', '.3f', 'squared error of the probabilities; 0 is best'),
     ece=('calibration error', '.1%', 'how far probabilities are from how often they are right'), ece_before=('the same before calibration', '.1%', ''))
@@ -151,10 +151,10 @@ def _tabulate(o, m, explain=True):
         says = what.format(positive=o.positive, other=o.other) + at*(k in ('sensitivity', 'specificity'))
         return [name, say_number(m[k], kind, bare=True), '–' if 'not' in low + high else f'{low} to {high}', says][:3 + explain]
     rows = [row(k, *v) for k,v in _metrics.items() if get_number(m.get(k)) is not None]
-    return make_table(['metric', 'value', '95 % interval', 'what it says'][:3 + explain], rows)
+    return make_markdown_table(['metric', 'value', '95 % interval', 'what it says'][:3 + explain], rows)
 
 def _say_numbers(o):
-    parts = [f"**{SPLITS[s].capitalize()}**, {o.number(f'split_sizes.{s}') or 'an unknown number of'} pictures\n\n{_tabulate(o, o.at(f'metrics.{s}'))}" for s in o.splits]
+    parts = [f"**{SPLITS[s].capitalize()}**, {o.number(f'split_sizes.{s}') or 'an unknown number of'} images\n\n{_tabulate(o, o.at(f'metrics.{s}'))}" for s in o.splits]
     return '\n\n'.join(parts) or 'Nothing was measured yet.'
 
 # %% ../../nbs/reporting/01_sections.ipynb #ddb02d4a
@@ -163,16 +163,16 @@ def _say_point(o):
     if get_number(at('threshold')) is None: return ''
     found, spared = [at(k) or o.at(f'metrics.{o.split}.{k}') for k in ('sensitivity', 'specificity')]
     share, ppv, npv = [at(f'predictive_values.{k}') for k in ('prevalence', 'ppv', 'npv')]
-    return make_points([f"A picture is called {o.positive} from a probability of {say_number(at('threshold'), '.3f')} on. "
+    return make_bullets([f"An image is called {o.positive} from a probability of {say_number(at('threshold'), '.3f')} on. "
             f"Rule: {escape(at('rule') or 'not recorded')}. {escape(at('note') or '')}".strip(),
         f"There it finds {say_number(found)} of {o.positive} (sensitivity) and leaves {say_number(spared)} of {o.other} alone (specificity).",
-        get_number(share) is not None and f"Where {say_number(share)} of the pictures are {o.positive}, {say_number(ppv)} of the answers {o.positive} "
+        get_number(share) is not None and f"Where {say_number(share)} of the images are {o.positive}, {say_number(ppv)} of the answers {o.positive} "
             f"are right (positive predictive value) and {say_number(npv)} of the answers {o.other} (negative predictive value). Where {o.positive} is rarer, more of the answers {o.positive} are wrong."])
 
 def _say_calibration(o):
     t, ece, before = o.number('temperature'), o.at(f'metrics.{o.split}.ece'), o.number(f'metrics.{o.split}.ece_before')
     of = ' of '.join(f"{v} {k}" for k in ('pictures', 'groups') if (v := o.number(f'calibration.{k}')))
-    return make_points([get_number(ece) is not None and f"A probability is off by {say_number(ece)} on average on {SPLITS[o.split]}"
+    return make_bullets([get_number(ece) is not None and f"A probability is off by {say_number(ece)} on average on {SPLITS[o.split]}"
             f"{'' if before is None else ', before calibration by ' + say_number(before)}.",
         t is not None and f"Temperature {t:.2f}{of and ', found on ' + of}. Above 1 it makes probabilities more careful, below 1 surer, 1 leaves them; "
             "the likeliest class stays the same.",
@@ -184,11 +184,11 @@ _promises = {True: 'This promise applies here.', False: '**This promise does not
 def _say_doubt(o):
     j, s = [lambda k, of=of: o.at(f'doubt.{of}.{k}') for of in ('rejection', 'sets')]
     wanted = say_number(j('wanted_error'))
-    silent = (f"It may say so below a probability of {say_number(j('threshold'), '.3f')}. Then it answers for {say_number(j('answered'))} of the pictures, "
+    silent = (f"It may say so below a probability of {say_number(j('threshold'), '.3f')}. Then it answers for {say_number(j('answered'))} of the images, "
         f"and {say_number(j('error'))} of these answers are wrong (wanted: at most {wanted}).")
-    return make_points([silent if get_number(j('threshold')) is not None else get_number(j('wanted_error')) is not None and f'No threshold keeps its errors below {wanted}.',
+    return make_bullets([silent if get_number(j('threshold')) is not None else get_number(j('wanted_error')) is not None and f'No threshold keeps its errors below {wanted}.',
         get_number(s('wanted_coverage')) is not None and "Or it names several classes where one is not sure (conformal sets). The right one should be among them for "
-            f"{say_number(s('wanted_coverage'))} of the pictures, and is for {say_number(s('reached'))}; a set has {say_number(s('mean_size'), '.2f')} classes on average. "
+            f"{say_number(s('wanted_coverage'))} of the images, and is for {say_number(s('reached'))}; a set has {say_number(s('mean_size'), '.2f')} classes on average. "
             f"{_promises.get(s('exchangeable'))} {escape(s('note') or '')}".strip()])
 
 # %% ../../nbs/reporting/01_sections.ipynb #e6c72c4a
@@ -196,7 +196,7 @@ def _say_groups(o):
     g = o.at(f'by_group.{o.split}')
     if not isinstance(g, dict): return ''
     who = f"{get_number(g.get('n')) or 'An unknown number of'} {escape(o.at('by_group.kind') or 'groups')}"
-    return f"{who} of the {SPLITS[o.split]}, each counted once, by the average over its pictures:\n\n{_tabulate(o, g, explain=False)}"
+    return f"{who} of the {SPLITS[o.split]}, each counted once, by the average over its images:\n\n{_tabulate(o, g, explain=False)}"
 
 def _get_slices(o):
     "All, and those where it is worse"
@@ -205,20 +205,20 @@ def _get_slices(o):
 
 def _say_slices(o):
     found, worse = _get_slices(o)
-    if not worse: return found and f'{len(found)} kinds of pictures were looked at. On none it is worse than chance explains.'
+    if not worse: return found and f'{len(found)} kinds of images were looked at. On none it is worse than chance explains.'
     rows = [(escape(s.get('slice')), escape(s.get('value')), say_number(s.get('pictures'), '.0f'),
         say_number(dict(s, value=s.get('accuracy'))), say_number(s.get('p'), '.2g')) for s in worse]
-    table = make_table(['what', 'which', 'pictures', 'accuracy (95 % interval)', 'p'], rows)
-    return f"Of {len(found)} kinds of pictures, it is worse on these:\n\n{table}\n\np: how often chance alone makes such a difference."
+    table = make_markdown_table(['what', 'which', 'pictures', 'accuracy (95 % interval)', 'p'], rows)
+    return f"Of {len(found)} kinds of images, it is worse on these:\n\n{table}\n\np: how often chance alone makes such a difference."
 
 # %% ../../nbs/reporting/01_sections.ipynb #65ee0d19
 def _say_robustness(o):
     at = lambda k: o.at(f'robustness.{k}')
     tta = say_number(dict(at('tta') or {}, value=at('tta.difference')), '+.1%')
-    return make_points([get_number(at('relative_drop')) is not None and f"On {get_number(at('pictures')) or 'some'} pictures spoilt on purpose, its accuracy is lower "
+    return make_bullets([get_number(at('relative_drop')) is not None and f"On {get_number(at('pictures')) or 'some'} images spoilt on purpose, its accuracy is lower "
             f"by {say_number(at('relative_drop'))} of itself on average.",
         at('worst.corruption') and f"Worst: {escape(at('worst.corruption'))}, strength {say_number(at('worst.strength'), 'g')}, with an accuracy of {say_number(at('worst.accuracy'))}.",
-        get_number(at('tta.difference')) is not None and f"Averaging its answers over slightly changed copies of a picture changes the accuracy "
+        get_number(at('tta.difference')) is not None and f"Averaging its answers over slightly changed copies of an image changes the accuracy "
             f"by {tta}: {escape(at('tta.verdict') or 'no verdict')}."])
 
 def _say_explanation(o):
@@ -226,7 +226,7 @@ def _say_explanation(o):
     share, area, passed = get_number(at('border_share')), get_number(at('border_area')), at('sanity.passed')
     more = '' if area is None else f', which is {say_number(area)} of its area' + ': it may use what is not the subject'*bool(share and share > area)
     maps = 'change, as they must,' if passed else '**do not change as they must**'
-    return make_points([share is not None and f"{say_number(at('border_share'))} of what speaks for its answers lies on the border of the picture{more}.",
+    return make_bullets([share is not None and f"{say_number(at('border_share'))} of what speaks for its answers lies on the border of the image{more}.",
         passed is not None and f"Its heat maps {maps} when the weights of the network are shuffled (correlation {say_number(at('sanity.correlation'), '.2f')})."])
 
 # %% ../../nbs/reporting/01_sections.ipynb #a9800839
@@ -236,19 +236,19 @@ def _find_limits(o):
     before, times = o.number('metrics.valid.accuracy.low'), o.number('test_opened') or 0
     return [o.split == 'valid' and 'No test was opened. Validation helped to choose the model, so its numbers are hopeful.',
         times > 1 and f'The test was opened {times} times. Who looks at a test and then changes something chooses by it, and its numbers become hopeful.',
-        o.n is not None and o.n < 200 and f'The numbers rest on {o.n} pictures only.',
+        o.n is not None and o.n < 200 and f'The numbers rest on {o.n} images only.',
         None not in (low, high) and high - low > .1 and f'The accuracy is not known well: {say_number(low)} is possible, and so is {say_number(high)}.',
         None not in (low, common) and low <= common and '**Guessing is not excluded**: always naming the commonest class may be as good.',
         o.split == 'test' and None not in (high, before) and high < before and 'On the test it is clearly worse than on validation. The two are not alike, '
-            'or validation is too hopeful; on pictures from elsewhere it may be worse again.']
+            'or validation is too hopeful; on images from elsewhere it may be worse again.']
 
 def _say_limits(o):
     worse = [f"{s.get('slice')} {s.get('value')}" for s in _get_slices(o)[1]]
-    return make_points([o.mini and '**A drawn miniature.** It shows that everything works and says nothing about real pictures.', *_find_limits(o),
+    return make_bullets([o.mini and '**A drawn miniature.** It shows that everything works and says nothing about real images.', *_find_limits(o),
         o.split == 'test' and o.at('doubt.sets.exchangeable') is False and 'The test is drawn otherwise than validation, so what was set on validation need not hold there.',
-        worse and f'It is worse on some kinds of pictures: {say_names(worse, 5)}.', _say_ceiling(o),
+        worse and f'It is worse on some kinds of images: {say_names(worse, 5)}.', _say_ceiling(o),
         o.at('explanation.sanity.passed') is False and 'Its heat maps do not depend on what it learnt.',
-        o.splits and 'The intervals say how far other pictures of this kind would move the numbers. Another training with another seed would move them too.',
+        o.splits and 'The intervals say how far other images of this kind would move the numbers. Another training with another seed would move them too.',
         *map(escape, o.at('notes') or [])])
 
 def _say_openings(o):

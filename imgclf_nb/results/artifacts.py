@@ -20,7 +20,7 @@ from ..stats.intervals import get_unit_names, get_unit_share
 def get_split_hash(
     items, # with splits
 )->str:
-    "sha256 over relative path and split of every picture"
+    "sha256 over relative path and split of every image"
     return hashlib.sha256(''.join(sorted(f'{f}\t{s}\n' for f,s in zip(items.file, items.split))).encode()).hexdigest()
 
 # %% ../../nbs/results/00_artifacts.ipynb #8a2d163d
@@ -47,17 +47,17 @@ def describe_data(
 # %% ../../nbs/results/00_artifacts.ipynb #dae3bd4e
 def get_predictions(
     model,         # answers with logits
-    items,         # the pictures
+    items,         # the images
     preprocessing, # the contract, with the classes
     temperature:float=1., # of the softmax
     batches=None,  # their tensors, where they are at hand; None: from the files
 )->pd.DataFrame:
-    "One row a picture: `path, label, split, predicted, probability`, `p_<class>` for each class, `group`: what belongs together, '' where nothing does, and `part` of validation"
+    "One row an image: `path, label, split, predicted, probability`, `p_<class>` for each class, `group`: what belongs together, '' where nothing does, and `part` of validation"
     return tabulate(get_probabilities(model, batches or get_batches(items.path, preprocessing), temperature), items, preprocessing)
 
 def tabulate(
     probs,         # probabilities `(n, classes)`
-    items,         # the pictures
+    items,         # the images
     preprocessing, # the contract, with the classes
 )->pd.DataFrame:
     "The table of predictions from probabilities"
@@ -92,7 +92,7 @@ def keep_model(
     seconds:float,   # spent in training
     history,         # one row an epoch: `epoch, train_loss, valid_loss, accuracy, seconds, images`
     temperature:float=1., # of the softmax
-    batches=None,    # tensors of the validation pictures, where they are at hand
+    batches=None,    # tensors of the validation images, where they are at hand
     probs=None,      # or the model's probabilities for them
     **more           # further entries of run.json
 ):

@@ -50,7 +50,7 @@ def name_run(
 # %% ../../nbs/results/04_studies.ipynb #8e83b3e4
 def fill_scale(
     parameters:dict, # checked ones, with `dataset`
-    **pairs          # name=(value on a miniature, value on real pictures)
+    **pairs          # name=(value on a miniature, value on real images)
 )->dict:
     "The parameters with None replaced by the value that fits the size of the set"
     mini = parameters['dataset'] in MINIATURES

@@ -11,7 +11,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..core import UserError
-from .calibration import get_folds_of
+from .calibration import get_unit_folds
 from .intervals import in_parts
 
 # %% ../../nbs/stats/04_thresholds.ipynb #f45b96a6
@@ -41,7 +41,7 @@ def _weigh(truth, p, units, miss_cost, prevalence=None):
     own = truth.mean()
     share = own if prevalence is None else prevalence  # classes are weighed as they occur there
     miss, alarm = miss_cost*share/own, (1 - share)/(1 - own)
-    want, fold = alarm/(alarm + miss), get_folds_of(truth, units)
+    want, fold = alarm/(alarm + miss), get_unit_folds(truth, units)
     saved = _get_costs(truth, p, want, miss, alarm)
     for f in np.unique(fold):
         a, b = fold != f, fold == f
@@ -52,20 +52,20 @@ def _weigh(truth, p, units, miss_cost, prevalence=None):
 
 # %% ../../nbs/stats/04_thresholds.ipynb #2a34c144
 def choose_threshold(
-    truth,                  # is it a case? `(n,)` of bool; pictures that chose nothing else
+    truth,                  # is it a case? `(n,)` of bool; images that chose nothing else
     p,                      # its probability `(n,)`
     positive:str,           # name of the class that is asked for
     sensitivity:float=None, # wanted, 0 to 1
     specificity:float=None, # wanted, 0 to 1
     miss_cost:float=None,   # a missed case counts so many false alarms
     prevalence:float=None,  # share of cases where the costs arise; None: as here
-    units=None,             # from `get_units`; None: each picture stands alone
+    units=None,             # from `get_units`; None: each image stands alone
 )->dict:
-    "`threshold, rule` and a `note`, '' or what the pictures cannot promise; `UserError` without both kinds or with two rules"
+    "`threshold, rule` and a `note`, '' or what the images cannot promise; `UserError` without both kinds or with two rules"
     truth, p = np.asarray(truth, bool), np.asarray(p, float)
     given = [k for k,v in dict(sensitivity=sensitivity, specificity=specificity, miss_cost=miss_cost).items() if v is not None]
     if len(given) != 1: raise UserError(f"An operating point follows one rule, not {len(given)}: give sensitivity, specificity or miss_cost.", given[-1] if given else 'miss_cost')
-    if truth.all() or not truth.any(): raise UserError("No threshold can be chosen: validation holds pictures of one kind only.", 'run')
+    if truth.all() or not truth.any(): raise UserError("No threshold can be chosen: validation holds images of one kind only.", 'run')
     if miss_cost is not None:
         where = '' if prevalence is None else f' where {100*prevalence:g} % are {positive}'
         return dict(threshold=_weigh(truth, p, np.arange(len(p)) if units is None else units, miss_cost, prevalence), rule=f'a missed {positive} counts {miss_cost:g} false alarm{"s"*(miss_cost != 1)}{where}', note='')
@@ -117,7 +117,7 @@ def shift_prior(
     return w/w.sum(1, keepdims=True)
 
 def get_own_prior(
-    probs,  # of labelled pictures that the model has not seen `(n, classes)`
+    probs,  # of labelled images that the model has not seen `(n, classes)`
     shares, # of the classes among them `(classes,)`, none 0
     steps:int=1000, # at most
 )->np.ndarray:
@@ -132,7 +132,7 @@ def get_own_prior(
     return own/own.sum()
 
 def estimate_prior(
-    probs,     # calibrated, of pictures from the new place `(n, classes)`
+    probs,     # calibrated, of images from the new place `(n, classes)`
     old,       # shares of the classes for which they hold `(classes,)`
     steps:int=1000, # at most
 )->np.ndarray:
@@ -151,10 +151,10 @@ def get_net_benefit(
     truth,   # is it a case? `(n,)` of bool
     p,       # its probability, calibrated `(n,)`
     units,   # from `get_units`
-    counts,  # from `draw_counts` `(drawings, units)`
+    counts,  # from `resample_units` `(resamples, units)`
     at=None, # threshold probabilities; None: .01 to .99
 )->pd.DataFrame:
-    "`at, model, low, high, all, none`: true alarms less false ones times at/(1 - at), per picture"
+    "`at, model, low, high, all, none`: true alarms less false ones times at/(1 - at), per image"
     truth, p, at = np.asarray(truth, bool), np.asarray(p), np.linspace(.01, .99, 99) if at is None else np.asarray(at, float)
     odds = at/(1 - at)
     def one(w):

@@ -93,7 +93,7 @@ class Checkpoint(Callback):
         if facts:
             _check_key(facts['key'], self.key, self.path)
             self._take_up(tensors, facts)
-        if run := self.learn.kept_in: run.go_on(*self.resumed or (0, 0))
+        if run := self.learn.kept_in: run.resume(*self.resumed or (0, 0))
         self._listen()
 
     @torch.no_grad()
