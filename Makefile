@@ -51,8 +51,8 @@ export: setup ## write the modules from the notebooks, and clean the notebooks
 	@$(BIN)/nbdev_export
 	@$(BIN)/nbdev_clean
 
-refresh: setup ## run every notebook on its miniature and keep the small outputs
-	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace *.ipynb */*.ipynb
+refresh: setup ## run notebooks on their miniatures and keep the small outputs: all, or one: make refresh NB=04_train
+	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(if $(NB),$(NB:%=%.ipynb),*.ipynb */*.ipynb)
 	@$(BIN)/nbdev_clean
 
 gate: setup ## clean, exported, importable, in one order, tagged, of readable size
