@@ -47,16 +47,17 @@ compare: setup ## is run A better than run B: make compare A=name B=name [ARGS="
 leaderboard: setup ## all finished runs in one table and one plot
 	@$(BIN)/imgclf_leaderboard $(ARGS)
 
-export: setup ## write the modules from the notebooks, and clean the notebooks
+export: setup ## write the modules from the notebooks, clean the notebooks, keep better readability figures
 	@$(BIN)/nbdev_export
 	@$(BIN)/nbdev_clean
+	@$(BIN)/python tests/readability.py --keep > /dev/null
 
 refresh: setup ## run notebooks on their miniatures and keep the small outputs: all, or one: make refresh NB=04_train
 	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(if $(NB),$(NB:%=%.ipynb),*.ipynb */*.ipynb)
 	@$(BIN)/nbdev_clean
 
 gate: setup ## clean, exported, importable, in one order, tagged, of readable size
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_gate.py tests/test_imports.py -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_gate.py tests/test_imports.py -n 2 --dist loadgroup
 
 test: gate ## the gate, every notebook, and the tests that a notebook cannot hold
 	@mkdir -p .test_runs

@@ -7,6 +7,7 @@ import pytest
 from pyflakes import checker, messages
 
 from conftest import MODULES, NOTEBOOKS, ROOT, command, get_imports, get_source
+from readability import KEPT, find_notebook_words, find_words, is_worse, measure
 
 cells = lambda p: json.loads(p.read_text(encoding='utf-8'))['cells']
 source = lambda c: ''.join(c['source'])
@@ -232,3 +233,28 @@ def test_links_lead_somewhere(path):
 def test_public_functions_say_what_they_do(module):
     for n in ast.parse(get_source(module)).body:
         if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_'): assert ast.get_docstring(n), f'{module}.{n.name}'
+
+
+def test_cells_read_no_worse_than_before():
+    "The figures of readability.json may only get better; `make export` keeps what did"
+    figures, kept = measure(NOTEBOOKS), json.loads(KEPT.read_text())
+    worse = {name: (kept[name], figures[name]) for name in is_worse(figures, kept)}
+    assert not worse, f'kept and now: {worse}; `python tests/readability.py NOTEBOOK` shows the places'
+
+
+def test_a_worse_figure_is_seen():
+    figures = dict(median_lines=9, single_definition_percent=90., lines_over_100_percent=2., exported_lines_over_110=0, longest_cell=30)
+    assert not is_worse(figures, figures) and not is_worse(dict(figures, median_lines=8, single_definition_percent=91.), figures)
+    assert is_worse(dict(figures, median_lines=10), figures) == ['median_lines']
+    assert is_worse(dict(figures, single_definition_percent=89.), figures) == ['single_definition_percent']
+
+
+def test_the_words_of_the_field():
+    "Prose, comments and messages say what the field says"
+    assert not (found := [line for path in NOTEBOOKS for line in find_notebook_words(path)]), '\n'.join(found)
+
+
+@pytest.mark.parametrize('text, words', [
+    ('how many pictures are alike', ['pictures']), ('a film of frames', ['film']), ('89 % named rightly', ['rightly']),
+    ("a column `pictures` and r['pictures']", []), ('-p pictures 300', []), ('filmed on a plate', []), ('dict(pictures=3)', [])])
+def test_a_word_is_seen(text, words): assert find_words(text) == words

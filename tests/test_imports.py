@@ -1,10 +1,11 @@
 "Light imports: a command that only helps or refuses, and a module that is only imported, load nothing that takes seconds"
-import ast, os, subprocess, sys
+import ast, json, os, subprocess, sys
 from pathlib import Path
 
 import pytest
 
 from conftest import MODULES, get_imports, get_source
+from imgclf_nb.base.kernels import PRELOADED, can_fork
 
 HEAVY = {'torch', 'torchvision', 'timm', 'fastai', 'sklearn', 'scipy', 'cv2', 'imagehash', 'matplotlib', 'seaborn', 'albumentations', 'cleanlab',
     'papermill', 'nbclient', 'nbformat', 'jupyter_client', 'jupyter_core', 'IPython'}
@@ -25,7 +26,41 @@ def loaded(code, tmp_path, *args):
     return r, set(r.stdout.rpartition('\nloaded ')[2].split())
 
 
-@pytest.mark.parametrize('module', MODULES)
+def may_be_heavy(module): return module not in (*EMPTY, *NO_FASTAI) and module.split('.')[0] not in LIGHT
+
+
+FORKS = """
+import importlib, json, os, sys, traceback
+modules, libraries = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+for name in libraries: importlib.import_module(name)
+assert not any(name.startswith('imgclf_nb') for name in sys.modules)
+for module in modules:
+    if os.fork(): os.wait(); continue
+    try: importlib.import_module(f'imgclf_nb.{module}')
+    except BaseException: print(json.dumps([module, traceback.format_exc()]), flush=True)
+    else: print(json.dumps([module, '']), flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.fixture(scope='module')
+def errors(tmp_path_factory):
+    "What went wrong while each module that may load torch was imported, in a fork that holds the libraries and nothing of ours"
+    tmp = tmp_path_factory.mktemp('forks')
+    env = {**os.environ, 'IMGCLF_RUNS': str(tmp/'runs'), 'IMGCLF_RECORDS': str(tmp/'records')}
+    args = [json.dumps([m for m in MODULES if may_be_heavy(m)]), json.dumps(PRELOADED)]
+    r = subprocess.run([sys.executable, '-c', FORKS, *args], cwd=tmp, env=env, capture_output=True, text=True)
+    assert r.returncode == 0 and not (tmp/'runs').exists() and not (tmp/'records').exists(), r.stderr
+    return dict(map(json.loads, r.stdout.splitlines()))
+
+
+@pytest.mark.skipif(not can_fork(), reason='forks are for Linux without a GPU; elsewhere the notebooks import these modules')
+@pytest.mark.xdist_group('forks')
+@pytest.mark.parametrize('module', [m for m in MODULES if may_be_heavy(m)])
+def test_module_that_may_load_torch_imports_alone(module, errors): assert errors[module] == ''
+
+
+@pytest.mark.parametrize('module', [m for m in MODULES if not may_be_heavy(m)])
 def test_module_imports_in_a_fresh_process(module, tmp_path):
     r, got = loaded(f'import imgclf_nb.{module}', tmp_path)
     assert r.returncode == 0 and 'imgclf_nb' in got, r.stderr

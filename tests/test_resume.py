@@ -12,10 +12,10 @@ EXE = Path(sys.executable).parent
 RECIPE = '-p dataset pc_parts_mini -p weights none -p arch tf_efficientnet_lite0 -p size 64 -p epochs 12 -p patience 12 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'.split()
 
 
-def start(run, *more, env=None):
-    "04 in the background, with a kernel of its own; the kernel's lines are printed as they come"
+def start(run, *more, env=None, own=False):
+    "04 in the background; the kernel's lines are printed as they come. own: a kernel that is a child of papermill, for what is killed"
     run.mkdir(exist_ok=True)
-    env = {**(env or os.environ), 'IMGCLF_FORK': '0'}
+    env = {**(env or os.environ), **({'IMGCLF_FORK': '0'} if own else {})}
     args = [EXE/'papermill', '--log-output', 'nbs/04_train.ipynb', run/'out.ipynb', '-p', 'run', run, *RECIPE, *more]
     return subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=env)
 
@@ -75,7 +75,7 @@ def check_same(a, b):
 @pytest.mark.xdist_group('resume')
 def test_papermill_killed_and_the_same_command_again(whole, tmp_path):
     "papermill is killed and leaves its kernel, which ends by itself or is waited for; the same command at once afterwards ends with the same bits"
-    p = start(tmp_path/'run')
+    p = start(tmp_path/'run', own=True)
     wait_for(p, 'epoch 2/12')
     kernels = get_descendants(p.pid)
     p.kill(); p.wait()
@@ -114,11 +114,11 @@ def get_startup(tmp_path, code):
 @pytest.mark.parametrize('place', [(1, 0), (6, 1)], ids=['early', 'late'])
 def test_kill_9_in_the_middle_of_an_epoch(place, whole, tmp_path):
     "papermill and its kernel are killed after a step that is not an epoch's last; once more while the run only begins; it ends with the same bits, and `resumed` has one entry, the true one"
-    p = start(tmp_path/'run', env=get_startup(tmp_path, SLOW.replace('PLACE', str(place))))
+    p = start(tmp_path/'run', env=get_startup(tmp_path, SLOW.replace('PLACE', str(place))), own=True)
     wait_for(p, 'waiting to be killed')
     kill_all(p)
     (left := tmp_path/'run/.checkpoint.safetensors.999999999').touch()  # of a writer that was killed
-    p = start(tmp_path/'run')
+    p = start(tmp_path/'run', own=True)
     wait_for(p, 'weights: ')  # before anything is trained
     kill_all(p)
     assert read(tmp_path/'run')['resumed'] == [] and not left.exists()
@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_everything(whole, tmp_path):
 @pytest.mark.xdist_group('stops')
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     "Another model in the same folder: a sentence, and the file stays"
-    p = start(tmp_path/'run'); wait_for(p, 'epoch 3/12'); kill_all(p)
+    p = start(tmp_path/'run', own=True); wait_for(p, 'epoch 3/12'); kill_all(p)
     kept = (tmp_path/'run'/'checkpoint.safetensors').read_bytes()
     r = read(tmp_path/'run')
     r['parameters']['arch'] = 'resnet10t'
