@@ -9,7 +9,8 @@ from PIL import Image
 from conftest import command
 from imgclf_nb.core import UserError
 from imgclf_nb.datasets.sources import SOURCES, Source
-from imgclf_nb.fetching import _explain, fetch
+from imgclf_nb.datasets.retries import explain_failure
+from imgclf_nb.fetching import fetch
 from imgclf_nb.datasets.archives import unpack, unpack_parquet
 
 SHA = 'f'*40
@@ -148,13 +149,13 @@ def test_https_whole_and_only_once(net, tmp_path, capsys):
     assert record['sha256'] == sha256(net.zip) and record['files'] == 6 and record['bytes'] == sum(map(len, PETS.values()))
     n = len(net.asked)
     fetch(source, folder)
-    assert len(net.asked) == n and 'there already' in capsys.readouterr().out
+    assert len(net.asked) == n and 'exists already' in capsys.readouterr().out
 
 
 def test_https_goes_on_after_many_cuts(net, tmp_path, monkeypatch):
     "As long as bytes arrive there is no end of patience, and the wait does not grow"
     waits = []
-    monkeypatch.setattr('imgclf_nb.fetching.time.sleep', waits.append)
+    monkeypatch.setattr('imgclf_nb.datasets.retries.time.sleep', waits.append)
     net.zip, net.cuts = BIG, 6
     got = fetch(Source('https', f'{net.url}/pets.zip', sha256=sha256(BIG)), tmp_path/'data'/'pets')
     starts = net.ranges()
@@ -165,16 +166,16 @@ def test_https_goes_on_after_many_cuts(net, tmp_path, monkeypatch):
 def test_https_begins_anew_where_the_file_has_changed(net, tmp_path, monkeypatch):
     net.zip, net.cuts = BIG, 1
     def changes(_): net.zip, net.tag = make_zip(PETS), '"v2"'  # while the client waits
-    monkeypatch.setattr('imgclf_nb.fetching.time.sleep', changes)
+    monkeypatch.setattr('imgclf_nb.datasets.retries.time.sleep', changes)
     assert bytes_below(fetch(Source('https', f'{net.url}/pets.zip'), tmp_path/'data'/'pets')) == PETS
     assert len(net.asked) == 2 and json.loads((tmp_path/'records'/'pets'/'source.json').read_text())['sha256'] == sha256(net.zip)
 
 
 def test_https_gives_up_where_nothing_arrives_and_goes_on_later(net, tmp_path, monkeypatch):
     waits = []
-    monkeypatch.setattr('imgclf_nb.fetching.time.sleep', waits.append)
+    monkeypatch.setattr('imgclf_nb.datasets.retries.time.sleep', waits.append)
     net.cuts = 10  # of a file so small that nothing of it is kept
-    with pytest.raises(UserError, match='broke again and again.*goes on'): fetch(Source('https', f'{net.url}/p.zip'), tmp_path/'data'/'pets')
+    with pytest.raises(UserError, match='kept breaking.*resumes'): fetch(Source('https', f'{net.url}/p.zip'), tmp_path/'data'/'pets')
     assert waits == [1, 2, 4, 8] and seen(tmp_path/'data') == []
     net.cuts = 0
     fetch(Source('https', f'{net.url}/p.zip'), tmp_path/'data'/'pets')
@@ -189,10 +190,10 @@ def test_a_wrong_checksum_lets_nothing_be_seen(net, tmp_path):
 
 def test_a_busy_server_is_waited_for(net, tmp_path, capsys, monkeypatch):
     waits = []
-    monkeypatch.setattr('imgclf_nb.fetching.time.sleep', waits.append)
+    monkeypatch.setattr('imgclf_nb.datasets.retries.time.sleep', waits.append)
     net.busy, net.retry = 2, '7'
     fetch(Source('https', f'{net.url}/p.zip'), tmp_path/'data'/'pets')
-    assert waits == [7, 7] and 'busy (429), again in 7 s' in capsys.readouterr().out
+    assert waits == [7, 7] and 'busy (429), next try in 7 s' in capsys.readouterr().out
     net.busy, net.retry = 1, '7200'
     with pytest.raises(UserError, match='7200 s'): fetch(Source('https', f'{net.url}/p.zip'), tmp_path/'data'/'more')
     assert waits == [7, 7], 'nobody waits two hours'
@@ -200,7 +201,7 @@ def test_a_busy_server_is_waited_for(net, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize('status,says', [(403, 'browser'), (404, 'does not exist'), (500, 'unexpected|500')])
 def test_https_closed_doors(net, tmp_path, status, says, monkeypatch):
-    monkeypatch.setattr('imgclf_nb.fetching.time.sleep', lambda s: None)
+    monkeypatch.setattr('imgclf_nb.datasets.retries.time.sleep', lambda s: None)
     net.status = status
     with pytest.raises(UserError, match=says): fetch(Source('https', f'{net.url}/p.zip'), tmp_path/'data'/'pets')
     assert seen(tmp_path/'data') == []
@@ -337,8 +338,8 @@ def fake_hub(monkeypatch, tmp_path):
     monkeypatch.setenv('IMGCLF_RECORDS', str(tmp_path/'records'))
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setattr(huggingface_hub.HfApi, 'dataset_info', lambda *a, **k: info)
-    monkeypatch.setattr('imgclf_nb.fetching._check_reachable', lambda e: None)
-    monkeypatch.setattr('imgclf_nb.fetching.time.sleep', lambda s: None)
+    monkeypatch.setattr('imgclf_nb.fetching.check_reachable', lambda e: None)
+    monkeypatch.setattr('imgclf_nb.datasets.retries.time.sleep', lambda s: None)
     return lambda f: monkeypatch.setattr(huggingface_hub, 'snapshot_download', f)
 
 
@@ -351,7 +352,7 @@ def test_a_disk_that_fills_up_under_the_hub(tmp_path, fake_hub):
 def test_a_hub_that_hands_back_half(tmp_path, fake_hub):
     "Where the network goes away, the client hands back what is there, with a warning"
     fake_hub(lambda *a, **k: None)
-    with pytest.raises(UserError, match='1 of 1 files have not come'): fetch(Source('hub', 'me/pets'), tmp_path/'data'/'pets')
+    with pytest.raises(UserError, match='1 of 1 files have not arrived'): fetch(Source('hub', 'me/pets'), tmp_path/'data'/'pets')
     assert seen(tmp_path/'data') == []
 
 
@@ -389,7 +390,7 @@ def test_kaggle_goes_on_after_a_cut(kaggle, tmp_path):
     assert rc == 0 and set(PETS) < set(bytes_below(tmp_path/'data'/'pets')), out
     one, two = kaggle.ranges()
     assert one == 1_500_000 and two > one + (1 << 20) - 1, kaggle.ranges()
-    assert 'the connection broke, again in 1 s' in out
+    assert 'the connection broke, next try in 1 s' in out
 
 
 def test_kaggle_wrong_sum_and_busy(kaggle, tmp_path):
@@ -398,7 +399,7 @@ def test_kaggle_wrong_sum_and_busy(kaggle, tmp_path):
     kaggle.body = mends
     rc, out = run(tmp_path, KAGGLE)
     assert rc == 0 and bytes_below(tmp_path/'data'/'pets') == PETS, out
-    assert 'busy (429), again in 1 s' in out and sum('DownloadDataset' in o[1] for o in kaggle.asked) == 2
+    assert 'busy (429), next try in 1 s' in out and sum('DownloadDataset' in o[1] for o in kaggle.asked) == 2
 
 
 def test_kaggle_limits_are_ours(kaggle, tmp_path):
@@ -465,7 +466,7 @@ def test_hub_goes_on_in_a_second_process(tmp_path):
         hub = net.body
         net.body = lambda h, data, start, headers: net.send(h, 403, b'', {}) if '00001-of' in h.path and h.command == 'GET' else hub(h, data, start, headers)
         rc, out = run(tmp_path, HUB, net)
-        assert rc == 3 and 'refuses (403)' in out and seen(tmp_path/'data') == [], out
+        assert rc == 3 and 'refuses access (403)' in out and seen(tmp_path/'data') == [], out
         net.body, net.asked[:] = hub, []
         rc, out = run(tmp_path, HUB, net)
         assert rc == 0 and seen(tmp_path/'data') == ['pets'], out
@@ -495,7 +496,7 @@ def test_hub_busy_and_switched_off(tmp_path):
     with serving(repo={'train.zip': make_zip(PETS)}) as net:
         net.busy = 1
         rc, out = run(tmp_path, HUB, net)
-        assert rc == 0 and 'busy (429), again in 1 s' in out
+        assert rc == 0 and 'busy (429), next try in 1 s' in out
     rc, out = run(tmp_path, HUB, folder='more', HF_HUB_OFFLINE='1')
     assert rc == 3 and 'HF_HUB_OFFLINE is set' in out
 
@@ -549,7 +550,7 @@ def test_a_source_that_has_changed_says_so(net, tmp_path, capsys):
 
 
 def test_something_unexpected_keeps_its_name():
-    assert 'ZeroDivisionError: by zero' in _explain(ZeroDivisionError('by zero'), HUB)
+    assert 'ZeroDivisionError: by zero' in explain_failure(ZeroDivisionError('by zero'), HUB)
 
 
 # ---- the command
@@ -558,13 +559,13 @@ def test_command_end_to_end(kaggle, tmp_path):
     "A named set from Kaggle: counts are held against the card, the manifest's hash is printed, a second call changes nothing"
     e = {**env(tmp_path), 'KAGGLE_API_TOKEN': 'secret'}
     rc, out = command('imgclf_fetch', 'pc_parts', **e)
-    assert rc == 0 and 'The card expects 3,279 images, here are 6' in out and 'expects 14 classes, here are 2' in out, out[-3000:]
+    assert rc == 0 and 'The card expects 3,279 images, but 6 arrived' in out and 'expects 14 classes, but 2 arrived' in out, out[-3000:]
     manifest = (tmp_path/'records'/'pc_parts'/'manifest.csv').read_bytes()
     assert f'data_hash {sha256(manifest)}' in out and manifest.count(b'\n') == 7
     assert all(sha256(v).encode() in manifest for v in PETS.values())
     n = len(kaggle.asked)
     rc, out = command('imgclf_fetch', 'pc_parts', **e)
-    assert rc == 0 and 'is there already' in out and len(kaggle.asked) == n, out
+    assert rc == 0 and 'exists already' in out and len(kaggle.asked) == n, out
 
 
 def test_command_any_zip_and_another_data_root(tmp_path):

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
-# %% ../../nbs/base/03_kernels.ipynb #a05f7b10
+# %% ../../nbs/base/03_kernels.ipynb #287da72d
 @cache
 def _make_folder(pid):
     "A new temporary folder, deleted when this process ends"
@@ -37,7 +37,7 @@ PRELOADED = '''ipykernel.kernelapp numpy pandas scipy.stats sklearn.metrics skle
     fastai.learner fastai.callback.tracker fastai.callback.schedule fastai.vision.data
     albumentations filelock fastcore.test'''.split()
 
-# %% ../../nbs/base/03_kernels.ipynb #9ddd22d2
+# %% ../../nbs/base/03_kernels.ipynb #121458f0
 @contextlib.contextmanager
 def _silence_stderr():
     "Discard what this process writes to stderr, also from C code"
@@ -50,14 +50,14 @@ def _silence_stderr():
         os.close(stderr)
         os.close(null)
 
-# %% ../../nbs/base/03_kernels.ipynb #316a91e0
+# %% ../../nbs/base/03_kernels.ipynb #d78c7970
 def preload():
     "Import `PRELOADED`, without the libraries' warnings"
     with _silence_stderr():
         for name in PRELOADED: importlib.import_module(name)
 
 # %% ../../nbs/base/03_kernels.ipynb #ba078388
-_inline = 'module://matplotlib_inline.backend_inline'  # ipykernel's, but set before matplotlib loads
+_inline = 'module://matplotlib_inline.backend_inline'  # ipykernel's, set before matplotlib loads
 
 _start = '''
 import builtins
@@ -77,7 +77,7 @@ def _end_with(
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../../nbs/base/03_kernels.ipynb #dbb491f4
+# %% ../../nbs/base/03_kernels.ipynb #08feff3d
 def _reset_process(env, cwd):
     "Give a fresh fork the signals, the folder, the environment and the modules of a new process"
     os.setsid()
@@ -125,7 +125,7 @@ def _begin(request, caller, door):
         traceback.print_exc()
         os._exit(1)
 
-# %% ../../nbs/base/03_kernels.ipynb #d9b92b99
+# %% ../../nbs/base/03_kernels.ipynb #a949ee3a
 def _fits(request, setting):
     "Whether a fork of this process can do what is requested"
     return request['cmd'][0] == sys.executable and _get_setting(request['env']) == setting
@@ -143,7 +143,7 @@ def _answer(door, setting):
             if pid == 0: _begin(request, caller, door)
         caller.sendall(f'{pid}\n'.encode())
 
-# %% ../../nbs/base/03_kernels.ipynb #078288fc
+# %% ../../nbs/base/03_kernels.ipynb #e155a6e4
 def _prepare_server():
     "Ignore Ctrl-C, which is meant for the kernels, and load the libraries"
     os.dup2(2, 1)  # for what a kernel prints outside of its cells
@@ -180,7 +180,7 @@ class KernelServer:
             env={**os.environ, 'MPLBACKEND': _inline, 'NO_ALBUMENTATIONS_UPDATE': '1'})
         atexit.register(self.process.stdin.close)
 
-# %% ../../nbs/base/03_kernels.ipynb #e48c6fa4
+# %% ../../nbs/base/03_kernels.ipynb #cfc8f137
 @patch
 def wait(self:KernelServer):
     "Wait until the server accepts requests, or has ended"
@@ -222,7 +222,7 @@ class Forked:
     def terminate(self): self.send_signal(signal.SIGTERM)
     def kill(self): self.send_signal(signal.SIGKILL)
 
-# %% ../../nbs/base/03_kernels.ipynb #77b37573
+# %% ../../nbs/base/03_kernels.ipynb #81d133a2
 @patch
 def poll(self:Forked, seconds=0):
     "None while the process runs, then -1: only its parent learns the exit code"
@@ -231,7 +231,7 @@ def poll(self:Forked, seconds=0):
         os.close(self.handle)
     return self.returncode
 
-# %% ../../nbs/base/03_kernels.ipynb #bb82d880
+# %% ../../nbs/base/03_kernels.ipynb #672046ab
 @patch
 def send_signal(self:Forked, number):
     "Send a signal to the process, if it runs"
@@ -260,16 +260,16 @@ class ForkProvisioner(LocalProvisioner):
         self.cwd = cwd
         return self.connection_info
 
-# %% ../../nbs/base/03_kernels.ipynb #c02142de
+# %% ../../nbs/base/03_kernels.ipynb #1bdcf12a
 @patch
 def may_fork(self:ForkProvisioner, cmd):
-    "Whether this is an ordinary Python kernel, and not the first one, which would wait for a server"
+    "Whether this is an ordinary Python kernel and not the first, which would wait for a server"
     backend = os.environ.get('MPLBACKEND') or _inline
     ordinary = backend == _inline and cmd[1:3] == ['-m', 'ipykernel_launcher']
     if not can_fork() or not ordinary: return False
     return next(self.launched) > 0 or bool(os.environ.get('IMGCLF_KERNELS'))
 
-# %% ../../nbs/base/03_kernels.ipynb #f26aaf20
+# %% ../../nbs/base/03_kernels.ipynb #1a5dd17b
 @patch
 def fork(self:ForkProvisioner, cmd, cwd, options):
     "The process of a forked kernel; None where a fork is not possible"

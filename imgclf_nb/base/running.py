@@ -30,7 +30,7 @@ def _forget_kernel():
 class TimeUp(UserError):
     "A notebook was stopped at the end of its time; the same command resumes it"
 
-# %% ../../nbs/base/04_running.ipynb #baf456da
+# %% ../../nbs/base/04_running.ipynb #aecc3440
 def _interrupt_after(seconds, again, late, over):
     "Interrupt the notebook's process after some seconds, and again until `over` is set"
     wait = seconds
@@ -48,12 +48,12 @@ def _limit(seconds, again=20):
     late = []
     over = threading.Event()
     if seconds and os.name == 'posix':  # Windows would end the process
-        watch = threading.Thread(target=_interrupt_after, args=(seconds, again, late, over), daemon=True)
-        watch.start()
+        given = seconds, again, late, over
+        threading.Thread(target=_interrupt_after, args=given, daemon=True).start()
     try: yield late
     finally: over.set()
 
-# %% ../../nbs/base/04_running.ipynb #2be82a7d
+# %% ../../nbs/base/04_running.ipynb #8c883aae
 def _make_handler():
     "A handler for Ctrl-C: the first goes to the notebook's process, the second ends this one"
     pressed = []
@@ -88,7 +88,7 @@ def get_defaults(
     found = papermill.inspect_notebook(str(get_root()/'nbs'/f'{notebook}.ipynb'))
     return {name: ast.literal_eval(parameter['default']) for name,parameter in found.items()}
 
-# %% ../../nbs/base/04_running.ipynb #ed6188a9
+# %% ../../nbs/base/04_running.ipynb #567b96e0
 def _execute(notebook, out, parameters, quiet):
     "Execute a notebook with papermill"
     import papermill
@@ -107,12 +107,12 @@ def _keep_failed(tmp, out):
     os.replace(tmp, kept)
     return kept
 
-# %% ../../nbs/base/04_running.ipynb #fe01c92a
+# %% ../../nbs/base/04_running.ipynb #ae10381f
 def _raise_time_up(folder):
     "Raise the error of a run whose time is over"
     raise TimeUp(f'The time for {folder.name} is over. The same command resumes it.') from None
 
-# %% ../../nbs/base/04_running.ipynb #1914ff15
+# %% ../../nbs/base/04_running.ipynb #d911f360
 def _raise_cell_error(error, kept, late):
     "Raise what a failed cell means: time is up, an interrupt, or an error with the cell's message"
     if error.ename == 'KeyboardInterrupt':
@@ -123,7 +123,7 @@ def _raise_cell_error(error, kept, late):
     cause = None if ours else error
     raise UserError(f'{message} (The executed notebook is {kept}.)') from cause
 
-# %% ../../nbs/base/04_running.ipynb #2600f83d
+# %% ../../nbs/base/04_running.ipynb #71539763
 def _fail_killed(folder):
     "Record in the run that its kernel was killed, and return the error"
     error = UserError("The notebook's process was ended from outside, usually for lack of memory: "
@@ -132,7 +132,7 @@ def _fail_killed(folder):
     if run.record.get('status') == 'running': run.fail(error)
     return error
 
-# %% ../../nbs/base/04_running.ipynb #c705ed54
+# %% ../../nbs/base/04_running.ipynb #654b538e
 def _raise_kernel_error(error, tmp, out, late):
     "Raise what an error outside of the cells means: time is up, the kernel was killed, or itself"
     from nbclient.exceptions import DeadKernelError
