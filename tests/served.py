@@ -1,5 +1,9 @@
-"python tests/served.py COMMAND …: what it starts forks from processes that have torch, timm and fastai loaded, instead of loading them fifty times"
-import gc, os, subprocess, sys
+"""`python tests/served.py COMMAND …` runs a command whose processes fork from one that has torch,
+timm and fastai loaded, instead of loading them fifty times."""
+import gc
+import os
+import subprocess
+import sys
 
 from nbdev.test import nbdev_test
 
@@ -7,11 +11,16 @@ from imgclf_nb.base.kernels import KernelServer, can_fork, preload
 
 if can_fork():  # all kernels, whichever process wants them, come from one server
     server = KernelServer().wait()
-    os.environ.update(IMGCLF_KERNELS=server.path, JUPYTER_DEFAULT_PROVISIONER_NAME='imgclf-fork')
-if sys.argv[1] != 'nbdev_test': sys.exit(subprocess.run(sys.argv[1:]).returncode)
+    os.environ.update(
+        IMGCLF_KERNELS=server.path,
+        JUPYTER_DEFAULT_PROVISIONER_NAME='imgclf-fork')
+
+if sys.argv[1] != 'nbdev_test':
+    sys.exit(subprocess.run(sys.argv[1:]).returncode)
+
 if can_fork():  # and the notebooks run in forks of this process
     preload()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 50)  # a worker goes through dozens of notebooks, whose objects stay
+    gc.set_threshold(100_000, 20, 50)  # objects of dozens of notebooks stay in a worker
 nbdev_test(n_workers=2, timing=True)

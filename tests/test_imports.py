@@ -10,7 +10,7 @@ from imgclf_nb.base.kernels import PRELOADED, can_fork
 HEAVY = {'torch', 'torchvision', 'timm', 'fastai', 'sklearn', 'scipy', 'cv2', 'imagehash', 'matplotlib', 'seaborn', 'albumentations', 'cleanlab',
     'papermill', 'nbclient', 'nbformat', 'jupyter_client', 'jupyter_core', 'IPython'}
 SLOWEST = {'torch', 'torchvision', 'timm', 'fastai', 'matplotlib'}
-EMPTY = '''core backbones fetching data splitting audit comparison commands base.runs base.parameters base.machine base.running datasets.archives datasets.sources
+EMPTY = '''core backbones fetching data splitting audit comparison commands base.runs base.parameters base.machine base.running datasets.archives datasets.sources datasets.retries
     datasets.miniatures datasets.cards datasets.listing datasets.records images.preprocessing images.properties images.duplicates models.logistic models.features
     auditing.label_errors auditing.grouping auditing.reviewer auditing.findings auditing.report stats.paired_tests results.paired_predictions results.leaderboard
     results.studies training.subsets'''.split()  # these load nothing of HEAVY

@@ -1,5 +1,10 @@
-"Kernels that are forked from a server: the same numbers as others, and they end as others do"
-import os, signal, subprocess, sys, time
+"Kernels that are forked from a server give the same numbers as others, and end as others do"
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,18 +13,21 @@ from safetensors.numpy import load_file
 from conftest import ROOT
 from imgclf_nb.base.kernels import KernelServer, can_fork
 
-pytestmark = [pytest.mark.skipif(not can_fork(), reason='kernels are forked on Linux, without a GPU'), pytest.mark.xdist_group('kernels')]
+pytestmark = [
+    pytest.mark.skipif(not can_fork(), reason='kernels are forked on Linux, without a GPU'),
+    pytest.mark.xdist_group('kernels')]
 SMALL = dict(dataset='pc_parts_mini', size=32, epochs=1)
 
 
 @pytest.fixture(scope='module')
 def served():
     "The environment of a process whose kernels are all forked"
-    return {**os.environ, 'IMGCLF_KERNELS': os.environ.get('IMGCLF_KERNELS') or KernelServer().wait().path}
+    path = os.environ.get('IMGCLF_KERNELS') or KernelServer().wait().path
+    return {**os.environ, 'IMGCLF_KERNELS': path}
 
 
 def start(folder, env, **parameters):
-    "A process that runs 03 in a kernel; it prints the kernel's process number when the training begins"
+    "A process that runs 03 in a kernel, and first prints the kernel's process number"
     code = f'''
 import threading, time
 from imgclf_nb.base import running
@@ -28,10 +36,13 @@ def say():
     print(running._get_pid(), flush=True)
 threading.Thread(target=say, daemon=True).start()
 running.run_notebook('03_baseline', {str(folder)!r}, quiet=True, **{parameters!r})'''
-    return subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def is_forked(pid): return b'serve_kernels' in Path(f'/proc/{pid}/cmdline').read_bytes()
+def is_forked(pid):
+    "Whether a process is a fork of the server"
+    return b'serve_kernels' in Path(f'/proc/{pid}/cmdline').read_bytes()
 
 
 def is_gone(pid, seconds=20):
@@ -42,7 +53,9 @@ def is_gone(pid, seconds=20):
 
 
 def test_the_same_weights_as_in_a_process_of_its_own(served, tmp_path):
-    both = dict(forked=start(tmp_path/'forked', served, **SMALL), plain=start(tmp_path/'plain', {**served, 'IMGCLF_FORK': '0'}, **SMALL))
+    both = dict(
+        forked=start(tmp_path/'forked', served, **SMALL),
+        plain=start(tmp_path/'plain', {**served, 'IMGCLF_FORK': '0'}, **SMALL))
     forked = {name: is_forked(int(p.stdout.readline())) for name,p in both.items()}
     assert forked == dict(forked=True, plain=False)
     for p in both.values(): assert p.wait(timeout=300) == 0, p.stderr.read()
@@ -51,24 +64,25 @@ def test_the_same_weights_as_in_a_process_of_its_own(served, tmp_path):
 
 
 def test_it_ends_with_the_process_that_asked(served, tmp_path):
-    "kill -9 leaves no kernel behind that goes on training and holds the run's lock"
+    "kill -9 leaves no kernel behind that continues to train and holds the run's lock"
     p = start(tmp_path/'run', served, **{**SMALL, 'epochs': 1000})
     kernel = int(p.stdout.readline())
     assert is_forked(kernel)
-    p.kill(); p.wait()
+    p.kill()
+    p.wait()
     assert is_gone(kernel)
 
 
 def test_a_killed_kernel_is_said(served, tmp_path):
     p = start(tmp_path/'run', served, **{**SMALL, 'epochs': 1000})
     kernel = int(p.stdout.readline())
-    while not (tmp_path/'run'/'run.json').exists(): time.sleep(.1)  # it is at work
+    while not (tmp_path/'run'/'run.json').exists(): time.sleep(.1)  # until it is at work
     os.kill(kernel, signal.SIGKILL)
     _, err = p.communicate(timeout=120)
     assert p.returncode == 1 and 'ended from outside' in err, err
 
 
-def test_without_a_server_it_is_started_as_ever(tmp_path, served):
+def test_without_a_server_it_is_an_ordinary_process(tmp_path, served):
     p = start(tmp_path/'run', {**served, 'IMGCLF_KERNELS': str(tmp_path/'nobody')}, **SMALL)
     assert not is_forked(int(p.stdout.readline()))
     assert p.wait(timeout=300) == 0, p.stderr.read()
@@ -80,7 +94,8 @@ import matplotlib.pyplot as plt, pandas as pd, torch
 from fastcore.imports import IN_NOTEBOOK
 from tqdm.auto import tqdm
 print('serve_kernels' in open('/proc/self/cmdline').read())
-print(pd.get_option('display.max_columns'), IN_NOTEBOOK, tqdm.__module__, plt.get_backend(), torch.get_num_threads(), os.getcwd(), os.environ['IMGCLF_RUNS'], 'imgclf_nb' in sys.modules)
+print(pd.get_option('display.max_columns'), IN_NOTEBOOK, tqdm.__module__, plt.get_backend(),
+    torch.get_num_threads(), os.getcwd(), os.environ['IMGCLF_RUNS'], 'imgclf_nb' in sys.modules)
 '''
 
 def test_libraries_are_as_in_a_process_of_its_own(served, tmp_path):
@@ -90,16 +105,17 @@ from jupyter_client.manager import start_new_kernel
 km, kc = start_new_kernel(kernel_name='python3', cwd={str(tmp_path)!r})
 kc.execute_interactive({LOOK!r}, timeout=120)
 kc.stop_channels(); km.shutdown_kernel(now=True)"""
-    env = {**served, 'JUPYTER_DEFAULT_PROVISIONER_NAME': 'imgclf-fork', 'IMGCLF_RUNS': str(tmp_path/'runs')}
-    both = [subprocess.run([sys.executable, '-c', code], env=env | more, capture_output=True, text=True) for more in ({}, {'IMGCLF_FORK': '0'})]
+    forking = {**served, 'JUPYTER_DEFAULT_PROVISIONER_NAME': 'imgclf-fork',
+        'IMGCLF_RUNS': str(tmp_path/'runs')}
+    both = [subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+        for env in (forking, {**forking, 'IMGCLF_FORK': '0'})]
     (forked, looks), (plain, should) = [o.stdout.split('\n', 1) for o in both]
     assert (forked, plain) == ('True', 'False'), [o.stderr for o in both]
     assert looks == should and looks.startswith('20 True') and looks.endswith('False\n')
 
 
-def test_a_server_survives_who_goes_away(served):
-    "Somebody connects and leaves, or sends nonsense: the next one is answered"
-    import socket
+def test_a_server_survives_bad_clients(served):
+    "A client disconnects, or sends nonsense: the next one is answered"
     for sent in (b'', b'nonsense\n', b'{}\n'):
         with socket.socket(socket.AF_UNIX) as s:
             s.connect(served['IMGCLF_KERNELS'])

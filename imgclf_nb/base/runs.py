@@ -19,7 +19,7 @@ from ..core import UserError, get_close, get_root, sweep, to_plain, write_json, 
 
 # %% ../../nbs/base/01_runs.ipynb #f5884e6d
 def get_now()->str:
-    "The time with its zone, to the second"
+    "The local time with its time zone, to the second"
     return datetime.now().astimezone().isoformat(timespec='seconds')
 
 # %% ../../nbs/base/01_runs.ipynb #4cdf2adf
@@ -27,26 +27,41 @@ class Run:
     "A run's folder and its run.json"
     def __init__(self,
         path, # the folder
-    ): self.path, self.began, self.lock, self.again = Path(path), time.time(), None, False
+    ):
+        self.path = Path(path)
+        self.began = time.time()
+        self.lock = None
+        self.again = False  # whether it was cut short before
 
     def __repr__(self): return f"Run({self.path.name}: {self.record.get('status')})"
 
     @property
-    def record(self)->dict:
-        "run.json as a dictionary, empty where there is none"
-        p = self.path/'run.json'
-        try: return json.loads(p.read_text(encoding='utf-8')) if p.exists() else {}
-        except (json.JSONDecodeError, UnicodeDecodeError) as e:
-            raise UserError(f"{p} is damaged ({e}): move the folder away, or give another run name.", 'run') from None
+    def done(self)->bool:
+        "Whether the run has finished"
+        return self.record.get('status') == 'done'
 
-    @property
-    def done(self)->bool: return self.record.get('status') == 'done'
+# %% ../../nbs/base/01_runs.ipynb #5c680b4a
+@patch(as_prop=True)
+def record(self:Run)->dict:
+    "run.json as a dictionary, empty where there is none; `UserError` where it is damaged"
+    path = self.path/'run.json'
+    if not path.exists(): return {}
+    try: return json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): move the folder away, "
+            "or give another run name.", 'run') from None
 
-    def update(self, **values):
-        "Change entries of run.json; dictionaries are merged"
-        old = self.record
-        new = {k: {**old[k], **v} if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k,v in values.items()}
-        write_json(self.path/'run.json', {**old, **new})
+# %% ../../nbs/base/01_runs.ipynb #15417b44
+@patch
+def update(self:Run,
+    **values # entries of run.json; a dictionary is merged with the one that is there
+):
+    "Change entries of run.json"
+    record = self.record
+    for key,value in values.items():
+        merge = isinstance(value, dict) and isinstance(record.get(key), dict)
+        record[key] = {**record[key], **value} if merge else value
+    write_json(self.path/'run.json', record)
 
 # %% ../../nbs/base/01_runs.ipynb #5a4df3db
 @patch
@@ -54,169 +69,213 @@ def keep_figure(self:Run,
     ax,       # matplotlib `Axes` or `Figure`
     name:str, # file name without .png
 ):
-    "Save a figure into the run's figures/ and hand it back"
-    (self.path/'figures').mkdir(exist_ok=True)
-    getattr(ax, 'figure', ax).savefig(self.path/'figures'/f'{name}.png', dpi=100, bbox_inches='tight')
+    "Save a figure into the run's figures/ and return it"
+    folder = self.path/'figures'
+    folder.mkdir(exist_ok=True)
+    figure = getattr(ax, 'figure', ax)
+    figure.savefig(folder/f'{name}.png', dpi=100, bbox_inches='tight')
     return ax
 
 # %% ../../nbs/base/01_runs.ipynb #e604d2a2
 @patch
 def begin(self:Run):
-    "Say that training begins: from here on the run holds something worth keeping"
+    "Record that training begins: from now on the run holds something worth keeping"
     self.update(began=get_now())
 
 # %% ../../nbs/base/01_runs.ipynb #587b4fa1
 @patch
 def resume(self:Run, epoch:int=0, step:int=0):
-    "Say in `resumed`, once, where the work of a run that was cut short goes on"
-    if self.again: self.update(resumed=[*self.record['resumed'], dict(epoch=epoch, step=step, time=self.record['started'])])
+    "Record once, in `resumed`, from which epoch and step a run that was cut short resumes"
+    if self.again:
+        entry = dict(epoch=epoch, step=step, time=self.record['started'])
+        self.update(resumed=[*self.record['resumed'], entry])
     self.again = False
 
 # %% ../../nbs/base/01_runs.ipynb #4cfb8bf0
 @patch
 def finish(self:Run, **values):
-    "Mark the run as done, with these last entries, and let go of its lock"
-    self.resume()  # what has no epochs was done from its beginning
+    "Mark the run as done, with these last entries, and release its lock"
+    self.resume()  # work without epochs was repeated from its beginning
     self.update(status='done', error=None, seconds=round(time.time() - self.began, 1), **values)
     self.close()
 
 # %% ../../nbs/base/01_runs.ipynb #87bcc52c
 @patch
 def fail(self:Run, error:Exception):
-    "Keep what went wrong in run.json and let go of the lock"
-    self.update(status='failed', seconds=round(time.time() - self.began, 1),
-                error=dict(parameter=getattr(error, 'parameter', None), message=str(error) or type(error).__name__))
+    "Record an error in run.json and release the lock"
+    message = str(error) or type(error).__name__
+    reason = dict(parameter=getattr(error, 'parameter', None), message=message)
+    self.update(status='failed', seconds=round(time.time() - self.began, 1), error=reason)
     self.close()
 
 # %% ../../nbs/base/01_runs.ipynb #4db3fb3b
 @patch
 def close(self:Run):
-    "Let go of the lock"
+    "Release the lock"
     if self.lock: self.lock.release(force=True)
     self.lock = None
 
 # %% ../../nbs/base/01_runs.ipynb #02cc4efd
 def get_runs_root()->Path:
     "The folder that holds the runs: `IMGCLF_RUNS`, else the project's runs/"
-    return Path(os.environ['IMGCLF_RUNS']).expanduser().resolve() if os.environ.get('IMGCLF_RUNS') else get_root()/'runs'
+    given = os.environ.get('IMGCLF_RUNS')
+    if given: return Path(given).expanduser().resolve()
+    return get_root()/'runs'
 
 # %% ../../nbs/base/01_runs.ipynb #b355af25
 def get_run_folder(
     run:str, # a name under runs/, or a folder
 )->Path:
-    "Where a run of this name lies, or would lie; `UserError` for what is no name"
-    if run in ('.', '..'): raise UserError(f"run = {run!r} is no name: give a name such as chest, or a folder.", 'run')
-    return Path(run).expanduser().resolve() if any(o in run for o in '/\\') else get_runs_root()/run
+    "The folder of a run, whether it exists or not; `UserError` where the name is not allowed"
+    if run in ('.', '..'):
+        raise UserError(f"run = {run!r} is no name: give a name such as chest, or a folder.", 'run')
+    if '/' in run or '\\' in run: return Path(run).expanduser().resolve()
+    return get_runs_root()/run
 
 # %% ../../nbs/base/01_runs.ipynb #0f9dde2e
-def _get_name(p):
-    "A fresh run's name: set, model, time"
+def _get_name(parameters):
+    "The name of a new run: data set, model, time"
+    dataset = Path(str(parameters.get('dataset'))).name
+    arch = parameters.get('arch') or 'recipe'
     time = datetime.now().strftime('%Y%m%d-%H%M%S-%f')[:-3]
-    return re.sub(r'[^\w.-]+', '_', f"{Path(str(p.get('dataset'))).name}-{p.get('arch') or 'recipe'}-{time}")
+    return re.sub(r'[^\w.-]+', '_', f'{dataset}-{arch}-{time}')
 
 # %% ../../nbs/base/01_runs.ipynb #4ce0d3f8
 def make_run_folder(
     path, # a run's folder
 ):
-    "The folder, if it is not there; `UserError` where it cannot be written"
+    "Make the folder where it is missing; `UserError` where it cannot be written"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_text(path/'.write', ''); (path/'.write').unlink()
-    except OSError as e:
-        raise UserError(f"Cannot write the run folder {path} ({e.strerror}): make its parent writable, or give "
-            f"run=/a/folder/that/is.", 'run') from None
+        write_text(path/'.write', '')
+        (path/'.write').unlink()
+    except OSError as error:
+        raise UserError(f"Cannot write the run folder {path} ({error.strerror}): "
+            "make its parent writable, or give run=/a/writable/folder.", 'run') from None
 
 # %% ../../nbs/base/01_runs.ipynb #03a39e3f
-def _get_record(notebook, p): return dict(
-    run=None, notebook=notebook, dataset=p.get('dataset'), parameters=p, status='running', error=None, began=None,
-    started=get_now(), seconds=None, seed=p.get('seed'), split_seed=p.get('split_seed'), data_hash=None, split_hash=None,
-    git_commit=get_commit(), environment=get_environment(), split_sizes={}, unreadable=None, classes=[], positive_class=None,
-    metrics={}, test_opened=0, resumed=[], cost={})
+def _get_record(notebook, parameters):
+    "run.json as a run begins"
+    keys = '''run notebook dataset parameters status error began started seconds seed split_seed
+        data_hash split_hash git_commit environment split_sizes unreadable classes positive_class
+        metrics test_opened resumed cost'''.split()
+    known = dict(
+        notebook=notebook, parameters=parameters, status='running', started=get_now(),
+        git_commit=get_commit(), environment=get_environment(),
+        split_sizes={}, classes=[], metrics={}, test_opened=0, resumed=[], cost={})
+    for key in ('dataset', 'seed', 'split_seed'): known[key] = parameters.get(key)
+    return {key: known.get(key) for key in keys}
 
 # %% ../../nbs/base/01_runs.ipynb #abedd52b
-def _is_refused(r):
-    "Stopped by a parameter before anything was trained"
-    return r['status'] == 'failed' and bool((r['error'] or {}).get('parameter')) and not r.get('began')
+def _is_refused(record):
+    "Whether a parameter was refused before anything was trained"
+    if record['status'] != 'failed' or record.get('began'): return False
+    return bool((record['error'] or {}).get('parameter'))
 
 # %% ../../nbs/base/01_runs.ipynb #5dbde6b7
-def _check_same(old, new, path, free=()):
-    diff = {k for k in {*old, *new} - {'run', *free} if old.get(k) != new.get(k)}
-    if not diff: return
-    says = ', '.join(f'{k} was {old.get(k)!r} and is now {new.get(k)!r}' for k in sorted(diff))
-    raise UserError(f"Run {path.name} exists with other parameters: {says}. Give another run name, or delete {path} if it is not "
-        f"needed.", 'run')
+def _check_same(record, new, path, free):
+    "`UserError` where parameters differ that are neither the run's name nor free to change"
+    if not record or _is_refused(record): return
+    old = record['parameters']
+    names = sorted({*old, *new} - {'run', *free})
+    changed = [name for name in names if old.get(name) != new.get(name)]
+    if not changed: return
+    changes = ', '.join(f'{o} was {old.get(o)!r} and is now {new.get(o)!r}' for o in changed)
+    raise UserError(f"Run {path.name} exists with other parameters: {changes}. "
+        f"Give another run name, or delete {path} if it is not needed.", 'run')
+
+# %% ../../nbs/base/01_runs.ipynb #12f74432
+def _lock(run):
+    "Take the lock of a run's folder; `UserError` where another process holds it"
+    from filelock import FileLock, Timeout
+    make_run_folder(run.path)
+    run.lock = FileLock(run.path/'.lock', is_singleton=True)
+    try: run.lock.acquire(timeout=3)  # a killed run's kernel needs a moment to end
+    except Timeout:
+        raise UserError(f"Run {run.path.name} is in use by another process: "
+            "wait for it, or give another run name.", 'run') from None
+
+# %% ../../nbs/base/01_runs.ipynb #9ca799ce
+def _write_beginning(run, notebook, parameters, old, keep):
+    "Write run.json as a run begins; entries of the old one are kept where `keep` says so"
+    known = bool(old) and not _is_refused(old)
+    run.again = known and old['status'] != 'done'  # `resume` records from where, if it does resume
+    record = dict(old) if keep else {}
+    record.update(_get_record(notebook, parameters))
+    record['run'] = run.path.name
+    record['resumed'] = old.get('resumed', [])
+    if known: record['began'] = old.get('began')
+    write_json(run.path/'run.json', record)
+
+# %% ../../nbs/base/01_runs.ipynb #d2ffcca4
+def _watch(run):
+    "In a notebook: record the error of a cell that fails in the run"
+    ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    if ip is None: return
+    def record_error(result):
+        error = result.error_in_exec or result.error_before_exec
+        if run.lock and error: run.fail(error)
+    ip.events.register('post_run_cell', record_error)
 
 # %% ../../nbs/base/01_runs.ipynb #d93c927e
 def get_run(
     notebook:str,    # e.g. '04_train'
-    parameters:dict, # checked ones; `run` in them is a name under runs/, a folder, or empty for a fresh one
-    free=(),         # names that may differ from call to call, such as a budget; a done run is opened again, and keeps what it has
+    parameters:dict, # checked ones; `run` in them is a name, a folder, or empty for a new run
+    free=(),         # names that may change, such as a budget: a finished run is then continued
 )->Run:
-    "A locked run folder, fresh or taken up again; `UserError` where it is in use, has other parameters or cannot be written"
-    from filelock import FileLock, Timeout
-    fresh = not parameters.get('run')
-    path = get_runs_root()/_get_name(parameters) if fresh else get_run_folder(parameters['run'])
+    "A locked run folder; `UserError` where it is in use, not writable, or has other parameters"
+    name = parameters.get('run')
+    path = get_run_folder(name) if name else get_runs_root()/_get_name(parameters)
     run = Run(path)
-    if not run.done or free:
-        make_run_folder(path)
-        run.lock = FileLock(path/'.lock', is_singleton=True)
-        try: run.lock.acquire(timeout=3)  # a killed run's kernel needs a moment to end
-        except Timeout:
-            raise UserError(f"Run {path.name} is being worked on by another process: wait for it, or give another run name.",
-                'run') from None
-    old = run.record  # read under the lock: another process may have finished it a moment ago
-    try:
-        if old and not _is_refused(old): _check_same(old['parameters'], to_plain(parameters), path, free)
-    except UserError: run.close(); raise
-    if old.get('status') == 'done' and not free: run.close(); return run
+    if not run.done or free: _lock(run)
+    old = run.record  # read under the lock: another process may have finished it meanwhile
+    try: _check_same(old, to_plain(parameters), path, free)
+    except UserError:
+        run.close()
+        raise
+    if old.get('status') == 'done' and not free:
+        run.close()
+        return run
     sweep(path)
-    known = bool(old) and not _is_refused(old)
-    run.again = known and old['status'] != 'done'  # whether it really goes on, and from where, the work will say
-    write_json(path/'run.json', {**(old if free else {}), **_get_record(notebook, parameters), 'run': path.name, 'resumed': old.get('resumed', []),
-        **(dict(began=old.get('began')) if known else {})})
+    _write_beginning(run, notebook, parameters, old, keep=bool(free))
     _watch(run)
     return run
 
-# %% ../../nbs/base/01_runs.ipynb #d2ffcca4
-def _watch(run):
-    ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    if ip is None: return
-    def failed(result):
-        error = result.error_in_exec or result.error_before_exec
-        if run.lock and error: run.fail(error)
-    ip.events.register('post_run_cell', failed)
-
 # %% ../../nbs/base/01_runs.ipynb #44d9b731
 def keep_refusal(
-    notebook:str, # that was given them
-    p:dict,       # the parameters
-    error,        # the `ParameterError`
+    notebook:str,    # that was given the parameters
+    parameters:dict, # by name
+    error,           # the `ParameterError`
 ):
     "Write the reason of a refusal into a run of its own, or of the name that was given"
-    path = get_run_folder(p['run']) if isinstance(p.get('run'), str) and p['run'] else get_runs_root()/_get_name(p)
+    name = parameters.get('run')
+    given = isinstance(name, str) and name
+    path = get_run_folder(name) if given else get_runs_root()/_get_name(parameters)
     old = Run(path).record
     if old and not _is_refused(old): return  # what exists is worth more than the refusal
     make_run_folder(path)
-    write_json(path/'run.json', {**_get_record(notebook, p), 'run': path.name, 'status': 'failed',
-        'error': dict(parameter=error.parameter, message=str(error))})
+    record = _get_record(notebook, parameters)
+    reason = dict(parameter=error.parameter, message=str(error))
+    write_json(path/'run.json', {**record, 'run': path.name, 'status': 'failed', 'error': reason})
 
 # %% ../../nbs/base/01_runs.ipynb #b520f965
 def open_run(
     run:str, # a name under runs/, or a folder
 )->Run:
-    "A run that exists; `UserError` with close names where it does not"
-    path = get_run_folder(run) if not Path(run).is_dir() or (get_runs_root()/run).is_dir() else Path(run).resolve()
+    "A run that exists; `UserError` with similar names where it does not"
+    named = (get_runs_root()/run).is_dir() or not Path(run).is_dir()
+    path = get_run_folder(run) if named else Path(run).resolve()
     if (path/'run.json').exists(): return Run(path)
-    names = [o.parent.name for o in get_runs_root().glob('*/run.json')]
-    raise UserError(f"There is no run {run!r} in {path.parent}.{get_close(run, names)} `ls runs` lists them; 04_train makes one.",
-        'run')
+    names = [file.parent.name for file in get_runs_root().glob('*/run.json')]
+    raise UserError(f"There is no run {run!r} in {path.parent}.{get_close(run, names)} "
+        "`ls runs` lists the runs; 04_train makes one.", 'run')
 
 # %% ../../nbs/base/01_runs.ipynb #77c35e8a
 def temporary_runs(
     when:bool=True,   # False: nothing changes
-    cache:bool=False, # whether what is cached is temporary too
+    cache:bool=False, # whether the cache is temporary too
 )->ExitStack:
-    "Runs and records lie in a temporary folder until the end of the `with`, or until `close()`"
+    "Put runs and records into a temporary folder until the end of the `with`, or until `close()`"
     from unittest import mock
     stack = ExitStack()
     if not when: return stack
