@@ -33,7 +33,7 @@ def get_patient(
     if not found: return ''
     return f'{split}/{found[1] or found[2]}'  # NORMAL2-IM-0123 and IM-0123 may be one person
 
-# %% ../nbs/01_data.ipynb #5429e910
+# %% ../nbs/01_data.ipynb #d432172a
 def get_video(
     name:str,  # file name
     label:str, # class of the image
@@ -52,7 +52,7 @@ def get_manifest(
     table = table.set_axis(['path', 'size', 'sha256', 'label'], axis=1)
     return table.sort_values('path').to_csv(index=False, lineterminator='\n')
 
-# %% ../nbs/01_data.ipynb #f2f07951
+# %% ../nbs/01_data.ipynb #46595a18
 def get_data_hash(
     items, # from `get_items`
 )->str:
@@ -66,7 +66,7 @@ def _is_utf8(name):
     except UnicodeEncodeError: return False
     return True
 
-# %% ../nbs/01_data.ipynb #340898d8
+# %% ../nbs/01_data.ipynb #5ae83445
 def _read_facts(items, cache):
     "What `measure_images` finds in each image; a name that is not UTF-8 is an error"
     is_odd = np.array([not _is_utf8(path) for path in items.path], dtype=bool)
@@ -74,14 +74,14 @@ def _read_facts(items, cache):
     facts.loc[is_odd, 'error'] = 'its name is not UTF-8: rename it'
     return facts
 
-# %% ../nbs/01_data.ipynb #52632f9e
+# %% ../nbs/01_data.ipynb #8e22d2b7
 def _report_unreadable(bad, n):
     "Print the first ten of the images that are left out"
     print(f"{len(bad)} of {n} images cannot be read and are left out:")
     for row in bad[:10]: print(f"  {row['file']}: {row['reason']}")
     if len(bad) > 10: print(f"  … and {len(bad)-10} more: items.attrs['unreadable'] lists them all")
 
-# %% ../nbs/01_data.ipynb #7d3dc408
+# %% ../nbs/01_data.ipynb #c68f090d
 def _get_unreadable(items, facts, strict):
     "`file` and `reason` of each image that cannot be read, printed; where `strict`, a `UserError`"
     bad = [dict(file=f, reason=error) for f,error in zip(items.file, facts.error) if error]
@@ -91,14 +91,14 @@ def _get_unreadable(items, facts, strict):
     if bad: _report_unreadable(bad, len(items))
     return bad
 
-# %% ../nbs/01_data.ipynb #dfa864d1
+# %% ../nbs/01_data.ipynb #c56dc7e1
 def _keep_readable(items, facts):
     "The rows of the images that can be read, of both tables; size and hash become items' columns"
     for name in ('sha256', 'bytes', 'width', 'height', 'mode'): items[name] = facts[name].values
     is_good = facts.error.values == ''
     return items[is_good].reset_index(drop=True), facts[is_good].reset_index(drop=True)
 
-# %% ../nbs/01_data.ipynb #ab4e895b
+# %% ../nbs/01_data.ipynb #02225980
 def _check_classes(items, classes, bad, root):
     "`UserError` if no image is left, or none of a class"
     if items.empty and bad:
@@ -131,7 +131,7 @@ def _get_videos(items, card):
     if card.group != 'films': return [('', -1)]*len(items)
     return [get_video(Path(path).name, label) for path,label in zip(items.path, items.label)]
 
-# %% ../nbs/01_data.ipynb #5eb6b7e4
+# %% ../nbs/01_data.ipynb #c025d3f5
 def _add_videos(items, card):
     "Add `sequence` and `frame`, from columns or file names; a group replaces the sequence"
     videos = _get_videos(items, card)
@@ -142,7 +142,7 @@ def _add_videos(items, card):
     items['sequence'] = items.get('sequence', sequences).where(~is_grouped, '')
     items['frame'] = frames.fillna(-1).astype(int)
 
-# %% ../nbs/01_data.ipynb #9cbe428b
+# %% ../nbs/01_data.ipynb #d177950e
 def _report_similar(facts, pairs):
     "Say how many images are too similar to each other to tell duplicates"
     n = get_similar_clusters(facts, pairs).sum()
@@ -151,7 +151,7 @@ def _report_similar(facts, pairs):
             f"fixed camera? a form?): they are not grouped. If they belong together, give them a "
             f"group.")
 
-# %% ../nbs/01_data.ipynb #7aa64a48
+# %% ../nbs/01_data.ipynb #eb610189
 def _find_copies(items, facts):
     "The name of each image's duplicates; no near-duplicates among video frames, which look alike"
     is_repeated = items.sha256.duplicated(keep=False)
@@ -165,13 +165,13 @@ def _find_copies(items, facts):
     names[is_alone] = get_duplicates(single, pairs)
     return names
 
-# %% ../nbs/01_data.ipynb #f696be5f
+# %% ../nbs/01_data.ipynb #9f6d8c5b
 def _get_patients(items, card):
     "The patient of each image by its file name, in sets of patients"
     if card.group != 'patients': return ['']*len(items)
     return [get_patient(Path(path).name, split) for path,split in zip(items.path, items.split)]
 
-# %% ../nbs/01_data.ipynb #2c11dea2
+# %% ../nbs/01_data.ipynb #1a1ee19a
 def _add_groups(items, facts, card):
     "`group, sequence, frame` and `copies` of each image, after `path, label, split`"
     patients = _get_patients(items, card)
@@ -219,7 +219,7 @@ def get_summary(
     counts['share'] = (counts['all']/counts['all'].sum()).round(3)
     return counts.rename_axis(columns=None)
 
-# %% ../nbs/01_data.ipynb #fc8b0c06
+# %% ../nbs/01_data.ipynb #9fec30ed
 def _show_row(axs, paths):
     "Draw an image into each of the axes"
     for ax in axs: ax.axis('off')
@@ -228,7 +228,7 @@ def _show_row(axs, paths):
         im.thumbnail((160, 160))
         ax.imshow(im)
 
-# %% ../nbs/01_data.ipynb #4612bd8a
+# %% ../nbs/01_data.ipynb #d132dc5a
 def show_items(
     items,           # from `get_items`, or a part of them
     per_class:int=6, # images per class, chosen at random

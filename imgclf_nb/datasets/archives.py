@@ -16,14 +16,14 @@ from ..core import UserError
 class NoRoom(UserError):
     "Too little disk space"
 
-# %% ../../nbs/datasets/03_archives.ipynb #d6e67b27
+# %% ../../nbs/datasets/03_archives.ipynb #5631bfe0
 def _get_room_error(why, folder, needed):
     "The `NoRoom` error with the needed and the free bytes"
     free = shutil.disk_usage(folder).free
     return NoRoom(f"{why}: {needed:,} bytes are needed in {folder}, {free:,} are free. "
         f"Make room; the same command then resumes.")
 
-# %% ../../nbs/datasets/03_archives.ipynb #864ef240
+# %% ../../nbs/datasets/03_archives.ipynb #84d63145
 @contextlib.contextmanager
 def check_room(
     folder,     # a folder on the disk in question
@@ -45,13 +45,13 @@ def say_error(
     lines = str(error).strip().splitlines() or ['']
     return f"{type(error).__name__}: {lines[0]}"
 
-# %% ../../nbs/datasets/03_archives.ipynb #5dfc5a0f
+# %% ../../nbs/datasets/03_archives.ipynb #acf4eb2a
 def _leads_out(name):
     "Whether a file name may lead out of its folder, on any operating system"
     is_absolute = name.startswith('/') or re.match('[A-Za-z]:', name)
     return is_absolute or '..' in name.split('/') or '\\' in name or '\0' in name
 
-# %% ../../nbs/datasets/03_archives.ipynb #ac92e26a
+# %% ../../nbs/datasets/03_archives.ipynb #bded0475
 def check_name(
     name:str,  # of a file, as an archive or a hub gives it
     where:str, # the archive or hub, for the error message
@@ -62,13 +62,13 @@ def check_name(
             f"nothing of it is kept. Take another source.")
     return Path(*[part for part in name.split('/') if part not in ('', '.')])
 
-# %% ../../nbs/datasets/03_archives.ipynb #c5160887
+# %% ../../nbs/datasets/03_archives.ipynb #83dd96c1
 def _get_link_error(path, name):
     "The `UserError` for a member that is neither a file nor a folder"
     return UserError(f"{path.name} holds {name!r}, a link or device: nothing of it is kept. "
         f"Take another source.")
 
-# %% ../../nbs/datasets/03_archives.ipynb #f294c45b
+# %% ../../nbs/datasets/03_archives.ipynb #8f588a71
 def _get_zip_members(path):
     "Yield `(name, is it a folder, function that opens it)` of each member of a zip"
     with zipfile.ZipFile(path) as archive:
@@ -80,7 +80,7 @@ def _get_zip_members(path):
                 raise UserError(f"{path.name} is encrypted: unpack it by hand, with its password.")
             yield member.filename, member.is_dir(), partial(archive.open, member)
 
-# %% ../../nbs/datasets/03_archives.ipynb #06cb1643
+# %% ../../nbs/datasets/03_archives.ipynb #5f0a7c1f
 def _get_tar_members(path):
     "Yield `(name, is it a folder, function that opens it)` of each member of a tar"
     with tarfile.open(path) as archive:
@@ -90,7 +90,7 @@ def _get_tar_members(path):
         if archive.fileobj.tell() <= archive.offset:  # tarfile does not report this
             raise EOFError('it ends without its closing block')
 
-# %% ../../nbs/datasets/03_archives.ipynb #10e8f790
+# %% ../../nbs/datasets/03_archives.ipynb #9d70ba16
 def _get_announced_size(path):
     "Bytes that a zip announces; of a tar, its own size"
     if not zipfile.is_zipfile(path): return path.stat().st_size
@@ -102,7 +102,7 @@ def _read_blocks(file):
     "Yield the content in blocks of 1 MiB"
     while block := file.read(1 << 20): yield block
 
-# %% ../../nbs/datasets/03_archives.ipynb #0eaca741
+# %% ../../nbs/datasets/03_archives.ipynb #019df741
 def _check_limits(archive, files, written, max_files, max_bytes):
     "`UserError` if an archive holds too many files, or unpacks to too many bytes"
     if files > max_files:
@@ -111,7 +111,7 @@ def _check_limits(archive, files, written, max_files, max_bytes):
         raise UserError(f"{archive.name} unpacks to more than {max_bytes:,} bytes, from "
             f"{archive.stat().st_size:,}: no set of images does. Check it by hand.")
 
-# %% ../../nbs/datasets/03_archives.ipynb #40a73152
+# %% ../../nbs/datasets/03_archives.ipynb #4a2a13dc
 def _write_members(archive, folder, max_files, max_bytes):
     "Write all members of an archive below `folder`; `UserError` beyond a limit"
     from tqdm import tqdm
@@ -130,12 +130,13 @@ def _write_members(archive, folder, max_files, max_bytes):
                     target.write(block)
                     bar.update(len(block))
 
-# %% ../../nbs/datasets/03_archives.ipynb #0196598b
-def _unpack_into(folder, archive, max_files, max_bytes):
-    "Unpack into an existing folder; `UserError` if the archive is broken or too large"
+# %% ../../nbs/datasets/03_archives.ipynb #243c78f7
+def _unpack_by_way_of(tmp, archive, folder, max_files, max_bytes):
+    "Unpack into `tmp` and rename it; `UserError` if the archive is broken or too large"
     try:
-        with check_room(folder, min(max_bytes, _get_announced_size(archive))):
-            _write_members(archive, folder, max_files, max_bytes)
+        with check_room(tmp, min(max_bytes, _get_announced_size(archive))):
+            _write_members(archive, tmp, max_files, max_bytes)
+        tmp.rename(folder)
     except UserError: raise
     except Exception as e:  # a broken archive can raise nearly anything
         raise UserError(f"{archive.name} cannot be unpacked ({say_error(e)}): fetch it again, or "
@@ -157,19 +158,17 @@ def unpack(
     tmp = folder.with_name(f'.{folder.name}.unpacking')
     shutil.rmtree(tmp, ignore_errors=True)  # left by a killed process
     tmp.mkdir(parents=True)
-    try:
-        _unpack_into(tmp, archive, max_files, max_bytes)
-        tmp.rename(folder)
+    try: _unpack_by_way_of(tmp, archive, folder, max_files, max_bytes)
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
-# %% ../../nbs/datasets/03_archives.ipynb #480ebe92
+# %% ../../nbs/datasets/03_archives.ipynb #995f35c5
 def _get_features(schema):
     "What Hugging Face's metadata say about the columns of a parquet file"
     text = (schema.metadata or {}).get(b'huggingface', b'{}')
     return json.loads(text).get('info', {}).get('features', {})
 
-# %% ../../nbs/datasets/03_archives.ipynb #e9c3f9d1
+# %% ../../nbs/datasets/03_archives.ipynb #b7a9e06f
 def _find_labels(schema, features):
     "Columns that may hold the label: first those of type ClassLabel, then those with a usual name"
     typed = [name for name,about in features.items()
@@ -191,7 +190,7 @@ def find_columns(
     if not images or not labels: return None
     return images[0], labels[0], features.get(labels[0], {}).get('names')
 
-# %% ../../nbs/datasets/03_archives.ipynb #2d89e2b6
+# %% ../../nbs/datasets/03_archives.ipynb #e8e22485
 def _get_split(file):
     "The split at the start of a parquet file's or its folder's name; 'train' by default"
     words = '(train|test|valid|dev|val)'
@@ -204,7 +203,7 @@ def _make_safe(name):
     "A name that every file system accepts"
     return re.sub(r'[^\w .()+-]+', '_', str(name)).strip(' .').lstrip('_') or 'x'
 
-# %% ../../nbs/datasets/03_archives.ipynb #071dcb9f
+# %% ../../nbs/datasets/03_archives.ipynb #bd111c10
 def _get_folder(label, folders):
     "The folder of a class; two classes never share one, even if their safe names are the same"
     if label not in folders:
@@ -214,12 +213,12 @@ def _get_folder(label, folders):
         folders[label] = name
     return folders[label]
 
-# %% ../../nbs/datasets/03_archives.ipynb #748ccde2
+# %% ../../nbs/datasets/03_archives.ipynb #d4b15cb4
 _SUFFIXES = {  # first bytes of a file
     b'\xff\xd8': '.jpg', b'\x89PNG': '.png', b'GIF8': '.gif', b'BM': '.bmp', b'RIFF': '.webp',
     b'II*\0': '.tif', b'MM\0*': '.tif'}
 
-# %% ../../nbs/datasets/03_archives.ipynb #ba9b94ef
+# %% ../../nbs/datasets/03_archives.ipynb #a63fee86
 def _get_name(path, data, number):
     "The stored file name; without an image suffix, one from the content, or .jpg, is added"
     name = str(path or f'{number:06}').replace('\\', '/')
@@ -230,7 +229,7 @@ def _get_name(path, data, number):
         if data.startswith(start): return name + suffix
     return name + '.jpg'  # so that an unreadable file is listed and reported
 
-# %% ../../nbs/datasets/03_archives.ipynb #bddf739c
+# %% ../../nbs/datasets/03_archives.ipynb #5bf6fdcc
 def _read_rows(file, image_column, label_column):
     "Yield `(stored path, bytes or None, label or None)` of each row"
     import pyarrow.parquet as pq
@@ -243,7 +242,7 @@ def _read_rows(file, image_column, label_column):
                 yield image.get('path'), image.get('bytes'), row[label_column]
                 bar.update()
 
-# %% ../../nbs/datasets/03_archives.ipynb #d37e91f1
+# %% ../../nbs/datasets/03_archives.ipynb #2e2bdeee
 def _read_images(files):
     "Yield `(file, stored path, bytes, class)` of each row; bytes are None without image or label"
     for file in files:
@@ -252,7 +251,7 @@ def _read_images(files):
             if not data or label is None or label == -1: yield file, path, None, None
             else: yield file, path, data, names[label] if names else label
 
-# %% ../../nbs/datasets/03_archives.ipynb #d4523124
+# %% ../../nbs/datasets/03_archives.ipynb #43ee9733
 def _find_free_path(path, number, used):
     "The path, with the row's number added if an earlier row has the same, upper or lower case"
     while str(path).lower() in used:
@@ -260,7 +259,7 @@ def _find_free_path(path, number, used):
     used.add(str(path).lower())
     return path
 
-# %% ../../nbs/datasets/03_archives.ipynb #902424ce
+# %% ../../nbs/datasets/03_archives.ipynb #cf7fa052
 def _write_new(path, data):
     "Write a file that must not exist yet"
     path.parent.mkdir(parents=True, exist_ok=True)
