@@ -69,7 +69,7 @@ def _get_ellipse(left, top, right, bottom):
     y = (top + bottom)/2 + (bottom - top)/2*np.sin(angle)
     return np.c_[x, y]
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #137a24fd
+# %% ../../nbs/datasets/01_miniatures.ipynb #15c128e6
 def _get_points(kind, values):
     "The outline of a part, `float (points, 2)`"
     if kind == 'e': return _get_ellipse(*values)
@@ -78,7 +78,7 @@ def _get_points(kind, values):
         values = [left, top, right, top, right, bottom, left, bottom]
     return np.reshape(values, (-1, 2)).astype(float)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #52fb968d
+# %% ../../nbs/datasets/01_miniatures.ipynb #399d5f7d
 def _read_part(text):
     "`(kind, points, shade)` of a part such as 'r 5 30 95 70 d'; m: the main colour"
     kind, *rest = text.split()
@@ -86,7 +86,7 @@ def _read_part(text):
     values = [int(o) for o in rest]
     return kind, _get_points(kind, values), shade
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #1a3427b0
+# %% ../../nbs/datasets/01_miniatures.ipynb #08951295
 def _get_shades(colour):
     "The main, the light and the dark colour of an object, three integers each"
     colour = np.array(colour)
@@ -94,7 +94,7 @@ def _get_shades(colour):
     shades = dict(m=colour, w=light, d=colour*.45)
     return {name: shade.astype(int).tolist() for name,shade in shades.items()}
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #4040a09a
+# %% ../../nbs/datasets/01_miniatures.ipynb #f4d17d89
 def _place_randomly(im, rng, turn):
     "`(rotation and scale as a 2 × 2 matrix, centre, scale)` of an object"
     height, width = im.shape[:2]
@@ -105,7 +105,7 @@ def _place_randomly(im, rng, turn):
     centre = np.array([width, height])/2 + rng.uniform(-.08, .08, 2)*side
     return rotation*scale, centre, scale
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #ad00c05b
+# %% ../../nbs/datasets/01_miniatures.ipynb #c370e60a
 def draw_shape(
     im:np.ndarray, # `uint8 (height, width, 3)`, changed in place
     shape:str,     # parts with `;` between, as in the tables above
@@ -135,12 +135,12 @@ def _get_background(rng, width, height):
     down = np.linspace(-1, 1, height)[:,None,None]*rng.uniform(-25, 25)
     return (base + (across + down)).clip(0, 255).astype(np.uint8)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #9a9e7b1b
+# %% ../../nbs/datasets/01_miniatures.ipynb #1dd47d6c
 def _add_noise(im, rng, sd=6):
     "The image with normal noise of standard deviation `sd`, `uint8`"
     return (im + rng.normal(0, sd, im.shape)).clip(0, 255).astype(np.uint8)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #087ee30a
+# %% ../../nbs/datasets/01_miniatures.ipynb #87c9b0d2
 def _draw_object(shape, rng, width, height):
     "A noisy photo of one object, `uint8 (height, width, 3)`"
     im = _get_background(rng, width, height)
@@ -148,14 +148,14 @@ def _draw_object(shape, rng, width, height):
     draw_shape(im, shape, rng, colour)
     return _add_noise(im, rng)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #0482f979
+# %% ../../nbs/datasets/01_miniatures.ipynb #a2032c2d
 def _save(path, im, **kwargs):
     "Save an array or a `PIL.Image` with JPEG quality 90"
     path.parent.mkdir(parents=True, exist_ok=True)
     im = im if isinstance(im, Image.Image) else Image.fromarray(im)
     im.save(path, quality=90, **kwargs)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #94dc34fe
+# %% ../../nbs/datasets/01_miniatures.ipynb #5085a360
 def _copy_part(folder, i, per_class):
     "Copy an image of class `i` into the same class or, for odd `i`, into another one"
     names = sorted(_COMPUTER_PARTS)
@@ -167,7 +167,12 @@ def _copy_part(folder, i, per_class):
     return [(path, kind, f'copies {i}') for path in (source, copy)]
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #ab2b0403
-def draw_pc_parts(folder, rng, per_class=10, copies=8):
+def draw_pc_parts(
+    folder,           # where to write, a `Path`
+    rng,              # numpy `Generator`
+    per_class:int=10, # images per class
+    copies:int=8,     # exact duplicates, half of them under another class
+)->list:
     "14 classes; exact duplicates within a class and, with contradicting labels, across classes"
     for name in sorted(_COMPUTER_PARTS):
         for i in range(1, per_class+1):
@@ -177,20 +182,20 @@ def draw_pc_parts(folder, rng, per_class=10, copies=8):
     for i in range(copies): truth += _copy_part(folder, i, per_class)
     return truth
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #1e363d19
+# %% ../../nbs/datasets/01_miniatures.ipynb #e7abc934
 def _save_truncated(path, im):
     "Only the first 1,500 bytes of the JPEG"
     _save(path, im)
     path.write_bytes(path.read_bytes()[:1500])
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #45a7bb78
+# %% ../../nbs/datasets/01_miniatures.ipynb #686d7ae3
 def _save_turned(path, im):
     "Turned by 90°, with the EXIF flag that turns it back"
     exif = Image.Exif()
     exif[0x112] = 6
     _save(path, im.rotate(90, expand=True), exif=exif)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #912c3b85
+# %% ../../nbs/datasets/01_miniatures.ipynb #a96c439e
 def _plant_odd_files(root, rng):
     "Seven broken or unusual files; `(path, kind, detail)` of each"
     cats = [Image.fromarray(_draw_object(_PETS['Cat'], rng, 200, 160)) for _ in range(5)]
@@ -210,7 +215,11 @@ def _plant_odd_files(root, rng):
             ('PetImages/Cat/704.jpg', 'exif_rotated', '6')]
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #742ff667
-def draw_cats_vs_dogs(folder, rng, per_class=45):
+def draw_cats_vs_dogs(
+    folder,           # where to write, a `Path`
+    rng,              # numpy `Generator`
+    per_class:int=45, # images per class
+)->list:
     "2 classes, 100 to 479 pixels a side; seven broken or unusual files"
     root = folder/'PetImages'
     for name,shape in _PETS.items():
@@ -232,7 +241,7 @@ _FRUITS = {  # main colour, colour of the spots, height relative to width
     'Pear': ((180,190,80), (140,120,60), .65),
     'Walnut': ((160,120,75), (110,80,50), .85)}
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #eba65dbd
+# %% ../../nbs/datasets/01_miniatures.ipynb #e9c47337
 def _draw_spot(im, colour, spot, aspect, angle):
     "A spot at `(longitude, latitude, radius)`, visible while it faces the camera"
     import cv2
@@ -243,7 +252,7 @@ def _draw_spot(im, colour, spot, aspect, angle):
     y = int(50 + 38*aspect*np.sin(latitude))
     cv2.circle(im, (x, y), int(radius*facing) + 1, colour, -1, cv2.LINE_AA)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #f0c59331
+# %% ../../nbs/datasets/01_miniatures.ipynb #1a9f8ce0
 def _draw_fruit(rng, colour, spot_colour, aspect, angle, spots):
     "One frame of a fruit on white, turned by `angle` radians, `uint8 (100, 100, 3)`"
     import cv2
@@ -256,7 +265,7 @@ def _draw_fruit(rng, colour, spot_colour, aspect, angle, spots):
     im[~mask] = 255
     return np.where(mask[...,None], _add_noise(im, rng, 4), 255).astype(np.uint8)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #b9463e0c
+# %% ../../nbs/datasets/01_miniatures.ipynb #d4184dad
 def _draw_video(folder, rng, name, prefix, frames):
     "All frames of one fruit; a row for each frame that goes to Test/"
     main, spot_colour, aspect = _FRUITS[name]
@@ -272,8 +281,12 @@ def _draw_video(folder, rng, name, prefix, frames):
         if is_test: truth.append((path, 'near_duplicate', neighbours))
     return truth
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #ca935812
-def draw_fruits360(folder, rng, frames=16):
+# %% ../../nbs/datasets/01_miniatures.ipynb #8a1ed118
+def draw_fruits360(
+    folder,        # where to write, a `Path`
+    rng,           # numpy `Generator`
+    frames:int=16, # frames per video
+)->list:
     "10 classes, 2 videos each; neighbouring frames lie in both parts of the given split"
     truth = []
     for name in _FRUITS:
@@ -290,8 +303,12 @@ def _draw_instrument(folder, rng, name, i, odd_mode):
     _save(folder/path, im.convert(odd_mode) if odd_mode else im)
     return path, im
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #dc257a1d
-def draw_instruments(folder, rng, per_class=14):
+# %% ../../nbs/datasets/01_miniatures.ipynb #afeecb10
+def draw_instruments(
+    folder,           # where to write, a `Path`
+    rng,              # numpy `Generator`
+    per_class:int=14, # images per class
+)->list:
     "10 classes; some grey (L) and RGBA images, five near-duplicates"
     truth = []
     for n,name in enumerate(_INSTRUMENTS):
@@ -312,14 +329,14 @@ def _draw_body(rng):
         width=rng.uniform(.26, .36), top=rng.uniform(-.1, .1),
         ribs=rng.uniform(.8, 1.2), tone=rng.uniform(-20, 20))
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #84c23cc4
+# %% ../../nbs/datasets/01_miniatures.ipynb #18d6575c
 def _draw_lung(x, y, body, sign):
     "The left (-1) or right (1) lung, 1 inside and 0 outside"
     across = (x - sign*body['centre'])/body['width']
     down = (y - body['top'])/.62
     return np.exp(-(across**2 + down**2)**3)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #a56da29d
+# %% ../../nbs/datasets/01_miniatures.ipynb #3a71f78d
 def _draw_chest(x, y, body):
     "Lungs, ribs, spine and borders as `float (height, width)`"
     lungs = _draw_lung(x, y, body, -1) + _draw_lung(x, y, body, 1)
@@ -328,7 +345,7 @@ def _draw_chest(x, y, body):
     im = im + 60*np.exp(-(x/.12)**2)  # the spine
     return im - 60*(x**2 > .92)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #eb1ff0b6
+# %% ../../nbs/datasets/01_miniatures.ipynb #2949f47e
 def _draw_opacity(x, y, centre, rng):
     "One bright, blurred spot in the left or right lung"
     sign = rng.choice([-1, 1])
@@ -337,7 +354,7 @@ def _draw_opacity(x, y, centre, rng):
     down = y - rng.uniform(-.1, .5)
     return brightness*np.exp(-(across**2 + down**2)/rng.uniform(.02, .07))
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #4fa8149b
+# %% ../../nbs/datasets/01_miniatures.ipynb #70e84041
 def _draw_xray(rng, width, height, body, sick, split):
     "One X-ray, `uint8 (height, width)`; those of the test split are darker and flatter"
     y, x = np.mgrid[-1:1:height*1j, -1:1:width*1j]
@@ -347,7 +364,7 @@ def _draw_xray(rng, width, height, body, sick, split):
     if split != 'train': im = 105 + (im - 128)*.75
     return _add_noise(im, rng, 7)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #a5586deb
+# %% ../../nbs/datasets/01_miniatures.ipynb #25534467
 def _get_xray_name(split, i, number):
     "`(whether sick, start of the path)` of the X-rays of a split's `i`-th patient"
     sick = i % 10 < (7 if split == 'train' else 6)
@@ -355,7 +372,7 @@ def _get_xray_name(split, i, number):
     cause = 'VIRUS' if i % 3 == 0 else 'BACTERIA'
     return True, f'{split}/PNEUMONIA/{cause}-{number}'
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #f010a4c9
+# %% ../../nbs/datasets/01_miniatures.ipynb #dadc6755
 def _draw_patient(folder, rng, split, i, number):
     "All X-rays of one patient; rows of the planted defects, which patients 5, 7 and 8 have"
     sick, start = _get_xray_name(split, i, number)
@@ -371,8 +388,12 @@ def _draw_patient(folder, rng, split, i, number):
     shutil.copyfile(folder/paths[-2], folder/paths[-1])
     return [(path, 'exact_duplicate', f'copies {split} {i}') for path in paths[-2:]]
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #1188c815
-def draw_chest_xray(folder, rng, patients=dict(train=62, test=26)):
+# %% ../../nbs/datasets/01_miniatures.ipynb #3e77a03b
+def draw_chest_xray(
+    folder, # where to write, a `Path`
+    rng,    # numpy `Generator`
+    patients=dict(train=62, test=26), # patients per split
+)->list:
     "NORMAL and PNEUMONIA; groups are patients, the distribution of the test set is shifted"
     truth = []
     number = 1_000_000
@@ -391,7 +412,7 @@ MINIATURES = dict(
     instruments_mini=draw_instruments,
     chest_xray_mini=draw_chest_xray)
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #177c642b
+# %% ../../nbs/datasets/01_miniatures.ipynb #dc0ef4d4
 def _draw_miniature(name, parent):
     "Draw a miniature into a new temporary folder below `parent`, and return that folder"
     import pandas as pd
@@ -402,13 +423,13 @@ def _draw_miniature(name, parent):
     write_json(tmp/'miniature.json', about)
     return tmp
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #f617bdbd
+# %% ../../nbs/datasets/01_miniatures.ipynb #bc363940
 def _is_current(folder):
     "Whether the folder holds a miniature of the current version"
     about = folder/'miniature.json'
     return about.exists() and json.loads(about.read_text())['version'] == VERSION
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #6c9a6a40
+# %% ../../nbs/datasets/01_miniatures.ipynb #557dcd0a
 def _put_folder(tmp, folder):
     "Give a new miniature its final name; `UserError` where something else has that name"
     is_old = (folder/'miniature.json').exists() and not _is_current(folder)
@@ -420,7 +441,7 @@ def _put_folder(tmp, folder):
         raise UserError(f"{folder} exists and is not a miniature of this project: move it, or "
             f"rename it.", 'dataset') from None
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #4f6b396e
+# %% ../../nbs/datasets/01_miniatures.ipynb #b99d1858
 def get_miniature(
     name:str,    # one of `MINIATURES`
     root=None,   # folder to draw it in; None: the project's data/
@@ -432,7 +453,7 @@ def get_miniature(
     _put_folder(_draw_miniature(name, folder.parent), folder)
     return folder
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #fb3526a6
+# %% ../../nbs/datasets/01_miniatures.ipynb #2ecdb190
 def get_truth(
     name:str, # one of `MINIATURES`
 ):
