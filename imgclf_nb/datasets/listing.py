@@ -22,18 +22,18 @@ _SPLITS = dict(
     valid='valid', val='valid', validation='valid', dev='valid',
     test='test', testing='test')
 
-# %% ../../nbs/datasets/04_listing.ipynb #f01e15d0
+# %% ../../nbs/datasets/04_listing.ipynb #4ab3ad5b
 def _get_split(name):
     "The split that a word means, such as 'valid' for 'Val_Set'; '' for other words"
     word = re.sub(r'[ _-]?set$', '', name.lower())
     return _SPLITS.get(word, '')
 
-# %% ../../nbs/datasets/04_listing.ipynb #ab8af7fe
+# %% ../../nbs/datasets/04_listing.ipynb #647f149f
 def _is_image(name):
     "Whether a file name has the suffix of an image, and is not hidden"
     return Path(name).suffix.lower() in _SUFFIXES and not name.startswith('.')
 
-# %% ../../nbs/datasets/04_listing.ipynb #7df505ae
+# %% ../../nbs/datasets/04_listing.ipynb #2d70c4d4
 def _scan(folder):
     "The entries of a folder, sorted by name"
     try: return sorted(os.scandir(folder), key=lambda o: o.name)
@@ -41,17 +41,17 @@ def _scan(folder):
         raise UserError(f"The folder {folder} cannot be read ({e.strerror}): make it readable, "
             f"or remove it.", 'dataset') from None
 
-# %% ../../nbs/datasets/04_listing.ipynb #de4f0182
+# %% ../../nbs/datasets/04_listing.ipynb #a7f6b68b
 def _is_folder(entry):
     "Whether an entry is a folder that may hold images"
     return os.path.isdir(entry.path) and not entry.name.startswith(('.', '__'))
 
-# %% ../../nbs/datasets/04_listing.ipynb #224d1f05
+# %% ../../nbs/datasets/04_listing.ipynb #9c8f5bdc
 def _get_subfolders(folder):
     "The folders in a folder, hidden ones excluded"
     return [Path(entry.path) for entry in _scan(folder) if _is_folder(entry)]
 
-# %% ../../nbs/datasets/04_listing.ipynb #5e00218e
+# %% ../../nbs/datasets/04_listing.ipynb #fffdce3a
 def _walk(folder, seen=()):
     "Yield the image files below a folder, by name; links that lead back are not followed"
     real = os.path.realpath(folder)
@@ -61,7 +61,7 @@ def _walk(folder, seen=()):
         if _is_folder(entry): yield from _walk(entry.path, (*seen, real))
         elif not os.path.isdir(entry.path) and _is_image(entry.name): yield entry.path
 
-# %% ../../nbs/datasets/04_listing.ipynb #064824e8
+# %% ../../nbs/datasets/04_listing.ipynb #5b7c8cc6
 def _is_wrapper(folder):
     "Whether a folder holds one folder, which holds folders, and no images"
     inside = _get_subfolders(folder)
@@ -80,7 +80,7 @@ def _unwrap(folder):
         folder = inside
     return folder
 
-# %% ../../nbs/datasets/04_listing.ipynb #1cc20136
+# %% ../../nbs/datasets/04_listing.ipynb #24e2e291
 def _get_class_folders(top):
     "`(split, folder)` of each class; `UserError` where splits are given, but not for training"
     splits = {folder: _get_split(folder.name) for folder in _get_subfolders(top)}
@@ -93,11 +93,11 @@ def _get_class_folders(top):
     if len(given) > 1:
         names = ', '.join(folder.name for folder in given)
         raise UserError(f"{top} has {names}, but no training folder with class "
-            f" folders inside: sort the images into class folders (train/cats/1.jpg, "
+            f"folders inside: sort the images into class folders (train/cats/1.jpg, "
             f"test/cats/2.jpg), or give a CSV with the columns path, label and split.", 'dataset')
     return [('', folder) for folder in splits]
 
-# %% ../../nbs/datasets/04_listing.ipynb #14892234
+# %% ../../nbs/datasets/04_listing.ipynb #f0bac116
 def _get_empty_error(root, top):
     "The `UserError` for a folder without class folders that hold images"
     n = sum(_is_image(entry.name) for entry in _scan(top))
@@ -106,7 +106,7 @@ def _get_empty_error(root, top):
         f"after it (cats/1.jpg, dogs/1.jpg), or give a CSV with the columns path and label.",
         'dataset')
 
-# %% ../../nbs/datasets/04_listing.ipynb #58e867c4
+# %% ../../nbs/datasets/04_listing.ipynb #210d00e1
 def _list_folder(root):
     "`path, label, split` of every image below class folders"
     top = _unwrap(root)
@@ -126,14 +126,14 @@ _ALIASES = dict(  # usual names of each column; the first one that is present is
     sequence='sequence',
     frame='frame')
 
-# %% ../../nbs/datasets/04_listing.ipynb #18056382
+# %% ../../nbs/datasets/04_listing.ipynb #31bebb84
 def _find_column(columns, aliases):
     "The column with the first of these names, upper or lower case; None if there is none"
     for alias in aliases.split():
         for column in columns:
             if column.strip().lower() == alias: return column
 
-# %% ../../nbs/datasets/04_listing.ipynb #8a085ea1
+# %% ../../nbs/datasets/04_listing.ipynb #d779aebe
 def _rename_columns(df, path):
     "The table with the names of `_ALIASES`; `UserError` without a path or a label column"
     for name,aliases in _ALIASES.items():
@@ -158,7 +158,7 @@ def _drop_repeats(df, path):
     if repeats: print(f"{repeats} lines of {Path(path).name} repeat an image: each counts once.")
     return once.reset_index(drop=True)
 
-# %% ../../nbs/datasets/04_listing.ipynb #1f6e7eb1
+# %% ../../nbs/datasets/04_listing.ipynb #b12c654f
 def _check_split(name, path):
     "The split that a CSV's word means, '' where it is empty; `UserError` for unknown words"
     split = _get_split(name)
@@ -167,7 +167,7 @@ def _check_split(name, path):
             f"empty.", 'dataset')
     return split
 
-# %% ../../nbs/datasets/04_listing.ipynb #a09942f0
+# %% ../../nbs/datasets/04_listing.ipynb #39fb78be
 def _check_labels(df, path):
     "`UserError` for a line without a label"
     empty = np.flatnonzero(df.label.str.strip() == '')
@@ -175,7 +175,7 @@ def _check_labels(df, path):
         raise UserError(f"{path} has no label in line {empty[0]+2} ({empty.size} in all): add it, "
             f"or delete the line.", 'dataset')
 
-# %% ../../nbs/datasets/04_listing.ipynb #5a92b562
+# %% ../../nbs/datasets/04_listing.ipynb #2ef3ede2
 def _check_paths(df, path):
     "`UserError` for files that do not exist"
     missing = [o for o in df.path if not os.path.exists(o)]
