@@ -20,14 +20,14 @@ from .cards import open_set
 ACTIONS = ('keep', 'drop', 'relabel', 'group')
 _columns = ['path', 'action', 'value', 'reason']
 
-# %% ../../nbs/datasets/05_records.ipynb #e4f33a9e
+# %% ../../nbs/datasets/05_records.ipynb #f1709f14
 def get_decisions_path(
     dataset, # a set's name, a folder or a CSV, or a `DataSet`
 )->Path:
     "The set's decisions.csv, which need not exist"
     return get_records(open_set(dataset).key)/'decisions.csv'
 
-# %% ../../nbs/datasets/05_records.ipynb #71009a7f
+# %% ../../nbs/datasets/05_records.ipynb #5c21b5b5
 def _check_decision(row, where):
     "`UserError` for an unknown action, or for one without the value that it needs"
     if row.action not in ACTIONS:
@@ -37,7 +37,7 @@ def _check_decision(row, where):
     if needed and not row.value:
         raise UserError(f"{where}: {row.action} needs a value, the {needed}.", 'dataset')
 
-# %% ../../nbs/datasets/05_records.ipynb #3ca0ccd0
+# %% ../../nbs/datasets/05_records.ipynb #9a43c6ff
 def _clean_decisions(table):
     "The four columns without spaces around the words and without empty lines"
     table = table.reindex(columns=_columns, fill_value='')
@@ -45,14 +45,14 @@ def _clean_decisions(table):
     table['action'] = table.action.str.lower()
     return table[(table[['path', 'action']] != '').any(axis=1)]  # spreadsheets leave empty lines
 
-# %% ../../nbs/datasets/05_records.ipynb #38d260ca
+# %% ../../nbs/datasets/05_records.ipynb #bee54d64
 def _check_table(table, path):
     "`UserError` with the first line that holds no valid decision"
     needs_value = table.action.isin(['relabel', 'group'])
     is_wrong = ~table.action.isin(ACTIONS) | (needs_value & (table.value == ''))
     for i in table.index[is_wrong][:1]: _check_decision(table.loc[i], f'{path}, line {i+2}')
 
-# %% ../../nbs/datasets/05_records.ipynb #05870673
+# %% ../../nbs/datasets/05_records.ipynb #b6e9d02c
 def read_decisions(
     dataset, # a set's name, a folder or a CSV, or a `DataSet`
 )->pd.DataFrame:
@@ -68,15 +68,15 @@ def read_decisions(
     _check_table(table, path)
     return table
 
-# %% ../../nbs/datasets/05_records.ipynb #1f2049b2
+# %% ../../nbs/datasets/05_records.ipynb #b8f1783e
 def _make_folder(folder):
     "Make a folder for records; `UserError` where that is not allowed"
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"{folder} cannot be written ({e.strerror}): set IMGCLF_RECORDS to a "
-            f"folder that can.", 'dataset') from None
+            f"writable folder.", 'dataset') from None
 
-# %% ../../nbs/datasets/05_records.ipynb #5b4120c0
+# %% ../../nbs/datasets/05_records.ipynb #4b585b58
 def _get_decisions(paths, action, values, reason):
     "One row per image; a single path or value stands for a list"
     paths = [paths] if isinstance(paths, str) else list(paths)
@@ -84,7 +84,7 @@ def _get_decisions(paths, action, values, reason):
     row = dict(path=paths, action=action, value=values, reason=reason)
     return pd.DataFrame(row, columns=_columns, dtype=str)
 
-# %% ../../nbs/datasets/05_records.ipynb #2de3bd63
+# %% ../../nbs/datasets/05_records.ipynb #341f4561
 def _replace_decisions(old, new, action):
     "The old decisions without those that new ones replace, and the new ones; forget only removes"
     is_replaced = old.path.isin(new.path)
@@ -112,20 +112,20 @@ def decide(
         write_csv(file, decisions)
     return len(decisions)
 
-# %% ../../nbs/datasets/05_records.ipynb #22dca180
+# %% ../../nbs/datasets/05_records.ipynb #8661b59c
 def _get_last(decisions):
     "The last decision of each type on each image; a group is one type, all other actions another"
     is_group = decisions.action == 'group'
     last = decisions.assign(is_group=is_group).drop_duplicates(['path', 'is_group'], keep='last')
     return last[_columns]
 
-# %% ../../nbs/datasets/05_records.ipynb #c7a731e8
+# %% ../../nbs/datasets/05_records.ipynb #df635cd1
 def _get_decisions_hash(decisions):
     "sha256 of the decisions, whatever their order"
     text = decisions[_columns].sort_values(_columns).to_csv(index=False)
     return hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()
 
-# %% ../../nbs/datasets/05_records.ipynb #2d2c8f9d
+# %% ../../nbs/datasets/05_records.ipynb #fdd8ee14
 def _get_values(decisions):
     "For each action, the value that each image got"
     values = {}
@@ -160,7 +160,7 @@ def get_test_hash(
     lines = [f'{content}\t{label}\n' for content,label in zip(test.sha256, test.label)]
     return hashlib.sha256(''.join(sorted(lines)).encode('utf-8', 'replace')).hexdigest()
 
-# %% ../../nbs/datasets/05_records.ipynb #2aec9fce
+# %% ../../nbs/datasets/05_records.ipynb #71181f14
 def read_ledger(
     dataset, # a set's name, a folder or a CSV, or a `DataSet`
 )->pd.DataFrame:
@@ -170,7 +170,7 @@ def read_ledger(
     types = dict(time=str, run=str, test_hash=str)
     return pd.read_csv(path, dtype=types, keep_default_na=False)
 
-# %% ../../nbs/datasets/05_records.ipynb #1f5bb7ce
+# %% ../../nbs/datasets/05_records.ipynb #a272c38a
 def _is_same_test(folder, test_hash, test):
     "Whether at least half of the images are the same: one dropped image makes no new test set"
     file = folder/'tests'/f'{test_hash[:16]}.txt'
@@ -179,7 +179,7 @@ def _is_same_test(folder, test_hash, test):
     smaller = min(len(now), len(earlier)) if earlier else len(now)
     return 2*len(now & earlier) >= smaller
 
-# %% ../../nbs/datasets/05_records.ipynb #d2ed61ba
+# %% ../../nbs/datasets/05_records.ipynb #5f3fde99
 def log_opening(
     dataset, # a set's name, a folder or a CSV, or a `DataSet`
     run:str, # name of the run that uses the test set
