@@ -16,36 +16,43 @@ from .core import UserError
 from .datasets.cards import open_set
 from .datasets.listing import list_items
 from .datasets.records import apply_decisions, get_decisions_path, read_decisions
-from .images.duplicates import find_near_duplicates, get_duplicates, get_similar_clusters, join_groups
+from .images.duplicates import (
+    find_near_duplicates, get_duplicates, get_similar_clusters, join_groups)
 from .images.preprocessing import open_image
 from .images.properties import measure_images
 
 # %% ../nbs/01_data.ipynb #5fd575f1
 def get_patient(
-    name:str,  # a file's name
+    name:str,  # file name
     split:str, # the given split, or ''
 )->str:
-    "The patient of a chest film, '' where the name does not say"
-    if m := re.match(r'(?:BACTERIA|VIRUS|NORMAL)-(\d+)-\d+', name): return m[1]
-    m = re.match(r'(person\d+)_|(?:NORMAL2-)?(IM-\d+)', name)  # NORMAL2-IM-0123 and IM-0123 may be one person: kept together
-    return f'{split}/{m[1] or m[2]}' if m else ''
+    "The patient of a chest X-ray, '' where the name does not tell"
+    found = re.match(r'(?:BACTERIA|VIRUS|NORMAL)-(\d+)-\d+', name)
+    if found: return found[1]
+    found = re.match(r'(person\d+)_|(?:NORMAL2-)?(IM-\d+)', name)
+    if not found: return ''
+    return f'{split}/{found[1] or found[2]}'  # NORMAL2-IM-0123 and IM-0123 may be one person
 
+# %% ../nbs/01_data.ipynb #d432172a
 def get_video(
-    name:str,  # a file's name
-    label:str, # its class
+    name:str,  # file name
+    label:str, # class of the image
 )->tuple:
-    "`(sequence, frame)` of a Fruits-360 frame such as r2_113_100.jpg, ('', -1) where the name does not say"
-    m = re.match(r'(?:(r\d*)_)?(\d+)(?:_\d+)?\.', name)
-    return (f"{label}/{m[1] or '0'}", int(m[2])) if m else ('', -1)
+    "`(sequence, frame)` of a Fruits-360 frame such as r2_113_100.jpg; ('', -1) for other names"
+    found = re.match(r'(?:(r\d*)_)?(\d+)(?:_\d+)?\.', name)
+    if not found: return '', -1
+    return f"{label}/{found[1] or '0'}", int(found[2])
 
 # %% ../nbs/01_data.ipynb #13afc2d1
 def get_manifest(
     items, # from `get_items`
 )->str:
-    "A CSV text with `path, size, sha256, label` of every image, in the order of the paths"
-    t = items[['file', 'bytes', 'sha256', 'label']].set_axis(['path', 'size', 'sha256', 'label'], axis=1)
-    return t.sort_values('path').to_csv(index=False, lineterminator='\n')
+    "CSV text with `path, size, sha256, label` of every image, sorted by path"
+    table = items[['file', 'bytes', 'sha256', 'label']]
+    table = table.set_axis(['path', 'size', 'sha256', 'label'], axis=1)
+    return table.sort_values('path').to_csv(index=False, lineterminator='\n')
 
+# %% ../nbs/01_data.ipynb #46595a18
 def get_data_hash(
     items, # from `get_items`
 )->str:
@@ -53,97 +60,152 @@ def get_data_hash(
     return hashlib.sha256(get_manifest(items).encode('utf-8', 'replace')).hexdigest()
 
 # %% ../nbs/01_data.ipynb #0a79a2b4
-def _report(bad, n):
-    print(f"{len(bad)} of {n} images cannot be read and are left out:")
-    for r in bad[:10]: print(f"  {r['file']}: {r['reason']}")
-    if len(bad) > 10: print(f"  … and {len(bad)-10} more: items.attrs['unreadable'] has them all")
-
 def _is_utf8(name):
-    try: return bool(name.encode()) or True
-    except UnicodeEncodeError: return False  # bytes of another encoding, as some zips leave them
+    "False for bytes of another encoding, which some zip files leave in names"
+    try: name.encode()
+    except UnicodeEncodeError: return False
+    return True
 
+# %% ../nbs/01_data.ipynb #5ae83445
 def _read_facts(items, cache):
-    odd = ~items.path.map(_is_utf8).astype(bool)
-    facts = measure_images(items.path.where(~odd, ''), cache)
-    facts.loc[odd.values, 'error'] = 'its name is not UTF-8: rename it'
+    "What `measure_images` finds in each image; a name that is not UTF-8 is an error"
+    is_odd = np.array([not _is_utf8(path) for path in items.path], dtype=bool)
+    facts = measure_images(items.path.where(~is_odd, ''), cache)
+    facts.loc[is_odd, 'error'] = 'its name is not UTF-8: rename it'
     return facts
 
-# %% ../nbs/01_data.ipynb #e3a8dce4
-def _decide(items, found):
-    "The items as people decided, and which decisions were used"
-    items, used = apply_decisions(items, read_decisions(found))
-    done = ', '.join(f'{k} {used[k]}' for k in ('drop', 'relabel', 'group') if used[k])
-    if done: print(f"Decisions used: {done} ({get_decisions_path(found).parent.name}/decisions.csv)")
-    if gone := used['missing']:
-        print(f"{len(gone)} decisions are on files that are not there, e.g. {gone[0]}: they wait in decisions.csv for the files to "
-            f"come back.")
-    return items, used
+# %% ../nbs/01_data.ipynb #8e22d2b7
+def _report_unreadable(bad, n):
+    "Print the first ten of the images that are left out"
+    print(f"{len(bad)} of {n} images cannot be read and are left out:")
+    for row in bad[:10]: print(f"  {row['file']}: {row['reason']}")
+    if len(bad) > 10: print(f"  … and {len(bad)-10} more: items.attrs['unreadable'] lists them all")
 
-def _check_left(items, classes, bad, root):
+# %% ../nbs/01_data.ipynb #c68f090d
+def _get_unreadable(items, facts, strict):
+    "`file` and `reason` of each image that cannot be read, printed; where `strict`, a `UserError`"
+    bad = [dict(file=f, reason=error) for f,error in zip(items.file, facts.error) if error]
+    if bad and strict:
+        raise UserError(f"{bad[0]['file']} cannot be read: {bad[0]['reason']} ({len(bad)} such "
+            f"files). Repair or remove them, or give strict=False to leave them out.", 'strict')
+    if bad: _report_unreadable(bad, len(items))
+    return bad
+
+# %% ../nbs/01_data.ipynb #c56dc7e1
+def _keep_readable(items, facts):
+    "The rows of the images that can be read, of both tables; size and hash become items' columns"
+    for name in ('sha256', 'bytes', 'width', 'height', 'mode'): items[name] = facts[name].values
+    is_good = facts.error.values == ''
+    return items[is_good].reset_index(drop=True), facts[is_good].reset_index(drop=True)
+
+# %% ../nbs/01_data.ipynb #02225980
+def _check_classes(items, classes, bad, root):
+    "`UserError` if no image is left, or none of a class"
     if items.empty and bad:
-        raise UserError(f"None of the {len(bad)} images in {root} can be read; the first: {bad[0]['file']}: "
-            f"{bad[0]['reason']}.", 'dataset')
-    if items.empty: raise UserError(f"decisions.csv drops every image of {root}: take some decisions back.", 'dataset')
-    if gone := sorted(classes - set(items.label)):
-        raise UserError(f"Class {gone[0]!r} has no image that can be read: mend its files, or take the class away.", 'dataset')
+        raise UserError(f"None of the {len(bad)} images in {root} can be read; the first: "
+            f"{bad[0]['file']}: {bad[0]['reason']}.", 'dataset')
+    if items.empty:
+        raise UserError(f"decisions.csv drops every image of {root}: take some decisions back.",
+            'dataset')
+    gone = sorted(classes - set(items.label))
+    if gone:
+        raise UserError(f"Class {gone[0]!r} has no image that can be read: repair its files, or "
+            f"remove the class.", 'dataset')
+
+# %% ../nbs/01_data.ipynb #e3a8dce4
+def _use_decisions(items, found):
+    "`(items, used)`: the items after the recorded decisions, and which decisions were used"
+    items, used = apply_decisions(items, read_decisions(found))
+    done = [f'{action} {used[action]}' for action in ('drop', 'relabel', 'group') if used[action]]
+    key = get_decisions_path(found).parent.name
+    if done: print(f"Decisions used: {', '.join(done)} ({key}/decisions.csv)")
+    missing = used['missing']
+    if missing:
+        print(f"{len(missing)} decisions are about missing files, e.g. {missing[0]}: they stay in "
+            f"decisions.csv in case the files come back.")
+    return items, used
 
 # %% ../nbs/01_data.ipynb #13b013bf
 def _get_videos(items, card):
-    names = [get_video(Path(p).name, l) if card.group == 'films' else ('', -1) for p,l in zip(items.path, items.label)]
-    sequence = items.sequence if 'sequence' in items else pd.Series([s for s,_ in names], items.index, dtype=str)
-    frame = items.frame if 'frame' in items else [f for _,f in names]
-    frame = pd.to_numeric(pd.Series(frame, items.index), errors='coerce').fillna(-1).astype(int)
-    grouped = (items.decided != '') | (items.get('group', '') != '')
-    return sequence.where(~grouped, ''), frame
+    "`(sequence, frame)` of each image by its file name, in sets of videos"
+    if card.group != 'films': return [('', -1)]*len(items)
+    return [get_video(Path(path).name, label) for path,label in zip(items.path, items.label)]
 
-def _find_twins(items, facts):
-    "Names of copies: near ones too, except among the frames of films, which all look alike"
-    alone, twice = (items.sequence == '').to_numpy(), items.sha256.duplicated(keep=False)
-    out = np.where(twice, 'copies-' + items.sha256.str[:12], '').astype(object)
-    some = facts[alone].reset_index(drop=True)
-    pairs, kept = find_near_duplicates(some), items.kept[alone].to_numpy()
-    pairs = pairs[~(kept[pairs.a] & kept[pairs.b])]  # somebody has looked: they are no copies
-    likes = get_similar_clusters(some, pairs)
-    if likes.any():
-        print(f"{likes.sum()} images look as alike as copies do, and are too many to be copies (a fixed camera? a form?): nothing ties "
-            f"them. If they belong together, tie them by a group.")
-    out[alone] = get_duplicates(some, pairs)
-    return out
+# %% ../nbs/01_data.ipynb #c025d3f5
+def _add_videos(items, card):
+    "Add `sequence` and `frame`, from columns or file names; a group replaces the sequence"
+    videos = _get_videos(items, card)
+    sequences = pd.Series([sequence for sequence,_ in videos], items.index, dtype=str)
+    frames = pd.Series([frame for _,frame in videos], items.index)
+    frames = pd.to_numeric(items.get('frame', frames), errors='coerce')
+    is_grouped = (items.decided != '') | (items.get('group', '') != '')
+    items['sequence'] = items.get('sequence', sequences).where(~is_grouped, '')
+    items['frame'] = frames.fillna(-1).astype(int)
 
+# %% ../nbs/01_data.ipynb #d177950e
+def _report_similar(facts, pairs):
+    "Say how many images are too similar to each other to tell duplicates"
+    n = get_similar_clusters(facts, pairs).sum()
+    if n:
+        print(f"{n} images look as similar as duplicates do, and are too many to be duplicates (a "
+            f"fixed camera? a form?): they are not grouped. If they belong together, give them a "
+            f"group.")
+
+# %% ../nbs/01_data.ipynb #eb610189
+def _find_copies(items, facts):
+    "The name of each image's duplicates; no near-duplicates among video frames, which look alike"
+    is_repeated = items.sha256.duplicated(keep=False)
+    names = np.where(is_repeated, 'copies-' + items.sha256.str[:12], '').astype(object)
+    is_alone = (items.sequence == '').to_numpy()
+    single = facts[is_alone].reset_index(drop=True)
+    kept = items.kept[is_alone].to_numpy()
+    pairs = find_near_duplicates(single)
+    pairs = pairs[~(kept[pairs.a] & kept[pairs.b])]  # somebody has checked: not duplicates
+    _report_similar(single, pairs)
+    names[is_alone] = get_duplicates(single, pairs)
+    return names
+
+# %% ../nbs/01_data.ipynb #9f6d8c5b
+def _get_patients(items, card):
+    "The patient of each image by its file name, in sets of patients"
+    if card.group != 'patients': return ['']*len(items)
+    return [get_patient(Path(path).name, split) for path,split in zip(items.path, items.split)]
+
+# %% ../nbs/01_data.ipynb #1a1ee19a
 def _add_groups(items, facts, card):
-    "`group, sequence, frame` and `copies` of each image; a group, given or decided, ends what a film's name says"
-    patients = [get_patient(Path(p).name, s) if card.group == 'patients' else '' for p,s in zip(items.path, items.split)]
-    items['sequence'], items['frame'] = _get_videos(items, card)
-    items['copies'] = _find_twins(items, facts)
-    named = [g or d for g,d in zip(items.get('group', patients), items.decided)]
-    named = pd.Series(join_groups(named, items.decided.tolist()), items.index)
-    items['group'] = named.where(named != '', items.copies).where(items.sequence == '', '')
+    "`group, sequence, frame` and `copies` of each image, after `path, label, split`"
+    patients = _get_patients(items, card)
+    _add_videos(items, card)
+    items['copies'] = _find_copies(items, facts)
+    given = [group or decided
+        for group,decided in zip(items.get('group', patients), items.decided)]
+    groups = pd.Series(join_groups(given, items.decided.tolist()), items.index)
+    groups = groups.where(groups != '', items.copies)
+    items['group'] = groups.where(items.sequence == '', '')
     first = ['path', 'label', 'split', 'group', 'sequence', 'frame', 'copies']
-    return items[first + [c for c in items.columns if c not in (*first, 'decided', 'kept')]]
+    rest = [name for name in items.columns if name not in (*first, 'decided', 'kept')]
+    return items[first + rest]
 
 # %% ../nbs/01_data.ipynb #22cb674c
 def get_items(
-    dataset,           # a set's name, a folder or a CSV, or a `DataSet`
-    strict:bool=False, # stop at the first image that cannot be read
-    cache:bool=True,   # remember which files are readable
+    dataset,             # a set's name, a folder or a CSV, or a `DataSet`
+    strict:bool=False,   # stop at the first image that cannot be read
+    cache:bool=True,     # remember which files are readable
     decisions:bool=True, # apply the set's decisions.csv
 )->pd.DataFrame:
-    "One row an image; `UserError` where there is nothing usable. `.attrs`: `dataset`, `unreadable` (`file`, `reason`), `decisions`, `data_hash`, `by_hand`"
+    "One row per image; `UserError` without usable images. `.attrs` says what was left out"
     found = open_set(dataset)
     items = list_items(found).assign(decided='', kept=False)
-    items, used = _decide(items, found) if decisions else (items, {})
-    classes, facts = set(items.label), _read_facts(items, cache)
-    items = items.assign(**{c: facts[c].values for c in ('sha256', 'bytes', 'width', 'height', 'mode')})
-    bad = [dict(file=f, reason=e) for f,e in zip(items.file, facts.error) if e]
-    if bad and strict:
-        raise UserError(f"{bad[0]['file']} cannot be read: {bad[0]['reason']} ({len(bad)} such files). Mend or remove them, or "
-            f"give strict=False to leave them out.", 'strict')
-    if bad: _report(bad, len(items))
-    items = items[facts.error.values == ''].reset_index(drop=True)
-    _check_left(items, classes, bad, found.root)
-    items = _add_groups(items, facts[facts.error == ''].reset_index(drop=True), found.card)
-    items.attrs.update(dataset=found.name, unreadable=bad, decisions=used, data_hash=get_data_hash(items),
-        by_hand=found.root.is_file() and (items.split != '').all())
+    items, used = _use_decisions(items, found) if decisions else (items, {})
+    classes = set(items.label)
+    facts = _read_facts(items, cache)
+    bad = _get_unreadable(items, facts, strict)
+    items, facts = _keep_readable(items, facts)
+    _check_classes(items, classes, bad, found.root)
+    items = _add_groups(items, facts, found.card)
+    by_hand = found.root.is_file() and (items.split != '').all()  # a CSV gives every split
+    items.attrs.update(dataset=found.name, unreadable=bad, decisions=used,
+        data_hash=get_data_hash(items), by_hand=by_hand)
     return items
 
 # %% ../nbs/01_data.ipynb #0b723339
@@ -151,28 +213,37 @@ def get_summary(
     items, # from `get_items`
 )->pd.DataFrame:
     "Images by class and given split, with each class's share"
-    t = items.assign(split=items.split.replace('', 'not given')).groupby(['label','split']).size().unstack(fill_value=0)
-    t['all'] = t.sum(axis=1)
-    t['share'] = (t['all']/t['all'].sum()).round(3)
-    return t.rename_axis(columns=None)
+    split = items.split.replace('', 'not given')
+    counts = items.assign(split=split).groupby(['label', 'split']).size().unstack(fill_value=0)
+    counts['all'] = counts.sum(axis=1)
+    counts['share'] = (counts['all']/counts['all'].sum()).round(3)
+    return counts.rename_axis(columns=None)
 
+# %% ../nbs/01_data.ipynb #9fec30ed
+def _show_row(axs, paths):
+    "Draw an image into each of the axes"
+    for ax in axs: ax.axis('off')
+    for ax,path in zip(axs, paths):
+        im = open_image(path, at_least=160)
+        im.thumbnail((160, 160))
+        ax.imshow(im)
+
+# %% ../nbs/01_data.ipynb #d132dc5a
 def show_items(
-    items,          # any items
-    per_class:int=6,# images a class, drawn at random
-    classes:int=8,  # classes at most
-    seed:int=0,     # of the choice
-    side:float=1.,  # of an image, in inches
+    items,           # from `get_items`, or a part of them
+    per_class:int=6, # images per class, chosen at random
+    classes:int=8,   # most classes
+    seed:int=0,      # of the random choice
+    side:float=1.,   # side of an image, inches
 ):
-    "A grid of images, one row a class; the `Figure`"
-    plt = get_plt()
+    "A grid of images, one row per class; returns the `Figure`"
     labels = sorted(items.label.unique())[:classes]
-    fig, axs = plt.subplots(len(labels), per_class, figsize=(per_class*side+.4, len(labels)*(side+.25)), squeeze=False,
+    size = (per_class*side + .4, len(labels)*(side + .25))
+    fig, axs = get_plt().subplots(len(labels), per_class, figsize=size, squeeze=False,
         layout='constrained')
-    for ax in axs.flat: ax.axis('off')
     for row,label in zip(axs, labels):
-        some = items[items.label == label]
-        for ax,p in zip(row, some.sample(min(per_class, len(some)), random_state=seed).path):
-            im = open_image(p, at_least=160); im.thumbnail((160,160))
-            ax.imshow(im)
-        row[0].set_title(f'{label} ({len(some)})', fontsize=8, loc='left')
+        paths = items.path[items.label == label]
+        chosen = paths.sample(min(per_class, len(paths)), random_state=seed)
+        _show_row(row, chosen)
+        row[0].set_title(f'{label} ({len(paths)})', fontsize=8, loc='left')
     return fig

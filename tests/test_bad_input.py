@@ -146,7 +146,7 @@ def test_names_that_are_not_utf8(tmp_path):
 def test_a_users_folder_is_not_taken_for_a_miniature(tmp_path):
     from imgclf_nb.datasets.miniatures import get_miniature
     (tmp_path/'pc_parts_mini').mkdir(); (tmp_path/'pc_parts_mini'/'precious.txt').write_text('x')
-    refused(lambda: get_miniature('pc_parts_mini', tmp_path), 'in the way')
+    refused(lambda: get_miniature('pc_parts_mini', tmp_path), 'is not a miniature')
     assert (tmp_path/'pc_parts_mini'/'precious.txt').exists() and len(list(tmp_path.iterdir())) == 1
 
 
@@ -171,7 +171,7 @@ def test_splitting_many_pictures_is_quick():
 
 def test_an_unknown_set_is_never_replaced(tmp_path, monkeypatch):
     monkeypatch.setenv('IMGCLF_DATA', str(tmp_path))
-    refused(lambda: get_items('chest_xray'), 'chest_xray_mini is a drawn stand-in')
+    refused(lambda: get_items('chest_xray'), 'chest_xray_mini is a synthetic stand-in')
     refused(lambda: get_items('chest_xrai'), 'Did you mean')
 
 

@@ -218,7 +218,7 @@ def test_what_goes_wrong_is_said(widget, pets):
     get_decisions_path(pets).parent.mkdir(parents=True, exist_ok=True)
     get_decisions_path(pets).write_text('path,action\nx,eat\n')
     press(widget, 'k')
-    assert 'is no action' in widget.page['html'] and widget.reviewer.at == 0
+    assert 'is not an action' in widget.page['html'] and widget.reviewer.at == 0
 
 
 def test_without_anywidget_it_says_what_to_install(pets, monkeypatch, capsys):

@@ -135,7 +135,7 @@ def test_decisions_are_applied_said_and_undone(tmp_path, capsys):
     assert get_items(str(d)).attrs['data_hash'] == raw.attrs['data_hash']
 
 
-@pytest.mark.parametrize('text, says', [('path,action\na/0.png,delete\n', "line 2: 'delete' is no action"), ('path\na\n', 'no column action'),
+@pytest.mark.parametrize('text, says', [('path,action\na/0.png,delete\n', "line 2: 'delete' is not an action"), ('path\na\n', 'no column action'),
     ('path,action,value\na/0.png,relabel,\n', 'needs a value')])
 def test_a_broken_decisions_file_is_named(text, says, tmp_path):
     d = draw(tmp_path/'set')

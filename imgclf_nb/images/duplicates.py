@@ -19,145 +19,209 @@ from .properties import get_thumbs
 
 # %% ../../nbs/images/02_duplicates.ipynb #793ad44c
 def _find_close(a, b, distance, block=1024):
-    "Pairs i < j with at most so many differing bits between `a[i]` and `b[j]`, `uint64` hashes"
-    out = []
+    "Pairs i < j with at most `distance` differing bits between `a[i]` and `b[j]`, `uint64` hashes"
+    found = [np.zeros((0, 2), int)]
     for i in range(0, len(a), block):
-        d = np.bitwise_count(a[i:i+block, None] ^ b[None, i:])
-        x, y = np.nonzero(d <= distance)
-        out.append(np.c_[x + i, y + i][x < y])
-    return np.concatenate(out) if out else np.zeros((0, 2), int)
+        bits = np.bitwise_count(a[i:i+block, None] ^ b[None, i:])
+        x, y = np.nonzero(bits <= distance)
+        found.append(np.c_[x + i, y + i][x < y])
+    return np.concatenate(found)
 
 # %% ../../nbs/images/02_duplicates.ipynb #a2e91ce0
-def _get_detail(g, sigma):
-    "What is left of grey images `(n, side, side)` without their blur, as unit vectors `(n, side²)`"
+def _get_detail(grey, sigma):
+    "Grey images `(n, side, side)` minus their blur, as unit vectors `(n, side²)`"
     import cv2
-    g = g.astype(np.float32)
-    d = np.stack([o - cv2.GaussianBlur(o, (0, 0), sigma) for o in g]).reshape(len(g), -1)
-    d -= d.mean(1, keepdims=True)
-    return d/np.maximum(np.linalg.norm(d, axis=1, keepdims=True), 1e-6)
+    grey = grey.astype(np.float32)
+    detail = np.stack([im - cv2.GaussianBlur(im, (0, 0), sigma) for im in grey])
+    detail = detail.reshape(len(grey), -1)
+    detail -= detail.mean(1, keepdims=True)
+    return detail/np.maximum(np.linalg.norm(detail, axis=1, keepdims=True), 1e-6)
 
+# %% ../../nbs/images/02_duplicates.ipynb #3ab395e2
 @lru_cache(4096)
 def _get_small(path):
-    "128 × 128 grey pixels, 8 × 8 colours in Lab, and the shorter side of the file"
+    "128 × 128 grey pixels, 8 × 8 colours (a and b of Lab), and the shorter side of the file"
     import cv2
     im = np.asarray(open_image(path, 3, 256))
     small = cv2.resize(im, (128, 128), interpolation=cv2.INTER_AREA)
-    lab = cv2.cvtColor(cv2.resize(small, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32)/255, cv2.COLOR_RGB2LAB)
-    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), lab[..., 1:], min(im.shape[:2])
+    tiny = cv2.resize(small, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32)/255
+    colours = cv2.cvtColor(tiny, cv2.COLOR_RGB2LAB)[..., 1:]
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), colours, min(im.shape[:2])
 
+# %% ../../nbs/images/02_duplicates.ipynb #e63836b1
 def _has_other_colours(a, b, most=15):
-    "Lab colours that differ by more than `most` on average; a grey image may be a copy of a coloured one"
-    return min(np.abs(a).mean(), np.abs(b).mean()) > 3 and np.linalg.norm(a - b, axis=-1).mean() > most
+    "Whether Lab colours differ by more than `most` on average; a grey image matches any colour"
+    is_coloured = min(np.abs(a).mean(), np.abs(b).mean()) > 3
+    return is_coloured and np.linalg.norm(a - b, axis=-1).mean() > most
 
+# %% ../../nbs/images/02_duplicates.ipynb #a02eb2fa
 def get_similarity(
-    a,              # an image file
-    b,              # another
+    a,                 # an image file
+    b,                 # another image file
     mirror:bool=False, # mirror the second one first
 )->float:
-    "Correlation of the fine detail of two images, -1 to 1, and 0 where the colours differ; copies have .88 and more, also scaled and compressed ones"
+    "Correlation of the fine detail, -1 to 1; 0 if the colours differ, .88 and more for duplicates"
     import cv2
-    (x, p, m), (y, q, n) = _get_small(str(a)), _get_small(str(b))
-    if _has_other_colours(p, q[:, ::-1] if mirror else q): return 0.
-    side = int(np.clip(min(m, n), 32, 128))
-    x, y = [cv2.resize(o, (side, side), interpolation=cv2.INTER_AREA) for o in (x, y[:, ::-1] if mirror else y)]
-    return float(np.prod(_get_detail(np.stack([x, y]), 1.5), axis=0).sum())
+    grey_a, colours_a, side_a = _get_small(str(a))
+    grey_b, colours_b, side_b = _get_small(str(b))
+    if mirror: grey_b, colours_b = grey_b[:, ::-1], colours_b[:, ::-1]
+    if _has_other_colours(colours_a, colours_b): return 0.
+    side = int(np.clip(min(side_a, side_b), 32, 128))
+    size = (side, side)
+    pair = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in (grey_a, grey_b)]
+    detail_a, detail_b = _get_detail(np.stack(pair), 1.5)
+    return float((detail_a*detail_b).sum())
 
 # %% ../../nbs/images/02_duplicates.ipynb #99a9051f
-def _are_likely(facts, pairs, mirror, alike):
-    "Whether the thumbnails' detail agrees: cheap, so that few files are opened again"
-    at, n = np.unique(pairs, return_inverse=True)
-    thumbs, (x, y) = get_thumbs(facts.iloc[at]), n.reshape(-1, 2).T
-    a = _get_detail(thumbs, 1) if len(at) else np.zeros((0, 1))
-    b = _get_detail(thumbs[:, :, ::-1], 1) if mirror and len(at) else a
-    return np.concatenate([[], *((a[x[i:i+9999]]*b[y[i:i+9999]]).sum(1) >= alike for i in range(0, len(x), 9999))]).astype(bool)
+def _have_similar_thumbs(facts, pairs, mirror, alike):
+    "Whether the detail of the thumbnails agrees: cheap, so that few files are opened again"
+    rows, places = np.unique(pairs, return_inverse=True)
+    if not len(rows): return np.zeros(0, bool)
+    thumbs = get_thumbs(facts.iloc[rows])
+    first = _get_detail(thumbs, 1)
+    second = _get_detail(thumbs[:, :, ::-1], 1) if mirror else first
+    x, y = places.reshape(-1, 2).T
+    blocks = [slice(i, i + 9999) for i in range(0, len(x), 9999)]
+    return np.concatenate([(first[x[o]]*second[y[o]]).sum(1) >= alike for o in blocks])
+
+# %% ../../nbs/images/02_duplicates.ipynb #c2df2e2f
+def _get_hashes(facts, name):
+    "A column of hexadecimal hashes as `uint64`"
+    return np.array([int(text, 16) for text in facts[name]], np.uint64)
+
+# %% ../../nbs/images/02_duplicates.ipynb #e317d91e
+def _find_candidates(facts, distance, alike, mirror):
+    "Pairs of rows whose hashes and thumbnails are similar, the second one mirrored or not"
+    hashes = _get_hashes(facts, 'phash')
+    others = _get_hashes(facts, 'mirrored') if mirror else hashes
+    pairs = _find_close(hashes, others, distance)
+    return pairs[_have_similar_thumbs(facts, pairs, mirror, alike - .03)]
 
 # %% ../../nbs/images/02_duplicates.ipynb #1faff76b
-def _compare(f, distance, alike):
-    "Near copies among images that all differ: `(pixels, pixels, alike, mirrored)`, enough pairs to join each cluster"
+def _compare(facts, distance, alike):
+    "Near-duplicates among images with different pixels, enough pairs to join each cluster"
     from scipy.cluster.hierarchy import DisjointSet
-    h, m = [np.array([int(o, 16) for o in f[c]], np.uint64) for c in ('phash', 'mirrored')]
-    out, joined, paths, pixels = [], DisjointSet(range(len(f))), f.path.tolist(), f.pixels.tolist()
+    joined = DisjointSet(range(len(facts)))
+    paths = facts.path.tolist()
+    pixels = facts.pixels.tolist()
+    found = []
     for mirror in (False, True):
-        pairs = _find_close(h, m if mirror else h, distance)
-        pairs = pairs[_are_likely(f, pairs, mirror, alike - .03)]
-        for i,j in show_progress(pairs.tolist(), len(pairs), 'comparing copies', 20_000):
-            if joined.connected(i, j): continue  # said already, by a third one
-            c = get_similarity(paths[i], paths[j], mirror)
-            if c >= alike: joined.merge(i, j); out.append((pixels[i], pixels[j], c, mirror))
-    return pd.DataFrame(out, columns=['x', 'y', 'alike', 'mirrored'])
+        pairs = _find_candidates(facts, distance, alike, mirror).tolist()
+        for i,j in show_progress(pairs, len(pairs), 'comparing images', 20_000):
+            if joined.connected(i, j): continue  # by way of a third image
+            similarity = get_similarity(paths[i], paths[j], mirror)
+            if similarity >= alike:
+                joined.merge(i, j)
+                found.append((pixels[i], pixels[j], similarity, mirror))
+    return pd.DataFrame(found, columns=['x', 'y', 'alike', 'mirrored'])
 
 # %% ../../nbs/images/02_duplicates.ipynb #3125fdd5
-def _recall(f, *limits):
-    "`_compare`, remembered"
-    name = hashlib.sha256('\n'.join([*map(str, limits), *sorted(f.pixels)]).encode()).hexdigest()[:20]
+def _compare_once(facts, *limits):
+    "The result of `_compare`, remembered"
+    contents = '\n'.join([*map(str, limits), *sorted(facts.pixels)])
+    name = hashlib.sha256(contents.encode()).hexdigest()[:20]
     try: store = get_cache('copies')/f'{name}.csv'
-    except OSError: return _compare(f, *limits)  # nowhere to remember it: facts have said so
+    except OSError: return _compare(facts, *limits)  # `measure_images` has reported this
     if store.exists(): return pd.read_csv(store, dtype=dict(x=str, y=str))
-    found = _compare(f, *limits)
+    found = _compare(facts, *limits)
     try: write_csv(store, found)
-    except OSError as e: print(f"Copies are not remembered: {store} cannot be written ({e.strerror}).")
+    except OSError as e:
+        print(f"Duplicates are not remembered: {store} cannot be written ({e.strerror}).")
     return found
 
+# %% ../../nbs/images/02_duplicates.ipynb #0b68110d
 def find_near_duplicates(
     facts,            # from `measure_images`
-    distance:int=10,  # differing bits of the perceptual hashes, at most
-    alike:float=.88,  # correlation of the detail, at least
+    distance:int=10,  # most differing bits of the perceptual hashes
+    alike:float=.88,  # least correlation of the detail
 )->pd.DataFrame:
-    "Pairs of rows `a < b` with `alike` and `mirrored`, enough to join each cluster; of images with the same pixels the first one stands for all; blank ones are passed over"
-    rows = np.flatnonzero((facts.error == '') & (facts.sd >= 4) & ~facts.pixels.duplicated())
-    t, at = _recall(facts.iloc[rows], distance, alike), dict(zip(facts.pixels.iloc[rows], rows))
-    ab = np.sort([[at[x], at[y]] for x,y in zip(t.x, t.y)], axis=1).reshape(-1, 2) if len(t) else np.zeros((0, 2), int)
-    t = t.assign(a=ab[:,0], b=ab[:,1])[['a', 'b', 'alike', 'mirrored']]
-    return t.sort_values(['a', 'b'], ignore_index=True).astype(dict(alike=float, mirrored=bool))
+    "Pairs of rows `a < b`, enough to join each cluster, with `alike`, `mirrored`; no blank images"
+    is_first = ~facts.pixels.duplicated()  # it represents all images with the same pixels
+    rows = np.flatnonzero((facts.error == '') & (facts.sd >= 4) & is_first)
+    found = _compare_once(facts.iloc[rows], distance, alike)
+    places = dict(zip(facts.pixels.iloc[rows], rows))
+    x = found.x.map(places).astype(int)
+    y = found.y.map(places).astype(int)
+    found = found.assign(a=np.minimum(x, y), b=np.maximum(x, y))[['a', 'b', 'alike', 'mirrored']]
+    found = found.sort_values(['a', 'b'], ignore_index=True)
+    return found.astype(dict(alike=float, mirrored=bool))
 
 # %% ../../nbs/images/02_duplicates.ipynb #dca3aca5
 def _get_parts(n, a, b):
-    "Which part of a graph each of `n` nodes belongs to, the edges going from `a` to `b`"
+    "The connected part of a graph that each of `n` nodes belongs to, with edges from `a` to `b`"
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
-    return connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(n, n)), directed=False)[1]
+    graph = coo_array((np.ones(len(a)), (a, b)), shape=(n, n))
+    return connected_components(graph, directed=False)[1]
 
+# %% ../../nbs/images/02_duplicates.ipynb #e29a5543
+def _number_names(keys):
+    "A number for each image's name of each type; an image without a name has a number of its own"
+    codes = []
+    start = 0
+    for names in keys:
+        own = [name or f' {i}' for i,name in enumerate(names)]
+        numbers = pd.factorize(np.array(own, object))[0] + start
+        codes.append(numbers)
+        start = numbers.max(initial=start - 1) + 1
+    return np.concatenate(codes), start
+
+# %% ../../nbs/images/02_duplicates.ipynb #2fa86772
+def _name_parts(parts, keys):
+    "A name for each part: the first of the first type, or else of the next one"
+    chosen = {}
+    for names in keys:
+        for part,name in zip(parts, names):
+            if name: chosen.setdefault(part, name)
+    return chosen
+
+# %% ../../nbs/images/02_duplicates.ipynb #a4bcf77e
 def join_groups(
-    *keys, # names for each image, '' where there is none; the first kind names the groups
+    *keys, # lists with a name for each image, '' for none; the first type names the groups
 )->list:
-    "Groups of images that share a name of any kind; '' for an image that is alone and has no name of the first kind"
-    n, codes, start = len(keys[0]), [], 0
-    for names in keys:
-        codes.append(pd.factorize(np.array([k or f' {i}' for i,k in enumerate(names)], object))[0] + start)
-        start = codes[-1].max(initial=start - 1) + 1
-    part = pd.Series(_get_parts(n + start, np.tile(np.arange(n), len(keys)), n + np.concatenate(codes))[:n], dtype=int)
-    count, name = part.map(part.value_counts()), {}
-    for names in keys:
-        for p,k in zip(part, names):
-            if k: name.setdefault(p, k)
-    return [name.get(p, '') if c > 1 or g else '' for p,c,g in zip(part, count, keys[0])]
+    "The group of each image: those that share a name of any type; '' for single images without one"
+    n = len(keys[0])
+    numbers, n_names = _number_names(keys)
+    images = np.tile(np.arange(n), len(keys))
+    parts = pd.Series(_get_parts(n + n_names, images, n + numbers)[:n], dtype=int)
+    sizes = parts.map(parts.value_counts())
+    names = _name_parts(parts, keys)
+    return [names.get(part, '') if size > 1 or own else ''
+        for part,size,own in zip(parts, sizes, keys[0])]
 
 # %% ../../nbs/images/02_duplicates.ipynb #cbae4bed
 def get_similar_clusters(
     facts, # from `measure_images`
     pairs, # from `find_near_duplicates`
 )->np.ndarray:
-    "Whether each image belongs to a cluster that is too large to be one of copies"
+    "Whether each image is in a cluster that is too large to be duplicates, `bool (n,)`"
+    if not len(pairs): return np.zeros(len(facts), bool)
     part = _get_parts(len(facts), pairs.a, pairs.b)
-    return np.bincount(part, minlength=1)[part] > max(20, len(facts)/10) if len(pairs) else np.zeros(len(facts), bool)
+    return np.bincount(part)[part] > max(20, len(facts)/10)
 
+# %% ../../nbs/images/02_duplicates.ipynb #07e50324
 def get_duplicates(
     facts, # from `measure_images`
     pairs, # from `find_near_duplicates`
 )->list:
-    "A name for each image that has copies, the same for all its copies; '' for the others and for look-alikes"
-    n, near = len(facts), np.full(len(facts), '', object)
-    part, likes = _get_parts(n, pairs.a, pairs.b), get_similar_clusters(facts, pairs)
-    for i in {*pairs.a, *pairs.b}: near[i] = '' if likes[i] else str(part[i])
-    return join_groups(['']*n, [f'copies-{o[:12]}' if o else '' for o in facts.sha256], facts.pixels, near)
+    "A name that all duplicates of an image share; '' for the others and for look-alikes"
+    n = len(facts)
+    part = _get_parts(n, pairs.a, pairs.b)
+    is_similar = get_similar_clusters(facts, pairs)
+    near = np.full(n, '', object)
+    for i in {*pairs.a, *pairs.b}:
+        if not is_similar[i]: near[i] = str(part[i])
+    exact = [f'copies-{sha256[:12]}' if sha256 else '' for sha256 in facts.sha256]
+    return join_groups(['']*n, exact, facts.pixels, near)
 
 # %% ../../nbs/images/02_duplicates.ipynb #66d5cead
 def get_blocks(
     items, # with `group, copies, sequence, frame, file`
 )->np.ndarray:
-    "The number of each picture's block, from 0"
+    "The number of each image's block, from 0"
     from imgclf_nb.stats.intervals import get_units
-    joined = join_groups(items.group.tolist(), items.copies.where(items.sequence == '', '').tolist())
+    copies = items.copies.where(items.sequence == '', '')
+    joined = join_groups(items.group.tolist(), copies.tolist())
     return get_units(items.assign(group=joined))
 
 # %% ../../nbs/images/02_duplicates.ipynb #d4b0e235
@@ -165,6 +229,8 @@ def get_ceiling(
     labels, # of the images
     keys,   # the same for identical images
 )->float:
-    "The largest accuracy that contradicting copies allow, 0 to 1; NaN without images"
-    n = pd.DataFrame(dict(label=np.asarray(labels), key=np.asarray(keys))).value_counts()
-    return float(n.groupby(level='key').max().sum()/n.sum()) if len(n) else np.nan
+    "Upper bound on accuracy from contradicting labels, 0 to 1; NaN without images"
+    table = pd.DataFrame(dict(label=np.asarray(labels), key=np.asarray(keys)))
+    counts = table.value_counts()
+    if not len(counts): return np.nan
+    return float(counts.groupby(level='key').max().sum()/counts.sum())

@@ -18,137 +18,173 @@ from ..core import UserError
 
 # %% ../../nbs/images/00_preprocessing.ipynb #c2bed521
 def _to_8bit(im):
-    "16- and 32-bit grey values scaled to 8 bit, where Pillow's own convert clips them"
-    a = np.nan_to_num(np.asarray(im).astype(np.float64))
-    top = a.max(initial=0)
-    if im.mode == 'F' or top > 65535: a = a*255/(top if top > 1 else 1)  # 0–1, or as large as it gets
-    elif im.mode.startswith('I;16') or top > 255: a = a/257  # 65535 / 257 = 255
-    return Image.fromarray(a.round().clip(0, 255).astype(np.uint8))
+    "16- and 32-bit grey values scaled to 8 bits; Pillow's own conversion clips them"
+    values = np.nan_to_num(np.asarray(im).astype(np.float64))
+    top = values.max(initial=0)
+    if im.mode == 'F' or top > 65535: values = values*255/max(top, 1)  # from 0–1, or from 0–top
+    elif im.mode.startswith('I;16') or top > 255: values = values/257  # 65535 / 257 = 255
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
-def _on_white(im):
+# %% ../../nbs/images/00_preprocessing.ipynb #1f323ff9
+def _put_on_white(im):
+    "An image with transparency, on a white background"
     im = im.convert('RGBA')
-    return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
+    white = Image.new('RGBA', im.size, 'white')
+    return Image.alpha_composite(white, im).convert('RGB')
+
+# %% ../../nbs/images/00_preprocessing.ipynb #8012a4d4
+def _make_plain(im):
+    "The image without transparency and with 8 bits per value"
+    if im.mode in ('I', 'F') or im.mode.startswith('I;16'): return _to_8bit(im)
+    has_alpha = im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in im.info
+    return _put_on_white(im) if has_alpha else im
 
 # %% ../../nbs/images/00_preprocessing.ipynb #4e8f5288
 def open_image(
-    file,             # a path, or the file's bytes in a `BytesIO`
+    file,             # a path, or a `BytesIO` of the file's bytes
     channels:int=3,   # 3 for RGB, 1 for grey
-    at_least:int=None,# shortest side that is still needed, in pixels: lets a JPEG be decoded at 1/2, 1/4 or 1/8
+    at_least:int=None,# shortest side that is needed, pixels: a JPEG is decoded at 1/2, 1/4 or 1/8
     orient:bool=True, # turn upright by the EXIF flag
 )->Image.Image:
-    "An image file as an upright 8-bit `PIL.Image` in RGB or L; raises what Pillow raises where it cannot be read"
+    "An upright 8-bit image in RGB or L; raises Pillow's errors if the file cannot be read"
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore',
-            Image.DecompressionBombWarning)  # 10,000-pixel images are wanted; Pillow still refuses bombs
+        warning = Image.DecompressionBombWarning  # large images are wanted; bombs stay an error
+        warnings.simplefilter('ignore', warning)
         with Image.open(file) as im:
             if at_least and im.format == 'JPEG': im.draft(None, (at_least, at_least))
             im.load()  # the first frame of an animation
             if orient: im = ImageOps.exif_transpose(im)
-            if im.mode in ('I', 'F') or im.mode.startswith('I;16'): im = _to_8bit(im)
-            elif im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in im.info: im = _on_white(im)
-            return im.convert('L' if channels == 1 else 'RGB')
+            return _make_plain(im).convert('L' if channels == 1 else 'RGB')
 
+# %% ../../nbs/images/00_preprocessing.ipynb #83d208c5
 def get_decoder()->dict:
-    "The versions that decide the bytes of a decoded image; what is remembered of pixels names them"
+    "The versions of the libraries that decide the pixels of a decoded image"
     from PIL import features
-    return dict(pillow=PIL.__version__, jpeg=features.version_feature('libjpeg_turbo') or features.version('jpg'))
+    jpeg = features.version_feature('libjpeg_turbo') or features.version('jpg')
+    return dict(pillow=PIL.__version__, jpeg=jpeg)
 
-# %% ../../nbs/images/00_preprocessing.ipynb #73940888
-FILTERS = dict(bicubic=Image.Resampling.BICUBIC, bilinear=Image.Resampling.BILINEAR, lanczos=Image.Resampling.LANCZOS,
+# %% ../../nbs/images/00_preprocessing.ipynb #9c80c380
+FILTERS = dict(
+    bicubic=Image.Resampling.BICUBIC,
+    bilinear=Image.Resampling.BILINEAR,
+    lanczos=Image.Resampling.LANCZOS,
     nearest=Image.Resampling.NEAREST)
 
+# %% ../../nbs/images/00_preprocessing.ipynb #c7ea647e
+_CHOICES = dict(
+    resize=('crop', 'letterbox', 'squash'),
+    interpolation=tuple(FILTERS),
+    channels=(1, 3),
+    bits=(8,))
+
+# %% ../../nbs/images/00_preprocessing.ipynb #54103e40
+def _check_choices(preprocessing):
+    "`UserError` for a value that is not among `_CHOICES`"
+    for name,allowed in _CHOICES.items():
+        value = getattr(preprocessing, name)
+        if value not in allowed:
+            choices = ', '.join(str(o) for o in allowed)
+            raise UserError(f"Preprocessing {name} = {value!r}: it must be one of {choices}.", name)
+
+# %% ../../nbs/images/00_preprocessing.ipynb #73940888
 @dataclass
 class Preprocessing:
-    "How a file becomes a tensor: the one place that says so"
-    size:int = 224              # side of the square that the model sees, in pixels
-    resize:str = 'crop'         # crop: centre square; letterbox: whole image with bars; squash: whole image, aspect lost
-    crop_pct:float = 1.         # for crop: the share of the short side that is kept
+    "How a file becomes a tensor; `UserError` for a value that is not allowed"
+    size:int = 224              # side of the square that the model gets, pixels
+    resize:str = 'crop'         # crop: centre square; letterbox: with bars; squash: aspect lost
+    crop_pct:float = 1.         # for crop: share of the short side that is kept, 0 to 1
     interpolation:str = 'bicubic' # bicubic, bilinear, lanczos or nearest; Pillow's, antialiased
     channels:int = 3            # 3 (RGB) or 1 (grey)
-    bits:int = 8                # of a colour value before normalising; deeper files are scaled to it
+    bits:int = 8                # of a value before normalising; deeper files are scaled to it
     orient:bool = True          # turn upright by the EXIF flag
     fill:int = 0                # grey value of letterbox bars, 0 to 255
-    mean:list = field(default_factory=lambda: [.5]*3) # of 0–1 values, one a channel
-    std:list = field(default_factory=lambda: [.5]*3)  # likewise
+    mean:list = field(default_factory=lambda: [.5]*3) # of 0–1 values, one per channel
+    std:list = field(default_factory=lambda: [.5]*3)  # of 0–1 values, one per channel
     classes:list = field(default_factory=list)        # in the order of the model's outputs
 
-    def __post_init__(self):
-        for name,allowed in dict(resize=('crop','letterbox','squash'), interpolation=tuple(FILTERS), channels=(1,3),
-            bits=(8,)).items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"Preprocessing {name} = {getattr(self, name)!r}: it must be one of "
-                    f"{', '.join(map(str, allowed))}.", name)
+    def __post_init__(self): _check_choices(self)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #34cfcf0f
 def fit_image(
     im,              # a PIL image
-    size:int,        # side that is wanted, pixels
+    size:int,        # side of the square, pixels
     resize:str,      # crop, letterbox or squash
     crop_pct:float,  # share of the short side that is kept, 0 to 1
-    how,             # one of `FILTERS`
+    how,             # one of the values of `FILTERS`
     fill,            # of bars, 0 to 255
 ):
-    "The image as a square of the wanted side"
-    w, h = im.size
+    "The image as a square"
     if resize == 'squash': return im.resize((size, size), how)
-    if resize == 'letterbox': return ImageOps.pad(im, (size, size), how, color=fill if im.mode == 'L' else (fill,)*3)
-    side = min(w, h) * crop_pct
-    l, t = (w - side)/2, (h - side)/2
-    return im.resize((size, size), how, box=(l, t, l + side, t + side))
+    if resize == 'letterbox':
+        colour = fill if im.mode == 'L' else (fill,)*3
+        return ImageOps.pad(im, (size, size), how, color=colour)
+    width, height = im.size
+    side = min(width, height)*crop_pct
+    left = (width - side)/2
+    top = (height - side)/2
+    return im.resize((size, size), how, box=(left, top, left + side, top + side))
+
+# %% ../../nbs/images/00_preprocessing.ipynb #3dc15796
+@patch
+def read(self:Preprocessing, file)->Image.Image:
+    "The upright image, at least twice as large as needed: the resize does the last halving"
+    need = None if self.resize == 'squash' else 2*int(self.size/self.crop_pct)
+    return open_image(file, self.channels, need, self.orient)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #0de648cf
 @patch
-def read(self:Preprocessing, file)->Image.Image:
-    "The upright image, at least as large as needed"
-    need = None if self.resize == 'squash' else 2*int(self.size/self.crop_pct)  # twice: the resize does the last halving, antialiased
-    return open_image(file, self.channels, need, self.orient)
-
-@patch
 def pixels(self:Preprocessing, file)->np.ndarray:
-    "Pixels as the model sees them, `uint8 (size, size, channels)`"
-    im = fit_image(self.read(file), self.size, self.resize, self.crop_pct, FILTERS[self.interpolation], self.fill)
+    "Pixels as the model gets them, `uint8 (size, size, channels)`"
+    how = FILTERS[self.interpolation]
+    im = fit_image(self.read(file), self.size, self.resize, self.crop_pct, how, self.fill)
     return np.asarray(im).reshape(self.size, self.size, self.channels)
 
+# %% ../../nbs/images/00_preprocessing.ipynb #6633c9db
 @patch
 def tensor(self:Preprocessing, pixels):
-    "`uint8 (…, size, size, channels)` → normalised `float32 (…, channels, size, size)` torch tensor"
+    "`uint8 (…, size, size, channels)` → normalised `float32 (…, channels, size, size)` tensor"
     import torch
-    mean, std = [torch.tensor(o, dtype=torch.float32)[:self.channels] for o in (self.mean, self.std)]
+    mean = torch.tensor(self.mean, dtype=torch.float32)[:self.channels]
+    std = torch.tensor(self.std, dtype=torch.float32)[:self.channels]
     x = torch.from_numpy(np.array(pixels)).float()
     return ((x/255 - mean)/std).movedim(-1, -3).contiguous()
 
+# %% ../../nbs/images/00_preprocessing.ipynb #3a47949e
 @patch
 def __call__(self:Preprocessing, file):
-    "An image file → normalised `float32 (channels, size, size)`"
+    "An image file → normalised `float32 (channels, size, size)` tensor"
     return self.tensor(self.pixels(file))
 
 # %% ../../nbs/images/00_preprocessing.ipynb #19d341cc
 @patch
 def to_dict(self:Preprocessing)->dict:
-    "What model.json keeps"
+    "What model.json stores"
     return dataclasses.asdict(self)
 
+# %% ../../nbs/images/00_preprocessing.ipynb #2b2d42b8
 @patch(cls_method=True)
 def from_dict(cls:Preprocessing, d:dict)->Preprocessing:
-    "A contract from a dictionary; an unknown key is a `UserError`"
-    known = {f.name for f in dataclasses.fields(Preprocessing)}
-    if extra := set(d) - known:
-        raise UserError(f"Preprocessing has no {', '.join(sorted(extra))}: the file was made by another version; known are "
-            f"{', '.join(sorted(known))}.")
+    "A contract from a dictionary; `UserError` for an unknown key"
+    known = {o.name for o in dataclasses.fields(Preprocessing)}
+    unknown = set(d) - known
+    if unknown:
+        raise UserError(f"Preprocessing has no {', '.join(sorted(unknown))}: another version wrote "
+            f"the file; known are {', '.join(sorted(known))}.")
     return cls(**d)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #fc72fa99
 def get_batches(
-    paths,               # image files
-    preprocessing,       # the contract
-    batch_size:int=64,   # images at a time
+    paths,             # image files
+    preprocessing,     # the contract, a `Preprocessing`
+    batch_size:int=64, # images per batch
 ):
-    "Normalised tensors `(≤ batch_size, channels, size, size)`, in the order of the paths"
+    "Yield normalised tensors `(≤ batch_size, channels, size, size)` in the order of the paths"
     import torch
     paths = list(paths)
     chunks = [paths[i:i+batch_size] for i in range(0, len(paths), batch_size)]
-    with ThreadPoolExecutor(os.cpu_count()) as ex:
-        ahead = None
-        for chunk in [*chunks, None]:
-            now, ahead = ahead, chunk and [ex.submit(preprocessing, p) for p in chunk]
-            if now: yield torch.stack([f.result() for f in now])
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        following = []
+        for chunk in [*chunks, []]:
+            current = following
+            following = [executor.submit(preprocessing, path) for path in chunk]
+            if current: yield torch.stack([o.result() for o in current])
