@@ -204,7 +204,7 @@ def test_keys_decide(widget, pets):
     assert [a for _,a,*_ in decided(pets)] == ['keep', 'drop']
 
 
-def test_the_next_picture_is_made_beforehand(widget): assert set(widget.pictures) == {'cat/1.jpg', 'dog/1.jpg'}
+def test_the_next_picture_is_made_beforehand(widget): assert set(widget.images) == {'cat/1.jpg', 'dog/1.jpg'}
 
 
 def test_a_key_pressed_too_early_decides_nothing(widget, pets):

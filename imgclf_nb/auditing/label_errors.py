@@ -16,62 +16,105 @@ from ..images.duplicates import get_blocks
 from ..images.preprocessing import open_image
 from ..models.logistic import choose_c, cross_predict
 
+# %% ../../nbs/auditing/01_label_errors.ipynb #662311e9
+def _find_testable(labels, blocks):
+    "Whether an image's class has two blocks or more, so that one can be predicted from the other"
+    sizes = pd.Series(blocks, labels.index).groupby(labels).nunique()
+    return (labels.map(sizes) >= 2).to_numpy()
+
+# %% ../../nbs/auditing/01_label_errors.ipynb #f6e545df
+def _get_skill(y, p):
+    "Balanced accuracy of the probabilities `p`, scaled so that chance is 0 and perfect is 1"
+    predicted = p.argmax(1)
+    recall = np.mean([(predicted[y == k] == k).mean() for k in range(p.shape[1])])
+    chance = 1/p.shape[1]
+    return (recall - chance)/(1 - chance)
+
+# %% ../../nbs/auditing/01_label_errors.ipynb #f093ed15
+def _rank_issues(y, p):
+    "Rows whose label confident learning distrusts, the least probable label first"
+    from cleanlab.filter import find_label_issues
+    return find_label_issues(y, p, return_indices_ranked_by='self_confidence', n_jobs=1)
+
+# %% ../../nbs/auditing/01_label_errors.ipynb #743fb6d7
+def _tabulate(files, y, p, classes):
+    "Each image's label and most probable class, with the probabilities of both"
+    return pd.DataFrame(dict(
+        file=files,
+        label=classes[y],
+        suggested=classes[p.argmax(1)],
+        probability=p.max(1),
+        p_label=p[np.arange(len(y)), y]))
+
 # %% ../../nbs/auditing/01_label_errors.ipynb #8bc0eae3
 _columns = ['file', 'label', 'suggested', 'probability', 'p_label']
 
 def find_suspicious(
-    items,           # from `get_items`, without a given test: its labels stay sealed
+    items,           # from `get_items`, without a given test split: its labels stay sealed
     x,               # their features `(n, d)`
-    sure:float=.8,   # probability of another class, at least
+    sure:float=.8,   # least probability of another class, 0 to 1
 )->pd.DataFrame:
-    "`file, label, suggested, probability, p_label`, the most suspicious first; classes of a single block are passed over"
-    if items.empty: return pd.DataFrame(columns=_columns)
-    from cleanlab.filter import find_label_issues
+    "`file, label, suggested, probability, p_label` of suspicious labels, the least probable first"
+    nothing = pd.DataFrame(columns=_columns)
+    if items.empty: return nothing
     blocks = get_blocks(items)
-    many = pd.Series(blocks).groupby(items.label.to_numpy()).nunique().loc[lambda n: n >= 2].index
-    keep = items.label.isin(many).to_numpy()
-    if len(many) < 2: return pd.DataFrame(columns=_columns)
-    y, classes = pd.factorize(items.label[keep], sort=True)
-    p = cross_predict(x[keep], y, blocks[keep], choose_c(x[keep], y, blocks[keep]))
-    recall = np.mean([(p.argmax(1) == k)[y == k].mean() for k in range(len(classes))])
-    chance = 1/len(classes)
-    if (recall - chance)/(1 - chance) < .3: return pd.DataFrame(columns=_columns)  # a probe that guesses accuses nobody
-    issues = find_label_issues(y, p, return_indices_ranked_by='self_confidence', n_jobs=1)
-    t = pd.DataFrame(dict(file=items.file[keep].to_numpy(), label=classes[y], suggested=classes[p.argmax(1)],
-        probability=p.max(1), p_label=p[np.arange(len(y)), y])).iloc[issues]
-    return t[(t.probability >= sure) & (t.suggested != t.label)].reset_index(drop=True)
+    keep = _find_testable(items.label, blocks)
+    items, x, blocks = items[keep], x[keep], blocks[keep]
+    if items.label.nunique() < 2: return nothing
+    y, classes = pd.factorize(items.label, sort=True)
+    p = cross_predict(x, y, blocks, choose_c(x, y, blocks))
+    if _get_skill(y, p) < .3: return nothing
+    table = _tabulate(items.file.to_numpy(), y, p, classes).iloc[_rank_issues(y, p)]
+    found = (table.probability >= sure) & (table.suggested != table.label)
+    return table[found].reset_index(drop=True)
+
+# %% ../../nbs/auditing/01_label_errors.ipynb #64c5459a
+def _get_store(items, name):
+    "The cache file for these images, labels, blocks and this model; None where there is no cache"
+    columns = ['file', 'sha256', 'label', 'group', 'copies', 'sequence', 'frame']
+    key = name + items[columns].sort_values('file').to_csv(index=False)
+    try: folder = get_cache('suspicion')
+    except OSError: return None  # the folder cannot be written
+    return folder/f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:20]}.csv"
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #b64468f6
 def recall_suspicious(
-    items,    # from `get_items`, without a given test
-    get_x,    # a function that makes the features, called where nothing is remembered
-    name:str, # of the model and its contract
+    items,    # from `get_items`, without a given test split
+    get_x,    # a function that makes the features `(n, d)`, called only if nothing is cached
+    name:str, # of the model and its settings
 )->pd.DataFrame:
-    "`find_suspicious`, remembered for these images, labels, blocks and this model"
-    what = items[['file', 'sha256', 'label', 'group', 'copies', 'sequence', 'frame']].sort_values('file').to_csv(index=False)
-    try: folder = get_cache('suspicion')
-    except OSError: return find_suspicious(items, get_x() if len(items) else None)  # nowhere to remember it
-    store = folder/f"{hashlib.sha256((name + what).encode('utf-8', 'replace')).hexdigest()[:20]}.csv"
-    if store.exists(): return pd.read_csv(store, keep_default_na=False, dtype=dict(file=str, label=str, suggested=str))
+    "`find_suspicious`, cached for these images, labels, blocks and this model"
+    store = _get_store(items, name)
+    if store and store.exists():
+        texts = dict(file=str, label=str, suggested=str)
+        return pd.read_csv(store, keep_default_na=False, dtype=texts)
     found = find_suspicious(items, get_x() if len(items) else None)
-    write_csv(store, found)
+    if store: write_csv(store, found)
     return found
+
+# %% ../../nbs/auditing/01_label_errors.ipynb #24a4dd5a
+def _show_one(ax, path, row):
+    "A small image with its label, the predicted class and its probability"
+    im = open_image(path, at_least=160)
+    im.thumbnail((160, 160))
+    ax.imshow(im)
+    text = f'labelled {row.label}\nlooks like {row.suggested} {row.probability:.2f}'
+    ax.set_title(text, fontsize=6.5)
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #fdf27d87
 def show_suspicious(
     found,       # from `find_suspicious`
     items,       # for the paths
     n:int=12,    # images at most
-    columns:int=6, # images a row
+    columns:int=6, # images in a row
 ):
-    "The images with what they say and what they look like; the `Figure`, None where nothing is suspicious"
-    plt, paths = get_plt(), items.set_index('file').path
+    "The images with labels and predicted classes; the `Figure`, None where nothing is suspicious"
     if found.empty: return None
+    paths = items.set_index('file').path
     some = found.head(n)
     rows = -(-len(some)//columns)
-    fig, axs = plt.subplots(rows, columns, figsize=(columns*1.3, rows*1.75), squeeze=False, layout='constrained')
+    size = (columns*1.3, rows*1.75)
+    fig, axs = get_plt().subplots(rows, columns, figsize=size, squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
-    for ax,r in zip(axs.flat, some.itertuples()):
-        im = open_image(paths[r.file], at_least=160); im.thumbnail((160, 160))
-        ax.imshow(im); ax.set_title(f'says {r.label}\nlooks like {r.suggested} {r.probability:.2f}', fontsize=6.5)
+    for ax,row in zip(axs.flat, some.itertuples()): _show_one(ax, paths[row.file], row)
     return fig
