@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import nn
 
-# %% ../nbs/03_baseline.ipynb #b92edc05
+# %% ../nbs/03_baseline.ipynb #5f59230c
 class Head(nn.Module):
     "What timm asks of a model; a subclass has `num_features`, `forward_features` and `classifier`"
     def forward(self, x): return self.forward_head(self.forward_features(x))
@@ -23,7 +23,7 @@ class Head(nn.Module):
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.num_features, num_classes)
 
-# %% ../nbs/03_baseline.ipynb #193a1882
+# %% ../nbs/03_baseline.ipynb #7a5a6cf0
 def _get_config(size):
     "What timm keeps of a model besides its weights"
     return dict(
@@ -53,7 +53,7 @@ class TutorialCNN(Head):
         x = F.relu(self.fc1(x.flatten(1)))
         return F.relu(self.fc2(x))
 
-# %% ../nbs/03_baseline.ipynb #1c5209b4
+# %% ../nbs/03_baseline.ipynb #6279ce53
 @register_model
 def tutorial_cnn(pretrained=False, num_classes=10, in_chans=3, **kw):
     "The CNN of the PyTorch beginner tutorial, for timm's `create_model`"
@@ -78,15 +78,15 @@ class SixLayerCNN(Head):
             if i % 2: x = F.max_pool2d(x, 2)
         return F.relu(self.fc1(x.flatten(1)))
 
-# %% ../nbs/03_baseline.ipynb #b5687be5
+# %% ../nbs/03_baseline.ipynb #f1d94b70
 @register_model
 def six_layer_cnn(pretrained=False, num_classes=10, in_chans=3, **kw):
     "A plain CNN of six layers, for timm's `create_model`"
     return SixLayerCNN(num_classes, in_chans)
 
-# %% ../nbs/03_baseline.ipynb #b3863213
+# %% ../nbs/03_baseline.ipynb #64d23d72
 def _make_stage(n_in, n_out):
-    "Halve the image and change its channels, then a convolution in each channel"
+    "A convolution of stride 2, then a depthwise one, each with batch normalisation and ReLU"
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, 3, 2, 1, bias=False),
         nn.BatchNorm2d(n_out),
@@ -109,7 +109,7 @@ class SmallCNN(Head):
 
     def forward_features(self, x): return self.stages(x).mean((-2,-1))
 
-# %% ../nbs/03_baseline.ipynb #d6d79e0b
+# %% ../nbs/03_baseline.ipynb #447a0ead
 @register_model
 def small_cnn(pretrained=False, num_classes=10, in_chans=3, **kw):
     "A small modern CNN, for timm's `create_model`"

@@ -23,7 +23,7 @@ from ..augmentation import Warp, apply_batch, augment, draw, derive_seed, get_po
 from ..base.machine import get_device
 from ..pixels import get_pixels, to_rgb
 
-# %% ../../nbs/training/00_loaders.ipynb #1f8fe2e0
+# %% ../../nbs/training/00_loaders.ipynb #09ae5fd6
 class ExactMaker:
     "Batches by the preprocessing contract, bit for bit"
     def __init__(self, view, preprocessing):
@@ -38,7 +38,7 @@ class ExactMaker:
         x = pre.tensor(np.stack([to_rgb(self.view[i], pre.channels) for i in idxs]))
         return x.contiguous(memory_format=torch.channels_last)
 
-# %% ../../nbs/training/00_loaders.ipynb #1d58b8b8
+# %% ../../nbs/training/00_loaders.ipynb #d6a846d2
 def _normalise(pre):
     "`(channels, 2)`: the factor of a byte, and what is added"
     mean = np.array(pre.mean[:pre.channels], np.float64)
@@ -57,7 +57,16 @@ class Maker:
         self.plain = np.c_[np.diag(scale), shift].astype(np.float32)
         self.grey = np.stack([scale, shift], 1).astype(np.float32)  # repeats the one channel
 
-# %% ../../nbs/training/00_loaders.ipynb #e0b1d268
+    def __call__(self, idxs, epoch, size=None):
+        size = size or self.preprocessing.size
+        batch = np.empty((len(idxs), size, size, self.preprocessing.channels), np.float32)
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # an image is too small to be shared
+        for out,i in zip(batch, idxs): self.write(out, i, epoch)
+        cv2.setNumThreads(threads)
+        return torch.from_numpy(batch).permute(0, 3, 1, 2)
+
+# %% ../../nbs/training/00_loaders.ipynb #b361bfa6
 @patch
 def write(self:Maker, out, i, epoch):
     "Write image i, augmented and normalised, into `out`, `float32 (size, size, channels)`"
@@ -65,19 +74,7 @@ def write(self:Maker, out, i, epoch):
     a = augment(self.view[i], self.policy, key, self.preprocessing, len(out)).astype(np.float32)
     cv2.transform(a, self.plain if a.shape[-1] == out.shape[-1] else self.grey, dst=out)
 
-# %% ../../nbs/training/00_loaders.ipynb #46f1e607
-@patch
-def __call__(self:Maker, idxs, epoch, size=None):
-    "A batch `(n, channels, size, size)`, written image by image into one array"
-    size = size or self.preprocessing.size
-    batch = np.empty((len(idxs), size, size, self.preprocessing.channels), np.float32)
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # an image is too small to be shared
-    for out,i in zip(batch, idxs): self.write(out, i, epoch)
-    cv2.setNumThreads(threads)
-    return torch.from_numpy(batch).permute(0, 3, 1, 2)
-
-# %% ../../nbs/training/00_loaders.ipynb #60be9a3b
+# %% ../../nbs/training/00_loaders.ipynb #c89b6eee
 def _get_shapes(view):
     "`(height, width, channels)` of all images of a view, `(n, 3)`"
     if hasattr(view, 'shapes'): return view.shapes
@@ -98,13 +95,13 @@ class DeviceMaker:
         self.starts = np.concatenate([[0], np.cumsum(self.shapes.prod(1))])
         self.resident = self._load_all(free)
 
-# %% ../../nbs/training/00_loaders.ipynb #334504ff
+# %% ../../nbs/training/00_loaders.ipynb #2d54b416
 @patch
 def _get_row(self:DeviceMaker, i):
     "The pixels of image i as a row, `uint8 (pixels, channels)`"
     return np.array(to_rgb(self.view[i], self.channels)).reshape(-1, self.channels)
 
-# %% ../../nbs/training/00_loaders.ipynb #e4e07a2f
+# %% ../../nbs/training/00_loaders.ipynb #adffe7cb
 @patch
 def _load_all(self:DeviceMaker, free):
     "All images on the device; None where they need more than `free` bytes"
@@ -116,7 +113,7 @@ def _load_all(self:DeviceMaker, free):
         flat[start:end] = torch.from_numpy(self._get_row(i)).to(self.device)
     return flat
 
-# %% ../../nbs/training/00_loaders.ipynb #c5d55087
+# %% ../../nbs/training/00_loaders.ipynb #8a79618d
 @patch
 def _get_flat(self:DeviceMaker, idxs):
     "A row of pixels on the device, and where each of these images starts in it"
@@ -126,7 +123,7 @@ def _get_flat(self:DeviceMaker, idxs):
     starts = np.concatenate([[0], np.cumsum(self.shapes[idxs].prod(1))[:-1]])
     return flat.to(self.device, non_blocking=True), starts
 
-# %% ../../nbs/training/00_loaders.ipynb #09dce3ad
+# %% ../../nbs/training/00_loaders.ipynb #05e77527
 @patch
 def __call__(self:DeviceMaker, idxs, epoch, size=None):
     "A batch `(n, channels, size, size)` on the device"
@@ -158,13 +155,13 @@ class ImageDL(TfmdDL):
         skip, self.skip = self.skip, 0
         return super().get_idxs()[skip*self.bs:]
 
-# %% ../../nbs/training/00_loaders.ipynb #4cb95aa1
+# %% ../../nbs/training/00_loaders.ipynb #5bd6e2b6
 @patch
 def shuffle_fn(self:ImageDL, idxs):
     "This epoch's order"
     return random.Random(derive_seed(self.seed, self.epoch)).sample(idxs, len(idxs))
 
-# %% ../../nbs/training/00_loaders.ipynb #7b88da8c
+# %% ../../nbs/training/00_loaders.ipynb #f64aa974
 @patch
 def get_names(self:ImageDL,
     i:int, # number of the batch
@@ -174,7 +171,7 @@ def get_names(self:ImageDL,
     if self.shuffle: idxs = self.shuffle_fn(idxs)
     return [self.names[j] for j in idxs[i*self.bs:(i+1)*self.bs]]
 
-# %% ../../nbs/training/00_loaders.ipynb #778b04dc
+# %% ../../nbs/training/00_loaders.ipynb #61e1ccee
 @patch
 def make(self:ImageDL, idxs):
     "A batch of the images with these numbers, at this epoch's size"
@@ -182,14 +179,14 @@ def make(self:ImageDL, idxs):
     if self.sizes: size = self.sizes[min(self.epoch, len(self.sizes) - 1)]
     return TensorImage(self.maker(idxs, self.epoch, size)), TensorCategory(self.targets[idxs])
 
-# %% ../../nbs/training/00_loaders.ipynb #197e50ac
+# %% ../../nbs/training/00_loaders.ipynb #ec229b6a
 @patch
 def _one_pass(self:ImageDL):
     "What fastai would find out from a first batch"
     self._n_inp = 1
     self._types = {tuple: [TensorImage, TensorCategory]}
 
-# %% ../../nbs/training/00_loaders.ipynb #98ce47af
+# %% ../../nbs/training/00_loaders.ipynb #fe17b896
 def _make_ahead(make, chunks):
     "Batches in order; the next one is made while the current one is trained on"
     with ThreadPoolExecutor(1) as pool:
@@ -199,7 +196,7 @@ def _make_ahead(make, chunks):
             if current: yield current.result()
         if ahead: yield ahead.result()
 
-# %% ../../nbs/training/00_loaders.ipynb #97f89792
+# %% ../../nbs/training/00_loaders.ipynb #913b4bdc
 @patch
 def create_batches(self:ImageDL, samps):
     "The batches of an epoch; on a GPU, one batch is made ahead"
@@ -207,7 +204,7 @@ def create_batches(self:ImageDL, samps):
     on_gpu = isinstance(self.maker, DeviceMaker) and self.maker.device.type != 'cpu'
     yield from _make_ahead(self.make, chunks) if on_gpu else map(self.make, chunks)
 
-# %% ../../nbs/training/00_loaders.ipynb #6cfc5315
+# %% ../../nbs/training/00_loaders.ipynb #c5e8bf70
 class ToInput(Transform):
     "To show a batch: the model's input back to an image"
     order = 10
@@ -220,14 +217,14 @@ class ToInput(Transform):
         x = x*std[:pre.channels,None,None] + mean[:pre.channels,None,None]
         return x.clamp(0, 1)
 
-# %% ../../nbs/training/00_loaders.ipynb #5e6f2ec2
+# %% ../../nbs/training/00_loaders.ipynb #d2e27e32
 class Column(Transform):
     "The value at a place in the table; a class, so that it can be sent to workers"
     def __init__(self, values): self.values = values
 
     def encodes(self, i:int): return self.values[i]
 
-# %% ../../nbs/training/00_loaders.ipynb #f1dbc132
+# %% ../../nbs/training/00_loaders.ipynb #5d907cb6
 def _get_datasets(items, classes, numbers, splits):
     "fastai's `Datasets`: the number of an image and its category"
     texts = {name: name for name in classes}  # one text a class, not one an image
@@ -235,14 +232,14 @@ def _get_datasets(items, classes, numbers, splits):
     categories = Categorize(vocab=classes, sort=False)
     return Datasets(numbers, [[], [labels, categories]], splits=splits)
 
-# %% ../../nbs/training/00_loaders.ipynb #349d2242
+# %% ../../nbs/training/00_loaders.ipynb #a07ed57e
 def _choose_workers(workers, device, policy):
     "As asked; by default none, but up to 8 for Albumentations on a machine with a GPU"
     if workers is not None: return workers
     if device != 'cuda' or isinstance(policy, Warp): return 0
     return min(8, os.cpu_count())
 
-# %% ../../nbs/training/00_loaders.ipynb #eae1f212
+# %% ../../nbs/training/00_loaders.ipynb #b01810a7
 def _get_maker(view, pre, policy, seed, device, workers):
     "What makes the training batches"
     if policy is None: return ExactMaker(view, pre)
@@ -250,13 +247,13 @@ def _get_maker(view, pre, policy, seed, device, workers):
         return DeviceMaker(view, pre, policy, seed, device)
     return Maker(view, pre, policy, seed)
 
-# %% ../../nbs/training/00_loaders.ipynb #d1bff3d1
+# %% ../../nbs/training/00_loaders.ipynb #787bf13c
 def _get_codes(labels, classes):
     "The number of each label's class, -1 for an unknown label"
     numbers = {name: i for i,name in enumerate(classes)}
     return torch.tensor([numbers.get(label, -1) for label in labels])
 
-# %% ../../nbs/training/00_loaders.ipynb #e5726e04
+# %% ../../nbs/training/00_loaders.ipynb #b6bb21a4
 def _fill_loaders(dls, items, pre, policy, splits, seed, cache):
     "Give both loaders their classes and files; their views of the pixels"
     codes = _get_codes(items.label, pre.classes)
@@ -299,7 +296,7 @@ def get_dls(
     if workers: cv2.setNumThreads(1)  # OpenCV's threads do not survive a fork: workers would hang
     return dls
 
-# %% ../../nbs/training/00_loaders.ipynb #5601ab97
+# %% ../../nbs/training/00_loaders.ipynb #4f6cc35e
 def _hash(x):
     "A digest of a tensor's bytes"
     return hashlib.blake2b(x.cpu().contiguous().numpy().tobytes()).digest()
