@@ -14,7 +14,7 @@ from .images.duplicates import get_blocks
 from .models.logistic import fit_logistic
 from .stats.intervals import resample_units
 
-# %% ../nbs/01d_leakage.ipynb #9872e77a
+# %% ../nbs/01d_leakage.ipynb #f30c18ea
 def _draw_blocks(labels, blocks, rng, share=.2):
     "Which images lie in a random share of each class's blocks; never all blocks of a class"
     first = pd.DataFrame(dict(label=labels, block=blocks)).groupby('block').label.first()
@@ -24,14 +24,14 @@ def _draw_blocks(labels, blocks, rng, share=.2):
         chosen.append(rng.choice(members.index, n, replace=False))
     return np.isin(blocks, np.concatenate(chosen))
 
-# %% ../nbs/01d_leakage.ipynb #32cade1e
+# %% ../nbs/01d_leakage.ipynb #0a558e89
 def _draw_tested(blocks, drawn, rng):
     "A random half of each drawn block, rounded down, but one image at least"
     order = pd.Series(rng.random(len(blocks))).groupby(blocks).rank(method='first').to_numpy()
     sizes = np.bincount(blocks)[blocks]
     return drawn & (order <= np.maximum(1, sizes//2))
 
-# %% ../nbs/01d_leakage.ipynb #1181605d
+# %% ../nbs/01d_leakage.ipynb #c5cd8bf3
 def _get_neighbours(items, drawn, gap=.03):
     "Which frames lie next to a drawn arc, within a share `gap` of their video"
     near = np.zeros(len(items), bool)
@@ -41,14 +41,14 @@ def _get_neighbours(items, drawn, gap=.03):
             near[places] |= np.roll(drawn[places], step) | np.roll(drawn[places], -step)
     return near & ~drawn
 
-# %% ../nbs/01d_leakage.ipynb #1711f6c0
+# %% ../nbs/01d_leakage.ipynb #0c13ac26
 def _get_related(items, drawn, tested):
     "Which images are related to tested ones without being tested"
     keys = set(items.copies[drawn]) - {''}
     duplicates = items.copies.isin(keys).to_numpy() & ~drawn
     return (drawn & ~tested) | _get_neighbours(items, drawn) | duplicates
 
-# %% ../nbs/01d_leakage.ipynb #8903c9cb
+# %% ../nbs/01d_leakage.ipynb #25f19798
 def _choose_training(labels, related, unrelated, rng):
     "Positions of the clean and of the naive training images"
     clean, naive = [], []
@@ -74,7 +74,7 @@ def draw_split(
     alone = np.bincount(blocks)[blocks] == 1
     return dict(test=np.flatnonzero(tested), clean=clean, naive=naive, twins=~alone[tested])
 
-# %% ../nbs/01d_leakage.ipynb #1d2e11c2
+# %% ../nbs/01d_leakage.ipynb #3bfc163f
 def _check_blocks(labels, blocks):
     "`UserError` where a class has a single block"
     counts = pd.Series(blocks).groupby(labels).nunique()
@@ -82,14 +82,14 @@ def _check_blocks(labels, blocks):
     raise UserError(f"Class {counts.idxmin()!r} is a single group: no image of it can be tested "
         "while others train. Leave the class out.", 'dataset')
 
-# %% ../nbs/01d_leakage.ipynb #7e653d3a
+# %% ../nbs/01d_leakage.ipynb #f9b92408
 def _check_split(split, labels):
     "`UserError` where nothing is tested or a class has no clean training image"
     if len(split['test']) and set(labels[split['clean']]) == set(labels): return
     raise UserError("There are too few groups to leave some out and still train on every class: "
         "the leakage cannot be measured.", 'dataset')
 
-# %% ../nbs/01d_leakage.ipynb #34563c37
+# %% ../nbs/01d_leakage.ipynb #564c5267
 def _test_probes(x, labels, blocks, split, repeat):
     "A row for each tested image of a repetition's split, and the clean probe"
     naive = fit_logistic(x[split['naive']], labels[split['naive']])
@@ -105,7 +105,7 @@ def _test_probes(x, labels, blocks, split, repeat):
         clean=clean.predict(x[test]) == truth))
     return rows, clean
 
-# %% ../nbs/01d_leakage.ipynb #b7b321a6
+# %% ../nbs/01d_leakage.ipynb #2233ccd0
 def _test_given(probe, x, labels, repeat):
     "A row for each image of the given test: whether the probe is correct"
     return pd.DataFrame(dict(
@@ -137,7 +137,7 @@ def measure_leakage(
     rows = pd.concat(rows, ignore_index=True)
     return rows, pd.concat(given_rows, ignore_index=True) if given else None
 
-# %% ../nbs/01d_leakage.ipynb #2a8a8451
+# %% ../nbs/01d_leakage.ipynb #e176abad
 def _sum_cells(rows, column, shape):
     "Sums of a column for each repetition and block, `(repetitions, blocks)`"
     cells = rows.repeat*shape[1] + rows.block
@@ -157,13 +157,13 @@ def _resample_means(rows, columns, draws, seed):
     with np.errstate(invalid='ignore', divide='ignore'):
         return np.stack([totals[column]/totals['one'] for column in columns], 1)
 
-# %% ../nbs/01d_leakage.ipynb #3bf7cae6
+# %% ../nbs/01d_leakage.ipynb #e9582104
 def _get_interval(replicates):
     "The value, which stands first, and the 95 % percentile interval of the other replicates"
     low, high = np.nanpercentile(replicates[1:], [2.5, 97.5])
     return dict(value=float(replicates[0]), low=float(low), high=float(high))
 
-# %% ../nbs/01d_leakage.ipynb #8863519d
+# %% ../nbs/01d_leakage.ipynb #b9dd9f82
 def _estimate(rows, draws, seed):
     "`naive`, `clean` and `leakage`, their difference; each `{value, low, high}`"
     naive, clean = _resample_means(rows, ['naive', 'clean'], draws, seed).T
@@ -172,7 +172,7 @@ def _estimate(rows, draws, seed):
         clean=_get_interval(clean),
         leakage=_get_interval(naive - clean))
 
-# %% ../nbs/01d_leakage.ipynb #f9bee853
+# %% ../nbs/01d_leakage.ipynb #88f6e859
 def get_leakage(
     rows,            # from `measure_leakage`
     draws:int=2000,  # bootstrap resamples
@@ -188,7 +188,7 @@ def get_leakage(
         estimate['leakage_on_twins'] = related['leakage']
     return estimate
 
-# %% ../nbs/01d_leakage.ipynb #82878005
+# %% ../nbs/01d_leakage.ipynb #f5483c00
 def _resample_at_mix(rows, mix, draws, seed):
     "Accuracy of the clean probe in each resample, at the class proportions `mix`"
     classes = [label for label in mix.index if label in set(rows.label)]
@@ -215,13 +215,13 @@ def get_shift(
         official=_get_interval(test),
         shift=_get_interval(clean - test))
 
-# %% ../nbs/01d_leakage.ipynb #3f7e821b
+# %% ../nbs/01d_leakage.ipynb #d574c184
 def _add_shift(estimate, shift):
     "The estimate with the entries of `get_shift`; its `clean` becomes `shift_clean`"
     shift = dict(shift_clean=shift['clean'], official=shift['official'], shift=shift['shift'])
     return estimate | shift
 
-# %% ../nbs/01d_leakage.ipynb #5f50d3b6
+# %% ../nbs/01d_leakage.ipynb #5c8baf52
 def _say_points(estimate, sign=1):
     "A difference in percentage points with its interval; `sign` -1 for the opposite difference"
     value, *ends = [100*sign*estimate[name] for name in ('value', 'low', 'high')]
@@ -229,20 +229,23 @@ def _say_points(estimate, sign=1):
     interval = f'{low:.1f}–{high:.1f}' if low >= 0 else f'{low:.1f} to {high:.1f}'
     return f'{value:.1f} percentage points (95 % CI {interval})'
 
-# %% ../nbs/01d_leakage.ipynb #53ab6d66
+# %% ../nbs/01d_leakage.ipynb #d11dd9ef
 def _say_leakage(estimate):
     "The leakage in a sentence"
     leakage = estimate['leakage']
-    of = f"Of the naive split's accuracy of {100*estimate['naive']['value']:.1f} %"
+    naive = f"{100*estimate['naive']['value']:.1f} %"
     if not estimate['twins']:
-        return f"{of}, nothing can be leakage: no tested image has a related image."
-    if leakage['low'] > 0: return f"{of}, {_say_points(leakage)} were leakage."
+        return (f"The naive split's accuracy is {naive}, and none of it can be leakage: "
+            "no tested image has a related image.")
+    if leakage['low'] > 0:
+        return f"Of the naive split's accuracy of {naive}, {_say_points(leakage)} were leakage."
     if leakage['high'] < 0:
         return (f"Related images in training lowered the accuracy by {_say_points(leakage, -1)}: "
             "most likely their labels contradict each other.")
-    return f"{of}, no leakage can be shown: the difference is {_say_points(leakage)}."
+    return (f"The naive split's accuracy is {naive}, and no leakage can be shown: "
+        f"the difference from the clean split is {_say_points(leakage)}.")
 
-# %% ../nbs/01d_leakage.ipynb #6ab06c6a
+# %% ../nbs/01d_leakage.ipynb #e8663db1
 def _say_shift(estimate):
     "The shift in a sentence"
     shift = estimate['shift']
@@ -268,7 +271,7 @@ def describe_leakage(
     if 'shift' in estimate: sentences.append(_say_shift(estimate))
     return ' '.join(sentences)
 
-# %% ../nbs/01d_leakage.ipynb #382cd51f
+# %% ../nbs/01d_leakage.ipynb #982660e4
 _NAMES = dict(
     naive='naive split: related images in training',
     clean='clean split: no related images in training',
@@ -285,7 +288,7 @@ def get_leakage_table(
     table = pd.DataFrame({name: estimate[key] for key,name in _NAMES.items() if key in estimate}).T
     return (100*table).round(1).set_axis(['%', '95 % CI from', 'to'], axis=1)
 
-# %% ../nbs/01d_leakage.ipynb #830ee680
+# %% ../nbs/01d_leakage.ipynb #2c32476e
 _SHOWN = dict(
     naive=('naive split', '#D55E00'),
     clean=('clean split', '#0072B2'),
