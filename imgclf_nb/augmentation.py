@@ -9,6 +9,7 @@ __all__ = ['POLICIES', 'PARTS', 'Warp', 'get_parts', 'get_policy', 'derive_seed'
 # %% ../nbs/02_augmentation.ipynb #13571674
 import math, re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2, numpy as np
 
@@ -19,103 +20,168 @@ from .pixels import to_rgb
 # %% ../nbs/02_augmentation.ipynb #3906d8aa
 @dataclass(frozen=True)
 class Warp:
-    "By how much an image may be moved, turned and lit"
+    "How much an image may be cropped, rotated, flipped and changed in colour"
     scale:tuple = (1., 1.)  # share of the largest square's area that is seen
     ratio:tuple = (1., 1.)  # width : height of what is seen
-    rotate:float = 0.       # degrees, to either side
-    flip:bool = False       # left to right, every second time
+    rotate:float = 0.       # degrees, in both directions
+    flip:bool = False       # left to right, with probability 1/2
     brightness:float = 0.   # factor from 1-b to 1+b
     contrast:float = 0.     # likewise, about the middle grey
-    saturation:float = 0.   # likewise, about the picture's own greys
-    fill:int = 0            # grey value beyond the picture's edge
+    saturation:float = 0.   # likewise, about the image's own greys
+    fill:int = 0            # grey value beyond the image's edge
+
+# %% ../nbs/02_augmentation.ipynb #1f058b1b
+def _make_strong(size):
+    "The policy `strong` for results of this size"
+    import albumentations as A
+    crop = dict(scale=(.4, 1.), ratio=(.75, 1.33), interpolation=cv2.INTER_AREA)
+    return A.Compose([
+        A.RandomResizedCrop((size, size), **crop),
+        A.HorizontalFlip(p=.5),
+        A.Affine(rotate=(-20,20), shear=(-8,8), p=.5),
+        A.ColorJitter(.3, .3, .3, .05, p=.8),
+        A.OneOf([A.GaussianBlur((3,5)), A.GaussNoise((.02,.08))], p=.3),
+        A.CoarseDropout((1,4), (.08,.2), (.08,.2), p=.4)], seed=0)
 
 # %% ../nbs/02_augmentation.ipynb #974e20e0
-def _strong(size):
-    import albumentations as A
-    return A.Compose([A.RandomResizedCrop((size, size), scale=(.4, 1.), ratio=(.75, 1.33), interpolation=cv2.INTER_AREA),
-        A.HorizontalFlip(p=.5), A.Affine(rotate=(-20,20), shear=(-8,8), p=.5), A.ColorJitter(.3, .3, .3, .05, p=.8),
-        A.OneOf([A.GaussianBlur((3,5)), A.GaussNoise((.02,.08))], p=.3), A.CoarseDropout((1,4), (.08,.2), (.08,.2), p=.4)], seed=0)
+POLICIES = dict(  # name=(use, policy)
+    none=('no augmentation: the pixels of validation', None),
+    light=('flip and shift a little: for much data, or where colours matter',
+        Warp(scale=(.75, .75), flip=True)),
+    medium=('photos of objects',
+        Warp((.7, 1.), (.9, 1.1), flip=True, brightness=.15, contrast=.15, saturation=.15)),
+    strong=('little data, training from scratch; Albumentations', _make_strong),
+    xray=('chest X-rays: never mirrored, exposure varies',
+        Warp((.8, 1.), (.95, 1.05), rotate=7, brightness=.2, contrast=.2)),
+    fruit=('objects in any orientation on white',
+        Warp((.7, 1.), rotate=180, flip=True, brightness=.1, contrast=.1, fill=255)))
 
-POLICIES = dict(
-    none=('nothing: validation pixels', None),
-    light=('mirror and shift a little: much data, or colours that matter', Warp(scale=(.75, .75), flip=True)),
-    medium=('photos of things', Warp((.7, 1.), (.9, 1.1), flip=True, brightness=.15, contrast=.15, saturation=.15)),
-    strong=('little data, trained from scratch; Albumentations', _strong),
-    xray=('chest films: never mirrored, exposure varies', Warp((.8, 1.), (.95, 1.05), rotate=7, brightness=.2, contrast=.2)),
-    fruit=('things that lie any way round on white', Warp((.7, 1.), rotate=180, flip=True, brightness=.1, contrast=.1, fill=255)))
+# %% ../nbs/02_augmentation.ipynb #6c2ed2bf
+PARTS = dict(  # the fields of a `Warp` without the part
+    crop=dict(scale=(1., 1.), ratio=(1., 1.)),
+    rotate=dict(rotate=0.),
+    flip=dict(flip=False),
+    brightness=dict(brightness=0.),
+    contrast=dict(contrast=0.),
+    saturation=dict(saturation=0.))
+_PART_NAMES = dict(  # of Albumentations' classes
+    RandomResizedCrop='crop',
+    HorizontalFlip='flip',
+    Affine='rotate',
+    ColorJitter='colour',
+    OneOf='blur_noise',
+    CoarseDropout='dropout')
+
+# %% ../nbs/02_augmentation.ipynb #fc0033c3
+def _name_part(transform):
+    "The part that a transform of Albumentations is"
+    name = type(transform).__name__
+    return _PART_NAMES.get(name, name.lower())
 
 # %% ../nbs/02_augmentation.ipynb #8075e9b6
-PARTS = dict(crop=dict(scale=(1., 1.), ratio=(1., 1.)), rotate=dict(rotate=0.), flip=dict(flip=False), brightness=dict(brightness=0.),
-    contrast=dict(contrast=0.), saturation=dict(saturation=0.))  # what a `Warp` is without the part
-_albumentations = dict(RandomResizedCrop='crop', HorizontalFlip='flip', Affine='rotate', ColorJitter='colour', OneOf='blur_noise', CoarseDropout='dropout')
-
-def _name_part(t): return _albumentations.get(type(t).__name__, type(t).__name__.lower())
-
 def get_parts(
     made, # a `Warp`, an `A.Compose` or None
 )->list:
     "Names of the parts that a policy consists of"
     if made is None: return []
     if not isinstance(made, Warp): return [_name_part(t) for t in made.transforms]
-    return [k for k,off in PARTS.items() if any(getattr(made, f) != v for f,v in off.items())]
+    parts = []
+    for part,off in PARTS.items():
+        if any(getattr(made, field) != value for field,value in off.items()): parts.append(part)
+    return parts
 
+# %% ../nbs/02_augmentation.ipynb #0a4f542b
 def _keep_parts(made, keep, size):
-    if isinstance(made, Warp): return replace(made, **{f: v for k,off in PARTS.items() if k not in keep for f,v in off.items()})
+    "A policy with only these parts"
+    if isinstance(made, Warp):
+        off = {}
+        for part,fields in PARTS.items():
+            if part not in keep: off.update(fields)
+        return replace(made, **off)
     import albumentations as A
-    ts = [t for t in made.transforms if _name_part(t) in keep]
-    return A.Compose(ts if 'crop' in keep else [A.Resize(size, size, interpolation=cv2.INTER_AREA), *ts], seed=0)
+    transforms = [t for t in made.transforms if _name_part(t) in keep]
+    if 'crop' not in keep:
+        transforms.insert(0, A.Resize(size, size, interpolation=cv2.INTER_AREA))
+    return A.Compose(transforms, seed=0)
+
+# %% ../nbs/02_augmentation.ipynb #1cd6d34e
+def _find_policy(name, size, asked):
+    "The policy of this name; `UserError` where there is none. `asked` is the name with its part"
+    if name not in POLICIES:
+        close = get_close(asked, POLICIES)
+        raise UserError(f"There is no augmentation policy {asked!r}.{close} "
+            f"Policies: {', '.join(POLICIES)}.", 'policy')
+    made = POLICIES[name][1]
+    return made(size) if callable(made) else made
 
 # %% ../nbs/02_augmentation.ipynb #74d82a91
 def get_policy(
     policy,     # a name in `POLICIES`, perhaps with `:part` or `-part`, a `Warp`, or an `A.Compose`
     size:int,   # side of the result, pixels
 ):
-    "None for no augmentation, a `Warp`, or an `A.Compose` for `uint8 (h, w, channels)`; `UserError` for an unknown name or part"
+    "None, a `Warp`, or an `A.Compose` for `uint8` images; `UserError` for an unknown name"
     if not isinstance(policy, str): return policy
     name, how, part = re.fullmatch('([^:-]*)([:-]?)(.*)', policy).groups()
-    if name not in POLICIES:
-        raise UserError(f"There is no augmentation policy {policy!r}.{get_close(policy, POLICIES)} Policies: "
-            f"{', '.join(POLICIES)}.", 'policy')
-    made = POLICIES[name][1]
-    made = made(size) if callable(made) else made
+    made = _find_policy(name, size, policy)
     if not how: return made
     parts = get_parts(made)
-    if part not in parts: raise UserError(f"The policy {name} has no part {part!r}.{get_close(part, parts)} It has {', '.join(parts) or 'none'}.", 'policy')
-    return _keep_parts(made, [part] if how == ':' else [o for o in parts if o != part], size)
+    if part not in parts:
+        raise UserError(f"The policy {name} has no part {part!r}.{get_close(part, parts)} "
+            f"It has {', '.join(parts) or 'none'}.", 'policy')
+    keep = [part] if how == ':' else [other for other in parts if other != part]
+    return _keep_parts(made, keep, size)
 
-# %% ../nbs/02_augmentation.ipynb #66a9dec5
+# %% ../nbs/02_augmentation.ipynb #21dc60db
 def derive_seed(*numbers)->int:
     "One 32-bit seed from several numbers"
     return int(np.random.SeedSequence([int(n) for n in numbers]).generate_state(1)[0])
 
-def _between(u, low, high): return low + u*(high - low)
+# %% ../nbs/02_augmentation.ipynb #532fde17
+def _between(u, low, high):
+    "A number of [0, 1) stretched to the range"
+    return low + u*(high - low)
 
+def _draw_box(warp, u, w, h, resize):
+    "`(left, top, width, height)` of what is seen, pixels, from four numbers of [0, 1)"
+    side = max(w, h) if resize == 'letterbox' else min(w, h)
+    full_w, full_h = (w, h) if resize == 'squash' else (side, side)
+    area = _between(u[0], *warp.scale)
+    ratio = math.exp(_between(u[1], math.log(warp.ratio[0]), math.log(warp.ratio[1])))
+    box_w = max(1, round(full_w*math.sqrt(area*ratio)))
+    box_h = max(1, round(full_h*math.sqrt(area/ratio)))
+    if resize == 'crop': box_w, box_h = min(box_w, w), min(box_h, h)
+    room_w, room_h = (side, side) if resize == 'letterbox' else (w, h)
+    left = round(u[2]*(room_w - box_w) + (w - room_w)/2)
+    top = round(u[3]*(room_h - box_h) + (h - room_h)/2)
+    return left, top, box_w, box_h
+
+# %% ../nbs/02_augmentation.ipynb #bd71feb8
+_LUMA = np.array([.299, .587, .114], np.float32)  # ITU-R BT.601, as in other libraries
+_EYE = np.eye(3, dtype=np.float32)
+
+def _draw_colours(warp, u):
+    "A map of colours, `float32 (3, 4)`, from three numbers of [0, 1)"
+    brightness = 1 + warp.brightness*(2*u[0] - 1)
+    contrast = 1 + warp.contrast*(2*u[1] - 1)
+    saturation = 1 + warp.saturation*(2*u[2] - 1)
+    m = np.empty((3, 4), np.float32)
+    m[:,:3] = brightness*contrast*(saturation*_EYE + (1 - saturation)*_LUMA)
+    m[:,3] = brightness*(1 - contrast)*127.5
+    return m
+
+# %% ../nbs/02_augmentation.ipynb #66a9dec5
 def draw(
     warp:Warp,     # the ranges
     key:tuple,     # seed, epoch, index
-    w:int, h:int,  # the wide view's size, pixels
+    w:int, h:int,  # size of the wide view, pixels
     resize:str='crop', # as in `Preprocessing`: which part is the largest square
 )->tuple:
-    "`(box, angle, mirrored, colours)`: left, top, width, height in pixels; radians; a `float32 (3, 4)` map of colours"
+    "`(box, angle, mirrored, colours)`: left, top, width, height in pixels; radians; bool; `(3, 4)`"
     u = np.random.default_rng(key).random(9)
-    bw, bh = (w, h) if resize == 'squash' else ((max if resize == 'letterbox' else min)(w, h),)*2
-    area, ratio = _between(u[0], *warp.scale), math.exp(_between(u[1], *map(math.log, warp.ratio)))
-    cw, ch = max(1, round(bw*math.sqrt(area*ratio))), max(1, round(bh*math.sqrt(area/ratio)))
-    if resize == 'crop': cw, ch = min(cw, w), min(ch, h)
-    W, H = (bw, bh) if resize == 'letterbox' else (w, h)
-    left, top = round(u[2]*(W - cw) + (w - W)/2), round(u[3]*(H - ch) + (h - H)/2)
+    box = _draw_box(warp, u, w, h, resize)
     angle = math.radians(warp.rotate)*(2*u[4] - 1)
-    return (left, top, cw, ch), angle, warp.flip and u[5] < .5, _draw_colours(warp, u[6:])
-
-_luma = np.array([.299, .587, .114], np.float32)  # of ITU-R BT.601, as everybody's saturation uses it
-_eye = np.eye(3, dtype=np.float32)
-
-def _draw_colours(warp, u):
-    b, c, s = [1 + k*(2*x - 1) for k,x in zip((warp.brightness, warp.contrast, warp.saturation), u)]
-    m = np.empty((3, 4), np.float32)
-    m[:,:3] = b*c*(s*_eye + (1 - s)*_luma)
-    m[:,3] = b*(1 - c)*127.5
-    return m
+    mirrored = warp.flip and u[5] < .5
+    return box, angle, mirrored, _draw_colours(warp, u[6:])
 
 # %% ../nbs/02_augmentation.ipynb #d3e13986
 def get_affine(
@@ -126,60 +192,130 @@ def get_affine(
 ):
     "`(2, 3)`: where in the wide view an output pixel lies, by the centres of pixels"
     left, top, w, h = box
-    c, s, f = math.cos(angle), math.sin(angle), -1 if mirrored else 1
-    a = np.array([[f*c*w/size, -s*w/size, 0], [f*s*h/size, c*h/size, 0]], np.float32)
+    cos, sin = math.cos(angle), math.sin(angle)
+    sign = -1 if mirrored else 1
+    m = np.array([[sign*cos*w/size, -sin*w/size, 0], [sign*sin*h/size, cos*h/size, 0]], np.float32)
     half = (size - 1)/2
-    a[:,2] = left + (w - 1)/2 - half*(a[0,0] + a[0,1]), top + (h - 1)/2 - half*(a[1,0] + a[1,1])
-    return a
+    m[0,2] = left + (w - 1)/2 - half*(m[0,0] + m[0,1])
+    m[1,2] = top + (h - 1)/2 - half*(m[1,0] + m[1,1])
+    return m
 
+# %% ../nbs/02_augmentation.ipynb #93ac11bd
 def _is_inside(box, angle, w, h):
-    return angle == 0 and box[0] >= 0 and box[1] >= 0 and box[0] + box[2] <= w and box[1] + box[3] <= h
+    "Whether nothing beyond the edge of the image is seen"
+    left, top, box_w, box_h = box
+    return angle == 0 and left >= 0 and top >= 0 and left + box_w <= w and top + box_h <= h
 
+# %% ../nbs/02_augmentation.ipynb #bcd1c7d1
+def _crop(a, box, mirrored, size):
+    "A box of the image, scaled and perhaps flipped"
+    left, top, w, h = box
+    far_smaller = max(w, h) > 1.6*size  # then averages, or fine texture flickers
+    how = cv2.INTER_AREA if far_smaller else cv2.INTER_LINEAR
+    x = cv2.resize(a[top:top+h, left:left+w], (size, size), interpolation=how)
+    return cv2.flip(x, 1) if mirrored else x
+
+# %% ../nbs/02_augmentation.ipynb #879b4b33
 def apply(
     a,              # the wide view, `uint8 (h, w, 1 or 3)`
     drawn:tuple,    # from `draw`
     size:int,       # side of the result
     fill:int=0,     # grey value beyond the edge
 )->np.ndarray:
-    "`uint8 (size, size, 1 or 3)`"
+    "The augmented image, `uint8 (size, size, 1 or 3)`"
     box, angle, mirrored, colours = drawn
-    (h, w, n), (l, t, cw, ch) = a.shape, box
-    if _is_inside(box, angle, w, h):
-        how = cv2.INTER_AREA if max(cw, ch) > 1.6*size else cv2.INTER_LINEAR  # far smaller: averages, or it flickers
-        x = cv2.resize(a[t:t+ch, l:l+cw], (size, size), interpolation=how)
-        if mirrored: x = cv2.flip(x, 1)
+    h, w, channels = a.shape
+    if _is_inside(box, angle, w, h): x = _crop(a, box, mirrored, size)
     else:
-        x = cv2.warpAffine(a, get_affine(*drawn[:3], size), (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        x = cv2.warpAffine(a, get_affine(box, angle, mirrored, size), (size, size),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT, borderValue=(fill,)*3)
-    grey = np.array([[colours[0,:3].sum(), colours[0,3]]], np.float32)  # of equal channels saturation changes nothing
-    return cv2.transform(x, colours if n == 3 else grey).reshape(size, size, n)
+    if channels == 1:  # saturation changes nothing where all channels are equal
+        colours = np.array([[colours[0,:3].sum(), colours[0,3]]], np.float32)
+    return cv2.transform(x, colours).reshape(size, size, channels)
 
-# %% ../nbs/02_augmentation.ipynb #20b03991
+# %% ../nbs/02_augmentation.ipynb #579a12e7
 def _stack_draws(drawn, shapes, size):
+    "Affine maps, whether nothing beyond the edge is seen, colours, and points a side of a pixel"
     affine = np.stack([get_affine(*d[:3], size) for d in drawn])
-    inside = np.array([_is_inside(d[0], d[1], s[1], s[0]) for d,s in zip(drawn, shapes)])
+    inside = np.array([_is_inside(d[0], d[1], w, h) for d,(h,w) in zip(drawn, shapes)])
     shrink = np.array([max(d[0][2:])/size for d in drawn])
     times = np.where(inside & (shrink > 1.6), np.maximum(2, shrink.round()), 1).astype(int)
     return affine, inside, np.stack([d[3] for d in drawn]), times
 
-def _fetch(flat, starts, shapes, affine, inside, size, fill, times):
-    "Bilinear from four neighbours each; `times` x `times` points in each output pixel, and their mean"
+# %% ../nbs/02_augmentation.ipynb #9de25240
+class _Images(NamedTuple):
+    "Where the images of a batch lie in a row of pixels: tensors `(n, 1, 1)` on its device"
+    starts: object  # the first pixel
+    heights: object
+    widths: object
+    inside: object  # whether nothing beyond the edge is seen
+
+# %% ../nbs/02_augmentation.ipynb #1ac92561
+def _put(values, kind, device):
+    "Values as a tensor of this type on the device"
     import torch
-    put = lambda o, kind: torch.as_tensor(np.asarray(o), dtype=kind).to(flat.device, non_blocking=True)
-    m, starts, inside = put(affine, torch.float32), put(starts, torch.int64)[:,None,None], put(inside, torch.bool)[:,None,None]
-    h, w = put(shapes, torch.float32).T[:,:,None,None]
-    line = (torch.arange(size*times, dtype=torch.float32, device=flat.device) + .5)/times - .5
-    x, y = [m[:,i,0,None,None]*line + m[:,i,1,None,None]*line[:,None] + m[:,i,2,None,None] for i in (0, 1)]
-    x, y = torch.where(inside, x.clamp(min=0).minimum(w - 1), x), torch.where(inside, y.clamp(min=0).minimum(h - 1), y)
-    x0, y0 = x.floor(), y.floor()
-    def tap(dx, dy):
-        xx, yy = x0 + dx, y0 + dy
-        at = starts + yy.clamp(min=0).minimum(h - 1).long()*w.long() + xx.clamp(min=0).minimum(w - 1).long()
-        there = inside | ((xx >= 0) & (xx < w) & (yy >= 0) & (yy < h))
-        weight = (1 - (x - xx).abs())*(1 - (y - yy).abs())
-        return torch.where(there[...,None], flat[at].float(), float(fill))*weight[...,None]
-    out = tap(0, 0) + tap(1, 0) + tap(0, 1) + tap(1, 1)
-    return out if times == 1 else out.unflatten(2, (size, times)).unflatten(1, (size, times)).mean((2, 4))
+    return torch.as_tensor(np.asarray(values), dtype=kind).to(device, non_blocking=True)
+
+def _get_images(starts, shapes, inside, device):
+    "The `_Images` of a batch, from its arrays"
+    import torch
+    heights, widths = _put(shapes, torch.float32, device).T[:,:,None,None]
+    starts = _put(starts, torch.int64, device)[:,None,None]
+    return _Images(starts, heights, widths, _put(inside, torch.bool, device)[:,None,None])
+
+# %% ../nbs/02_augmentation.ipynb #1060c32f
+def _place_points(affine, images, side, times):
+    "x and y of `side` × `side` points in each image; `times` of them a side of an output pixel"
+    import torch
+    line = (torch.arange(side, dtype=torch.float32, device=affine.device) + .5)/times - .5
+    x, y = [m[:,0]*line + m[:,1]*line[:,None] + m[:,2] for m in affine[:,:,:,None,None].unbind(1)]
+    x = torch.where(images.inside, x.clamp(min=0).minimum(images.widths - 1), x)
+    y = torch.where(images.inside, y.clamp(min=0).minimum(images.heights - 1), y)
+    return x, y
+
+# %% ../nbs/02_augmentation.ipynb #acc7ccb0
+def _read(flat, images, x, y, fill):
+    "The pixels in columns `x` and rows `y` of each image, as floats; `fill` beyond the edge"
+    import torch
+    column = x.clamp(min=0).minimum(images.widths - 1).long()
+    row = y.clamp(min=0).minimum(images.heights - 1).long()
+    pixels = flat[images.starts + row*images.widths.long() + column].float()
+    exists = images.inside | ((x >= 0) & (x < images.widths) & (y >= 0) & (y < images.heights))
+    return torch.where(exists[...,None], pixels, float(fill))
+
+# %% ../nbs/02_augmentation.ipynb #c906dc6e
+def _interpolate(flat, images, x, y, fill):
+    "Bilinear: the four pixels around each point, each weighted by how near it is"
+    left, top = x.floor(), y.floor()
+
+    def weigh(dx, dy):
+        column, row = left + dx, top + dy
+        weight = (1 - (x - column).abs())*(1 - (y - row).abs())
+        return _read(flat, images, column, row, fill)*weight[...,None]
+
+    return weigh(0, 0) + weigh(1, 0) + weigh(0, 1) + weigh(1, 1)
+
+# %% ../nbs/02_augmentation.ipynb #4aa6c250
+def _warp_alike(flat, starts, shapes, affine, inside, size, fill, times):
+    "Images that need the same number of points in each output pixel, `times` × `times`"
+    import torch
+    images = _get_images(starts, shapes, inside, flat.device)
+    affine = _put(affine, torch.float32, flat.device)
+    x, y = _place_points(affine, images, size*times, times)
+    points = _interpolate(flat, images, x, y, fill)
+    if times == 1: return points
+    return points.unflatten(2, (size, times)).unflatten(1, (size, times)).mean((2, 4))
+
+# %% ../nbs/02_augmentation.ipynb #afbc65ca
+def _change_colours(x, colours):
+    "Each image's own map of colours, clipped to the range of a byte"
+    import torch
+    if x.shape[-1] == 1:
+        scale = colours[:,:1,:3].sum(-1)[...,None,None]
+        return (x*scale + colours[:,:1,3][...,None,None]).clamp(0, 255)
+    mixed = torch.einsum('nhwc,ndc->nhwd', x, colours[:,:,:3])
+    return (mixed + colours[:,None,None,:,3]).clamp(0, 255)
 
 # %% ../nbs/02_augmentation.ipynb #9979ca12
 def apply_batch(
@@ -195,28 +331,47 @@ def apply_batch(
     affine, inside, colours, times = _stack_draws(drawn, shapes, size)
     starts, shapes = np.asarray(starts), np.asarray(shapes)
     out = torch.empty(len(drawn), size, size, flat.shape[-1], device=flat.device)
-    for k in np.unique(times):  # a picture's own shrink decides, not its neighbours in the batch
+    for k in np.unique(times):  # an image's own shrinking decides, not its neighbours in the batch
         at = np.flatnonzero(times == k)
-        out[torch.from_numpy(at).to(flat.device)] = _fetch(flat, starts[at], shapes[at], affine[at], inside[at], size, fill, int(k))
-    c = torch.from_numpy(colours).to(flat.device, torch.float32)
-    if out.shape[-1] == 1: return (out*c[:,:1,:3].sum(-1)[...,None,None] + c[:,:1,3][...,None,None]).clamp(0, 255)
-    return (torch.einsum('nhwc,ndc->nhwd', out, c[:,:,:3]) + c[:,None,None,:,3]).clamp(0, 255)
+        out[torch.from_numpy(at).to(flat.device)] = _warp_alike(
+            flat, starts[at], shapes[at], affine[at], inside[at], size, fill, int(k))
+    return _change_colours(out, torch.from_numpy(colours).to(flat.device, torch.float32))
+
+# %% ../nbs/02_augmentation.ipynb #5dd65b1f
+def _pad_square(a, fill):
+    "The image with bars of the grey value `fill`"
+    h, w = a.shape[:2]
+    side = max(h, w)
+    top, left = (side - h)//2, (side - w)//2
+    bars = ((top, side - h - top), (left, side - w - left), (0, 0))
+    return np.pad(a, bars, constant_values=fill)
 
 # %% ../nbs/02_augmentation.ipynb #82240748
 def cut_square(
     a,   # image `(h, w, channels)`, uint8
-    key, # from `derive_seed`
+    key, # seed, epoch, index
     pre, # a `Preprocessing`
 ):
-    "What Albumentations is given: with bars, squashed, or the largest square somewhere along the long side"
-    (h, w), low, high = a.shape[:2], min(a.shape[:2]), max(a.shape[:2])
-    if pre.resize == 'squash': return cv2.resize(a, (low, low), interpolation=cv2.INTER_AREA).reshape(low, low, -1)
-    if pre.resize == 'letterbox':
-        t, l = (high - h)//2, (high - w)//2
-        return np.pad(a, ((t, high - h - t), (l, high - w - l), (0, 0)), constant_values=pre.fill)
-    l, t = [round(u*(o - low)) for u,o in zip(np.random.default_rng(key).random(2), (w, h))]
-    return np.ascontiguousarray(a[t:t+low, l:l+low])
+    "What Albumentations is given: a square, by the contract's way to resize"
+    h, w = a.shape[:2]
+    side = min(h, w)
+    if pre.resize == 'letterbox': return _pad_square(a, pre.fill)
+    if pre.resize == 'squash':
+        return cv2.resize(a, (side, side), interpolation=cv2.INTER_AREA).reshape(side, side, -1)
+    u = np.random.default_rng(key).random(2)
+    left, top = round(u[0]*(w - side)), round(u[1]*(h - side))
+    return np.ascontiguousarray(a[top:top+side, left:left+side])
 
+# %% ../nbs/02_augmentation.ipynb #4a2f78b3
+def _apply_compose(a, compose, key, pre, size):
+    "The image in this epoch by Albumentations, `uint8 (size, size, channels)`"
+    compose.set_random_seed(derive_seed(*key))
+    square = to_rgb(cut_square(a, key, pre), pre.channels)
+    out = compose(image=square)['image']
+    if len(out) == size: return out
+    return cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA).reshape(size, size, -1)
+
+# %% ../nbs/02_augmentation.ipynb #f002e5f0
 def augment(
     a,              # the wide view, `uint8 (h, w, 1 or 3)`
     policy,         # from `get_policy`, not None
@@ -226,25 +381,30 @@ def augment(
 )->np.ndarray:
     "The image in this epoch, `uint8 (size, size, 1 or 3)`"
     size = size or preprocessing.size
-    if isinstance(policy, Warp):
-        return apply(a, draw(policy, key, a.shape[1], a.shape[0], preprocessing.resize), size, policy.fill or preprocessing.fill)
-    policy.set_random_seed(derive_seed(*key))
-    out = policy(image=to_rgb(cut_square(a, key, preprocessing), preprocessing.channels))['image']
-    return out if len(out) == size else cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA).reshape(size, size, -1)
+    if not isinstance(policy, Warp): return _apply_compose(a, policy, key, preprocessing, size)
+    drawn = draw(policy, key, a.shape[1], a.shape[0], preprocessing.resize)
+    return apply(a, drawn, size, policy.fill or preprocessing.fill)
 
+# %% ../nbs/02_augmentation.ipynb #26f2b26b
+def _show_row(axs, a, name, pre, seed):
+    "One policy, the same image in each of the axes"
+    policy = get_policy(name, pre.size)
+    for epoch,ax in enumerate(axs):
+        ax.imshow(to_rgb(augment(a, policy, (seed, epoch, 0), pre)))
+        ax.axis('off')
+    axs[0].set_title(name, fontsize=8, loc='left')
+
+# %% ../nbs/02_augmentation.ipynb #71af31ce
 def show_policies(
     a,              # a wide view
     preprocessing,  # the contract
     policies=None,  # names; all of `POLICIES` by default
     n:int=6,        # times each
-    seed:int=0,     # of the drawing
+    seed:int=0,     # of the augmentation
 ):
     "The same image under each policy, one row a policy; the `Figure`"
-    plt = get_plt()
-    policies = [o for o in policies or POLICIES if o != 'none']
-    fig, axs = plt.subplots(len(policies), n, figsize=(n*.55, len(policies)*.75), squeeze=False, layout='constrained')
-    for row,policy in zip(axs, policies):
-        for i,ax in enumerate(row):
-            ax.imshow(to_rgb(augment(a, get_policy(policy, preprocessing.size), (seed, i, 0), preprocessing))); ax.axis('off')
-        row[0].set_title(policy, fontsize=8, loc='left')
+    names = [name for name in policies or POLICIES if name != 'none']
+    fig, axs = get_plt().subplots(len(names), n, figsize=(n*.55, len(names)*.75),
+        squeeze=False, layout='constrained')
+    for row,name in zip(axs, names): _show_row(row, a, name, preprocessing, seed)
     return fig

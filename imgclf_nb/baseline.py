@@ -10,30 +10,50 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import nn
 
-# %% ../nbs/03_baseline.ipynb #e0c1d7a7
+# %% ../nbs/03_baseline.ipynb #5f59230c
 class Head(nn.Module):
-    "What timm asks of a model, so that features, saving and fine-tuning work on ours too"
+    "What timm asks of a model; a subclass has `num_features`, `forward_features` and `classifier`"
     def forward(self, x): return self.forward_head(self.forward_features(x))
+
     def forward_head(self, x, pre_logits=False): return x if pre_logits else self.classifier(x)
+
     def get_classifier(self): return self.classifier
-    def reset_classifier(self, num_classes): self.num_classes, self.classifier = num_classes, nn.Linear(self.num_features,
-        num_classes)
 
-def _cfg(size): return dict(input_size=(3,size,size), mean=(.5,)*3, std=(.5,)*3, interpolation='bicubic', crop_pct=1.,
-    classifier='classifier', hf_hub_id=None)
+    def reset_classifier(self, num_classes):
+        self.num_classes = num_classes
+        self.classifier = nn.Linear(self.num_features, num_classes)
 
+# %% ../nbs/03_baseline.ipynb #7a5a6cf0
+def _get_config(size):
+    "What timm keeps of a model besides its weights"
+    return dict(
+        input_size=(3,size,size),
+        mean=(.5,)*3,
+        std=(.5,)*3,
+        interpolation='bicubic',
+        crop_pct=1.,
+        classifier='classifier',
+        hf_hub_id=None)
+
+# %% ../nbs/03_baseline.ipynb #e0c1d7a7
 class TutorialCNN(Head):
     "LeNet-like: two convolutions, three linear layers; 32 × 32 input"
-    num_features, pretrained_cfg = 84, _cfg(32)
+    num_features, pretrained_cfg = 84, _get_config(32)
+
     def __init__(self, num_classes=10, in_chans=3):
         super().__init__()
-        self.conv1, self.conv2, self.fc1, self.fc2 = nn.Conv2d(in_chans, 6, 5), nn.Conv2d(6, 16, 5), nn.Linear(16*5*5,
-            120), nn.Linear(120, 84)
+        self.conv1 = nn.Conv2d(in_chans, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16*5*5, 120)
+        self.fc2 = nn.Linear(120, 84)
         self.reset_classifier(num_classes)
+
     def forward_features(self, x):
         for conv in (self.conv1, self.conv2): x = F.max_pool2d(F.relu(conv(x)), 2)
-        return F.relu(self.fc2(F.relu(self.fc1(x.flatten(1)))))
+        x = F.relu(self.fc1(x.flatten(1)))
+        return F.relu(self.fc2(x))
 
+# %% ../nbs/03_baseline.ipynb #6279ce53
 @register_model
 def tutorial_cnn(pretrained=False, num_classes=10, in_chans=3, **kw):
     "The CNN of the PyTorch beginner tutorial, for timm's `create_model`"
@@ -42,38 +62,54 @@ def tutorial_cnn(pretrained=False, num_classes=10, in_chans=3, **kw):
 # %% ../nbs/03_baseline.ipynb #f17e54a2
 class SixLayerCNN(Head):
     "Four convolutions, two linear layers, no normalisation; 32 × 32 input"
-    num_features, pretrained_cfg = 256, _cfg(32)
+    num_features, pretrained_cfg = 256, _get_config(32)
+
     def __init__(self, num_classes=10, in_chans=3):
         super().__init__()
-        ws = [in_chans, 32, 32, 64, 64]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a,b in zip(ws, ws[1:]))
+        widths = [in_chans, 32, 32, 64, 64]
+        pairs = zip(widths, widths[1:])
+        self.convs = nn.ModuleList(nn.Conv2d(n, m, 3, padding=1) for n,m in pairs)
         self.fc1 = nn.Linear(64*8*8, 256)
         self.reset_classifier(num_classes)
+
     def forward_features(self, x):
         for i,conv in enumerate(self.convs):
             x = F.relu(conv(x))
             if i % 2: x = F.max_pool2d(x, 2)
         return F.relu(self.fc1(x.flatten(1)))
 
+# %% ../nbs/03_baseline.ipynb #f1d94b70
 @register_model
 def six_layer_cnn(pretrained=False, num_classes=10, in_chans=3, **kw):
     "A plain CNN of six layers, for timm's `create_model`"
     return SixLayerCNN(num_classes, in_chans)
 
+# %% ../nbs/03_baseline.ipynb #64d23d72
+def _make_stage(n_in, n_out):
+    "A convolution of stride 2, then a depthwise one, each with batch normalisation and ReLU"
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(n_out),
+        nn.ReLU(),
+        nn.Conv2d(n_out, n_out, 3, 1, 1, groups=n_out, bias=False),
+        nn.BatchNorm2d(n_out),
+        nn.ReLU())
+
 # %% ../nbs/03_baseline.ipynb #63f78d6c
 class SmallCNN(Head):
-    "Five strided stages of convolution, batch norm and ReLU, then global average pooling; any size from 32 pixels"
-    pretrained_cfg = _cfg(128)
+    "Five strided stages, then global average pooling; any size from 32 pixels"
+    pretrained_cfg = _get_config(128)
+
     def __init__(self, num_classes=10, in_chans=3, width=24):
         super().__init__()
-        ws = [in_chans, *(width*2**i for i in range(4)), width*8]
-        self.stages = nn.Sequential(*(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(),
-            nn.Conv2d(b, b, 3, 1, 1, groups=b, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-                                      for a,b in zip(ws, ws[1:])))
-        self.num_features = ws[-1]
+        widths = [in_chans, width, 2*width, 4*width, 8*width, 8*width]
+        self.stages = nn.Sequential(*map(_make_stage, widths, widths[1:]))
+        self.num_features = widths[-1]
         self.reset_classifier(num_classes)
+
     def forward_features(self, x): return self.stages(x).mean((-2,-1))
 
+# %% ../nbs/03_baseline.ipynb #447a0ead
 @register_model
 def small_cnn(pretrained=False, num_classes=10, in_chans=3, **kw):
     "A small modern CNN, for timm's `create_model`"

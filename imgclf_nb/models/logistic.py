@@ -13,51 +13,72 @@ from ..core import UserError
 
 # %% ../../nbs/models/00_logistic.ipynb #352725ac
 def fit_logistic(
-    x,  # features `(n, d)`
-    y,  # classes as numbers `(n,)`
-    c:float=1., # inverse of the penalty's strength
-    balanced:bool=False, # every class counts the same
+    x,                   # features `(n, d)`
+    y,                   # classes as numbers `(n,)`
+    c:float=1.,          # inverse of the penalty's strength
+    balanced:bool=False, # every class has the same weight
 ):
     "scikit-learn's logistic regression, fitted"
     from sklearn.linear_model import LogisticRegression
-    with threadpool_limits(1, 'blas'):  # numpy's threads and torch's wait for each other: 20 times slower on 2 cores
-        return LogisticRegression(C=c, max_iter=1000, class_weight='balanced' if balanced else None).fit(x, y)
+    weights = 'balanced' if balanced else None
+    model = LogisticRegression(C=c, max_iter=1000, class_weight=weights)
+    with threadpool_limits(1, 'blas'):  # with torch's threads: 20 times slower on 2 cores
+        return model.fit(x, y)
 
+# %% ../../nbs/models/00_logistic.ipynb #4fb118ac
+def _count_folds(y, units, folds):
+    "At most as many folds as the smallest class has units; `UserError` where it has one"
+    units_of_class = pd.Series(units).groupby(np.asarray(y)).nunique()
+    folds = min(folds, int(units_of_class.min()))
+    if folds >= 2: return folds
+    raise UserError("A class has one image or one group only: "
+        "cross-validation needs two of each class.", 'dataset')
+
+# %% ../../nbs/models/00_logistic.ipynb #52fed067
+def _choose_training(train, y, seed, most):
+    "At most `most` of a fold's training positions, in random order; `UserError` for one class"
+    train = np.random.default_rng(seed).permutation(train)[:most]
+    if len(np.unique(y[train])) >= 2: return train
+    raise UserError("Too few groups of each class for cross-validation: add images or groups.",
+        'dataset')
+
+# %% ../../nbs/models/00_logistic.ipynb #a407081e
 def cross_predict(
-    x,     # features `(n, d)`
-    y,     # classes as numbers `(n,)`
-    units, # what is never divided, `(n,)`
-    c:float=1., # as in `fit_logistic`
-    folds:int=5, # at most as many as the smallest class has units
-    balanced:bool=False, # every class counts the same
-    seed:int=0,  # of the folds
-    most:int=20_000, # images to fit on, at most
+    x,                   # features `(n, d)`
+    y,                   # classes as numbers `(n,)`
+    units,               # what is never divided, `(n,)`
+    c:float=1.,          # as in `fit_logistic`
+    folds:int=5,         # at most as many as the smallest class has units
+    balanced:bool=False, # every class has the same weight
+    seed:int=0,          # of the folds
+    most:int=20_000,     # images to fit on, at most
 )->np.ndarray:
-    "Each picture's probabilities `(n, classes)` from a probe that saw nothing of its unit; `UserError` where a class has one unit only"
+    "Probabilities `(n, classes)` by probes that saw nothing of the unit; `UserError` for few units"
     from sklearn.model_selection import StratifiedGroupKFold
     labels = np.unique(y)
-    k = min(folds, int(pd.Series(units).groupby(np.asarray(y)).nunique().min()))
-    if k < 2: raise UserError("A class has one image or one group only: cross-validation needs two of each class.", 'dataset')
+    splitter = StratifiedGroupKFold(_count_folds(y, units, folds), shuffle=True, random_state=seed)
     p = np.zeros((len(y), len(labels)))
-    for a,b in StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(x, y, units):
-        a = np.random.default_rng(seed).permutation(a)[:most]
-        if len(np.unique(y[a])) < 2: raise UserError("Too few groups of each class for cross-validation: add images or groups.", 'dataset')
-        m = fit_logistic(x[a], y[a], c, balanced)
-        p[np.ix_(b, np.searchsorted(labels, m.classes_))] = m.predict_proba(x[b])
+    for train,test in splitter.split(x, y, units):
+        train = _choose_training(train, y, seed, most)
+        model = fit_logistic(x[train], y[train], c, balanced)
+        columns = np.searchsorted(labels, model.classes_)
+        p[np.ix_(test, columns)] = model.predict_proba(x[test])
     return p/p.sum(1, keepdims=True)  # float32 sums are not quite 1
 
+# %% ../../nbs/models/00_logistic.ipynb #6c414f65
 def choose_c(
-    x,                 # features `(n, d)`
-    y,                 # classes as numbers `(n,)`
-    units,             # what is never divided, `(n,)`
+    x,                   # features `(n, d)`
+    y,                   # classes as numbers `(n,)`
+    units,               # what is never divided, `(n,)`
     cs=(.01, .03, .1, .3, 1., 3.), # candidates
-    balanced:bool=False,    # every class counts the same
-    most:int=4000,          # images used at most
+    balanced:bool=False, # every class has the same weight
+    most:int=4000,       # images used at most
 )->float:
-    "The C with the smallest cross-validated log loss, 3 folds of whole groups; the middle one where a class has too few groups for folds"
+    "C with the smallest log loss in 3 folds; the middle one where a class has under 3 units"
     from sklearn.metrics import log_loss
     keep = np.random.default_rng(0).permutation(len(y))[:most]
     x, y, units = x[keep], y[keep], units[keep]
     if pd.Series(units).groupby(y).nunique().min() < 3: return cs[len(cs)//2]
-    def loss(c): return log_loss(y, cross_predict(x, y, units, c, 3, balanced), labels=np.unique(y))
-    return min(cs, key=loss)
+    labels = np.unique(y)
+    def get_loss(c): return log_loss(y, cross_predict(x, y, units, c, 3, balanced), labels=labels)
+    return min(cs, key=get_loss)
