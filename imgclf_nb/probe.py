@@ -18,7 +18,7 @@ from .models.linear_heads import fit_head
 from .results.artifacts import format_share, keep_model
 from .stats.intervals import get_share
 
-# %% ../nbs/04a_probe.ipynb #09b9b8ae
+# %% ../nbs/04a_probe.ipynb #79b7d3e1
 def _score_head(head, labels, classes):
     "Validation loss and accuracy of a head's probabilities, for these true labels"
     n = len(labels)
@@ -53,14 +53,14 @@ def get_probe(
     score = _score_head(head, labels, classes)
     return dict(arch=arch, model=model, preprocessing=pre, **head, **score)
 
-# %% ../nbs/04a_probe.ipynb #fb2e7079
+# %% ../nbs/04a_probe.ipynb #b81570a1
 def _describe_probe(probe):
     "A probe's numbers on validation, in one line"
     accuracy = format_share(probe['valid_accuracy'])
     return (f"{probe['arch']}: validation accuracy {accuracy}, loss {probe['valid_loss']:.3f}, "
         f"C {probe['c']}, temperature {probe['temperature']:.2f}, {probe['seconds']:.1f} s")
 
-# %% ../nbs/04a_probe.ipynb #1f6f13f5
+# %% ../nbs/04a_probe.ipynb #27d535f0
 def _get_row(probe):
     "A probe's row of the ranking"
     accuracy = probe['valid_accuracy']
@@ -70,7 +70,7 @@ def _get_row(probe):
         low=accuracy['low'], high=accuracy['high'], seconds=round(probe['seconds'], 2),
         **cost, error='')
 
-# %% ../nbs/04a_probe.ipynb #53cb39e6
+# %% ../nbs/04a_probe.ipynb #3b1c3765
 def _try_probe(arch, make, until):
     "`(probe, row)` of one more model; no probe, and a row with the reason, where it is impossible"
     if time.time() > until: return None, dict(arch=arch, error='no time left')
@@ -81,7 +81,7 @@ def _try_probe(arch, make, until):
     print(_describe_probe(probe), flush=True)
     return probe, _get_row(probe)
 
-# %% ../nbs/04a_probe.ipynb #2b9b9edb
+# %% ../nbs/04a_probe.ipynb #6758ef49
 def _get_loss(row):
     "The row's validation loss; infinite for a model without one"
     return row.get('valid_loss', np.inf)
@@ -102,12 +102,12 @@ def compare_probes(
         if probe and probe['valid_loss'] < best['valid_loss']: best = probe
     return best, sorted(rows, key=_get_loss)
 
-# %% ../nbs/04a_probe.ipynb #12f230c9
+# %% ../nbs/04a_probe.ipynb #c2ce0c80
 def _let_all_calibrate(items):
     "The items with all validation images in the part that calibrates"
     return items.assign(part=np.where(items.split == 'valid', 'calibrate', ''))
 
-# %% ../nbs/04a_probe.ipynb #e17ab3f4
+# %% ../nbs/04a_probe.ipynb #8832d90f
 def _keep_probe(run, probe, items, seconds, ranking):
     "Write the best probe into the run, with a history of one row"
     if len(ranking) == 1: items = _let_all_calibrate(items)
@@ -116,6 +116,13 @@ def _keep_probe(run, probe, items, seconds, ranking):
         seconds=probe['seconds'], images=0)
     keep_model(run, probe['model'], items, probe['preprocessing'], probe['arch'], seconds, [row],
         probe['temperature'], probs=probe['probs'], head_c=probe['c'], ranking=ranking)
+
+# %% ../nbs/04a_probe.ipynb #ff8da6d9
+def _format_cost(ax):
+    "Plain numbers and wide margins on the x axis"
+    ax.margins(x=.35)
+    ax.xaxis.set_major_formatter('{x:g}')  # powers would be written in raw mathtext here
+    ax.xaxis.set_minor_formatter('')
 
 # %% ../nbs/04a_probe.ipynb #c72e2308
 def plot_ranking(
@@ -131,7 +138,5 @@ def plot_ranking(
         place = (row.macs/1e6, row.accuracy)
         ax.annotate(row.arch, place, xytext=(6, 4), textcoords='offset points', fontsize=8)
     ax.set(xscale='log', xlabel='million multiply-adds per image', ylabel='validation accuracy')
-    ax.margins(x=.35)
-    ax.xaxis.set_major_formatter('{x:g}')  # powers would be written in raw mathtext here
-    ax.xaxis.set_minor_formatter('')
+    _format_cost(ax)
     return ax

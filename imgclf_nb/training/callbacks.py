@@ -77,14 +77,16 @@ class KeepBest(Callback):
         self.state = None
         self.best_epoch = None
 
+    def after_epoch(self):
+        if self.learn.history[-1]['valid_loss'] < self.best: self._keep()
+
 # %% ../../nbs/training/01a_callbacks.ipynb #5e89af34
 @patch
-def after_epoch(self:KeepBest):
-    "Copy the weights, or their average, where this epoch is the best one so far"
+def _keep(self:KeepBest):
+    "Copy the weights, or their average where there is one"
+    averaged = hasattr(self.learn, 'averaged')
+    now = self.learn.averaged.state if averaged else self.learn.model.state_dict()
     last = self.learn.history[-1]
-    if not last['valid_loss'] < self.best: return
-    averaged = getattr(self.learn, 'averaged', None)
-    now = averaged.state if averaged else self.learn.model.state_dict()
     self.best = last['valid_loss']
     self.state = copy.deepcopy(now)
     self.best_epoch = last['epoch']
@@ -107,11 +109,13 @@ class Averaged(Callback):
         self.n = 0  # steps
         self.state = copy.deepcopy(self.learn.model.state_dict())
 
+    def after_batch(self):
+        if self.training: self._move()
+
 # %% ../../nbs/training/01a_callbacks.ipynb #d2fd5322
 @patch
-def after_batch(self:Averaged):
+def _move(self:Averaged):
     "Move the average towards the weights after a step of training"
-    if not self.training: return
     self.n += 1
     decay = min(self.decay, (1 + self.n)/(10 + self.n))
     now = self.learn.model.state_dict()
