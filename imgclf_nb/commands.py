@@ -17,7 +17,7 @@ from .base.running import get_defaults, run_notebook
 from .base.runs import Run, get_run_folder, get_runs_root, open_run
 from .core import UserError, to_plain, write_json
 
-# %% ../nbs/12_commands.ipynb #6b9a10ae
+# %% ../nbs/12_commands.ipynb #48a495ce
 def _describe_interrupt(error, stopped):
     "The interrupt's own sentence where it says how to resume, else the command's"
     return f'\n{error}' if 'same command' in str(error) else f'\nStopped. {stopped}'
@@ -36,7 +36,7 @@ def say_errors(
         return run
     return decorate
 
-# %% ../nbs/12_commands.ipynb #cc0324d5
+# %% ../nbs/12_commands.ipynb #ee48667b
 _WORDS = {'True': True, 'False': False, 'None': None}
 
 def _read_value(text):
@@ -47,7 +47,7 @@ def _read_value(text):
         except ValueError: pass  # not of this kind: try the next one, or keep the text
     return text
 
-# %% ../nbs/12_commands.ipynb #5cc7636a
+# %% ../nbs/12_commands.ipynb #1dfd0a9c
 def _get_bare_name(dataset):
     "The data set's name, or that of its folder or CSV"
     return Path(str(dataset)).resolve().name.removesuffix('.csv')
@@ -88,7 +88,7 @@ def get_first_answer(
         run_notebook('04a_probe', run, quiet=True, **known)
     return probe
 
-# %% ../nbs/12_commands.ipynb #cef311c3
+# %% ../nbs/12_commands.ipynb #3d26cdb2
 def _say_done(run):
     "Print that the run is done already"
     record = run.record
@@ -96,7 +96,7 @@ def _say_done(run):
     print(f"{run.path.name} is done since {record['started']} (commit {commit}); "
         'another run name trains again')
 
-# %% ../nbs/12_commands.ipynb #9a38a140
+# %% ../nbs/12_commands.ipynb #d831ca83
 def _is_evaluated(run):
     "Whether 05_evaluation has finished on this run"
     measured = any('macro_f1' in metrics for metrics in run.record['metrics'].values())
@@ -115,7 +115,7 @@ def train_and_evaluate(
         run_notebook('05_evaluation', run, quiet=True)  # the command itself prints the headline
     return trained
 
-# %% ../nbs/12_commands.ipynb #36540695
+# %% ../nbs/12_commands.ipynb #2a2bc3fd
 def _say_first(run):
     "Print the probe's metrics before anything is trained"
     from imgclf_nb.results.metrics import get_headline
@@ -148,7 +148,7 @@ def _add_parameters(
     parser.add_argument('-p', '--parameter', nargs=2, action='append', default=[],
         metavar=('NAME', 'VALUE'), help=what)
 
-# %% ../nbs/12_commands.ipynb #c87ccafa
+# %% ../nbs/12_commands.ipynb #6015ee4b
 def _get_run_parser():
     "The options of `imgclf_run`"
     parser = argparse.ArgumentParser('imgclf_run', description='Train a model on labelled images, '
@@ -162,12 +162,12 @@ def _get_run_parser():
         help='only the first answer: frozen features and a logistic regression')
     return parser
 
-# %% ../nbs/12_commands.ipynb #46760dde
+# %% ../nbs/12_commands.ipynb #0e51ac4c
 def _get_given(args):
     "The parameters of all `-p` options"
     return {name: _read_value(value) for name,value in args.parameter}
 
-# %% ../nbs/12_commands.ipynb #c0831a7d
+# %% ../nbs/12_commands.ipynb #41e561db
 def _read_run_arguments(words=None):
     "`(name of the run, parameters, quick)` of these words, else of the command line"
     from imgclf_nb.datasets.cards import find_dataset
@@ -222,7 +222,7 @@ def _describe_over_seeds(runs):
         lines.append(f'  {name:18} {row.value:.3f} {interval}  ± {row.spread:.3f}')
     return '\n'.join(lines)
 
-# %% ../nbs/12_commands.ipynb #e12efa39
+# %% ../nbs/12_commands.ipynb #5586c8b9
 def _get_evaluate_parser():
     "The options of `imgclf_evaluate`"
     parser = argparse.ArgumentParser('imgclf_evaluate', description='Evaluate a trained run: '
@@ -253,7 +253,7 @@ def imgclf_evaluate():
 @call_parse
 @say_errors('The same command resumes where it stopped.')
 def imgclf_fetch(
-    name:str,        # of a data set with a card, e.g. pc_parts; with --source any folder name
+    name:str, # pc_parts, cats_vs_dogs, fruits360, instruments, chest_xray; any name with --source
     source:str=None, # kaggle:owner/name, hf:owner/name or the https:// address of an archive
     revision:str=None, # Kaggle version, or commit, tag or branch of the hub
     sha256:str=None, # of the archive
@@ -269,11 +269,11 @@ def imgclf_fetch(
 @say_errors('What was read is cached: the same command resumes.')
 def imgclf_audit(
     dataset:str,      # a data set's name, a folder of class folders, or a CSV with path and label
-    out:str=None,     # folder for the results (default: data/records/<set>/audit)
+    out:str=None,     # folder for the page, tables and figures (default: data/records/<set>/audit)
     groups:str=None,  # confirm a group key: names, bursts, copies, frames, or a regular expression
     labels:bool=True, # whether to search for suspicious labels, which needs a model
 ):
-    "What is wrong with a data set, its label ceiling, and what to decide."
+    "What is wrong with a data set, its label ceiling, and what to decide, all in audit.html."
     from imgclf_nb.audit import audit, describe_audit
     result = audit(dataset, out or '', labels, groups or '')
     summary = result['summary']
@@ -307,7 +307,7 @@ _compared = Param("a run's name or folder; several seeds as 'name-s*' or separat
 _metric = Param('what is compared', str, choices=_metrics)
 _split = Param('test: for the final claim; each opening is counted', str, choices=['valid', 'test'])
 
-# %% ../nbs/12_commands.ipynb #bc96e6ff
+# %% ../nbs/12_commands.ipynb #db83447d
 def _check_comparison(runs, draws):
     "`UserError` for fewer than two runs, or too few or too many resamples"
     if len(runs) < 2:
@@ -322,7 +322,7 @@ def _write_numbers(file, numbers):
         raise UserError(f'{file} cannot be written ({e.strerror}): '
             'give a file in an existing folder.') from None
 
-# %% ../nbs/12_commands.ipynb #79843c7e
+# %% ../nbs/12_commands.ipynb #fdd8c763
 @call_parse
 @say_errors('The same command starts again.')
 def imgclf_compare(
@@ -344,7 +344,7 @@ def imgclf_compare(
         for row in rows: print(get_class_effects(row['a'], row['b'], split).round(3).to_string())
     if json: _write_numbers(json, rows[0] if len(rows) == 1 else rows)
 
-# %% ../nbs/12_commands.ipynb #86754bb4
+# %% ../nbs/12_commands.ipynb #204f73f3
 _folder = Param('the folder that holds the runs (default: runs/)', str, opt=False, nargs='?')
 _ranked = Param('what is ranked', str, choices=_metrics)
 _cost = Param('on the x axis of the plot', str, choices=_costs)

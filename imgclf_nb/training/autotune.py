@@ -14,16 +14,16 @@ from ..base.machine import get_device, get_processor
 from ..core import get_cache, sweep, write_json
 from .learner import get_autocast, get_layout, is_out_of_memory, spare_depthwise
 
-# %% ../../nbs/training/04_autotune.ipynb #f5ca9a2b
-def _get_copy(model, way, device):
+# %% ../../nbs/training/04_autotune.ipynb #99577808
+def _get_copy(model, plan, device):
     "A copy of the model, set up for training by this plan; batch statistics stay as they are"
-    model = copy.deepcopy(model).to(device, memory_format=get_layout(way['layout'])).train()
+    model = copy.deepcopy(model).to(device, memory_format=get_layout(plan['layout'])).train()
     for layer in model.modules():
         if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm): layer.eval()
-    if device == 'cpu' and way['precision'] != 'fp32': spare_depthwise(model)
+    if device == 'cpu' and plan['precision'] != 'fp32': spare_depthwise(model)
     return model
 
-# %% ../../nbs/training/04_autotune.ipynb #dfe59090
+# %% ../../nbs/training/04_autotune.ipynb #284bd799
 def _get_random_images(model, size, batch_size):
     "Random images with the channels of the model's first convolution, `(n, channels, size, size)`"
     convolutions = (o for o in model.modules() if isinstance(o, torch.nn.Conv2d))
@@ -31,12 +31,12 @@ def _get_random_images(model, size, batch_size):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch_size, channels, size, size, generator=generator)
 
-# %% ../../nbs/training/04_autotune.ipynb #d9387b0c
-def _time_step(model, x, way, device):
+# %% ../../nbs/training/04_autotune.ipynb #fc86e7ac
+def _time_step(model, x, plan, device):
     "Seconds of one forward and backward pass over these images"
     began = time.perf_counter()
-    for part in x.split(way['micro'] or len(x)):
-        with get_autocast(device, way['precision']): z = model(part)
+    for part in x.split(plan['micro'] or len(x)):
+        with get_autocast(device, plan['precision']): z = model(part)
         z.float().logsumexp(1).mean().backward()
     model.zero_grad()
     if device == 'cuda': torch.cuda.synchronize()
@@ -79,25 +79,25 @@ def _time_plans(model, plans, size, pictures, until):
     measured = zip(plans, speeds)
     return [dict(plan, pictures=pictures, images_per_second=speed) for plan,speed in measured]
 
-# %% ../../nbs/training/04_autotune.ipynb #df0de5e4
+# %% ../../nbs/training/04_autotune.ipynb #07a53d29
 def _get_speed(row):
     "The measured speed of a row of the trial"
     return row['images_per_second']
 
-# %% ../../nbs/training/04_autotune.ipynb #f10e6249
+# %% ../../nbs/training/04_autotune.ipynb #ff0c741c
 def _choose(rows):
     "The fastest row, but the first one where the difference is within the noise of 5 %"
     first = rows[0]
     best = max(rows, key=_get_speed)
     return best if _get_speed(best) > 1.05*_get_speed(first) else first
 
-# %% ../../nbs/training/04_autotune.ipynb #482cbcb2
+# %% ../../nbs/training/04_autotune.ipynb #7c3aff23
 def _list_plans(precisions):
     "All plans to try: each precision in both layouts"
     layouts = ('channels_last', 'contiguous')
     return [dict(layout=l, precision=p, micro=None) for p in precisions for l in layouts]
 
-# %% ../../nbs/training/04_autotune.ipynb #8b352663
+# %% ../../nbs/training/04_autotune.ipynb #bebed1f2
 def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
     "`(plan, rows)` of the trial; micro-batches only where few images are faster than the batch"
     until = time.time() + seconds
@@ -112,20 +112,20 @@ def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
     rows += half
     return dict(plan, micro=_choose(full + half)['micro']), rows
 
-# %% ../../nbs/training/04_autotune.ipynb #acc833c3
+# %% ../../nbs/training/04_autotune.ipynb #58877763
 def _get_key(arch, size, batch_size, precision, whole):
     "All that a plan depends on"
     return dict(arch=arch, size=size, batch_size=batch_size, precision=precision, whole=whole,
         allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=3,
         device=get_processor(), threads=torch.get_num_threads(), torch=torch.__version__)
 
-# %% ../../nbs/training/04_autotune.ipynb #06209f92
+# %% ../../nbs/training/04_autotune.ipynb #60766b4d
 def _get_store(key):
     "The file that remembers the plan of this key"
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     return get_cache('tuning')/f"{key['arch']}-{key['size']}-{digest[:12]}.json"
 
-# %% ../../nbs/training/04_autotune.ipynb #04433b28
+# %% ../../nbs/training/04_autotune.ipynb #119543e7
 def _read_plan(store):
     "The plan in a file; None where there is none or the file is damaged"
     if not store.exists(): return None
@@ -133,7 +133,7 @@ def _read_plan(store):
     except (ValueError, KeyError, TypeError):
         print(f'{store.name} is damaged: the trial is repeated.')
 
-# %% ../../nbs/training/04_autotune.ipynb #ffd87d38
+# %% ../../nbs/training/04_autotune.ipynb #a809245e
 def get_execution_plan(
     model,           # as it is trained
     arch:str,        # its name

@@ -49,7 +49,7 @@ class Trainer(Learner):
     kept_in = None  # the `Run` that records events
     restore_random = None  # called once, after the loader drew its own random numbers
 
-# %% ../../nbs/training/02_learner.ipynb #ce6e3851
+# %% ../../nbs/training/02_learner.ipynb #5944e722
 @patch
 def _do_fit(self:Trainer):
     "The epochs from `first_epoch` on; the checkpoint is closed also where training fails"
@@ -59,7 +59,7 @@ def _do_fit(self:Trainer):
     finally:
         if hasattr(self, 'checkpoint'): self.checkpoint.close()  # fastai calls no event here
 
-# %% ../../nbs/training/02_learner.ipynb #d92cf621
+# %% ../../nbs/training/02_learner.ipynb #effee6dd
 @patch
 def all_batches(self:Trainer):
     "The batches of an epoch; after a resume the first epoch begins at `first_iter`"
@@ -72,7 +72,7 @@ def all_batches(self:Trainer):
         if self.training and self.restore_random: self.restore_random()
         self.one_batch(i, batch)
 
-# %% ../../nbs/training/02_learner.ipynb #eb1a241c
+# %% ../../nbs/training/02_learner.ipynb #3b0bbb13
 def get_autocast(
     device:str,    # cuda or cpu
     precision:str, # fp32, bf16 or fp16
@@ -81,21 +81,21 @@ def get_autocast(
     dtype = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
     return torch.autocast(device, dtype) if dtype else contextlib.nullcontext()
 
-# %% ../../nbs/training/02_learner.ipynb #628fdd82
+# %% ../../nbs/training/02_learner.ipynb #d9d911b0
 def get_layout(
     name:str, # channels_last or contiguous
 )->torch.memory_format:
     "How an image's channels lie in memory"
     return torch.channels_last if name == 'channels_last' else torch.contiguous_format
 
-# %% ../../nbs/training/02_learner.ipynb #44771903
+# %% ../../nbs/training/02_learner.ipynb #2dcd75ac
 def is_out_of_memory(
     error:RuntimeError, # from torch
 )->bool:
     "Whether this error says that the memory is full, on a GPU or on a CPU"
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
-# %% ../../nbs/training/02_learner.ipynb #a3fbf6bf
+# %% ../../nbs/training/02_learner.ipynb #8c230789
 @patch
 def _get_weight(self:Trainer, y):
     "How much these images count in the mean that is the loss"
@@ -103,7 +103,7 @@ def _get_weight(self:Trainer, y):
     if weight is None or y.is_floating_point(): return float(len(y))
     return weight[y].sum().item()
 
-# %% ../../nbs/training/02_learner.ipynb #873cb8e7
+# %% ../../nbs/training/02_learner.ipynb #0c513957
 @patch
 def _accumulate(self:Trainer, xb, yb):
     "Loss and gradients of a batch, one micro-batch after the other"
@@ -121,7 +121,7 @@ def _accumulate(self:Trainer, xb, yb):
     self.loss = total
     self.loss_grad = total
 
-# %% ../../nbs/training/02_learner.ipynb #31b9972c
+# %% ../../nbs/training/02_learner.ipynb #45d3c5bc
 @patch
 def note(self:Trainer,
     event:str, # one sentence
@@ -133,7 +133,7 @@ def note(self:Trainer,
     self.events.append(row)
     if self.kept_in: self.kept_in.update(events=self.events)
 
-# %% ../../nbs/training/02_learner.ipynb #0683cd5d
+# %% ../../nbs/training/02_learner.ipynb #783303f0
 @patch
 def _halve(self:Trainer, n):
     "Halve the micro-batch of a batch of n images; `UserError` where it is one image already"
@@ -146,7 +146,7 @@ def _halve(self:Trainer, n):
     self.note(f'out of memory with micro-batches of {now} images: from here on they hold '
         f'{self.micro}, and a step still sees {n}', micro=self.micro)
 
-# %% ../../nbs/training/02_learner.ipynb #ad7ea80f
+# %% ../../nbs/training/02_learner.ipynb #f61e4f98
 @patch
 def _compute_gradients(self:Trainer, xb, yb):
     "Gradients of a batch, in ever smaller micro-batches until they fit into the memory"
@@ -156,7 +156,7 @@ def _compute_gradients(self:Trainer, xb, yb):
             if not is_out_of_memory(error): raise
         self._halve(len(xb))
 
-# %% ../../nbs/training/02_learner.ipynb #0faafb9c
+# %% ../../nbs/training/02_learner.ipynb #6a3083c8
 @patch
 def _do_one_batch(self:Trainer):
     "A step of training, or a batch of validation as fastai does it"
@@ -167,7 +167,7 @@ def _do_one_batch(self:Trainer):
     self._with_events(self._step, 'step', CancelStepException)
     self.opt.zero_grad()
 
-# %% ../../nbs/training/02_learner.ipynb #88ae7aef
+# %% ../../nbs/training/02_learner.ipynb #fac7af71
 @patch
 def _step(self:Trainer):
     "Clip the gradients where asked, and change the weights"
@@ -177,7 +177,7 @@ def _step(self:Trainer):
     self.scaler.step(self.opt.opt)
     self.scaler.update()
 
-# %% ../../nbs/training/02_learner.ipynb #3e0c108b
+# %% ../../nbs/training/02_learner.ipynb #f494c192
 @patch
 @torch.no_grad()
 def _find_bad(self:Trainer, xb, yb):
@@ -189,7 +189,7 @@ def _find_bad(self:Trainer, xb, yb):
         bad = ~F.cross_entropy(torch.cat(outputs), yb, reduction='none').isfinite()
     return bad.nonzero().flatten().tolist()
 
-# %% ../../nbs/training/02_learner.ipynb #a2446f44
+# %% ../../nbs/training/02_learner.ipynb #b150d270
 @patch
 def _describe_bad(self:Trainer, bad, n):
     "The images with these numbers, of the n of this step, in words"
@@ -198,7 +198,7 @@ def _describe_bad(self:Trainer, bad, n):
     names = self.dl.get_names(self.iter) if hasattr(self.dl, 'get_names') else []
     return 'with ' + ', '.join(names[i] if names else f'image {i} of the batch' for i in bad[:3])
 
-# %% ../../nbs/training/02_learner.ipynb #90775727
+# %% ../../nbs/training/02_learner.ipynb #0beb21c7
 @patch
 def _stop_at(self:Trainer, xb, yb):
     "Raise the `UserError` of an infinite or NaN loss"
@@ -208,7 +208,7 @@ def _stop_at(self:Trainer, xb, yb):
         f'{culprit}: give a smaller lr (or precision=fp32), or drop the image. '
         'The last checkpoint with finite weights is kept.', 'lr')
 
-# %% ../../nbs/training/02_learner.ipynb #1a840c43
+# %% ../../nbs/training/02_learner.ipynb #106f2104
 @patch
 def get_loss(self:Trainer,
     z, # logits `(n, classes)`
@@ -217,7 +217,7 @@ def get_loss(self:Trainer,
     "Cross-entropy of all these images together, with the class weights and without label smoothing"
     return F.cross_entropy(z, y, weight=getattr(self.loss_func, 'weight', None)).item()
 
-# %% ../../nbs/training/02_learner.ipynb #eced4e4f
+# %% ../../nbs/training/02_learner.ipynb #0e4c6491
 @patch
 def is_finite(self:Trainer)->bool:
     "Whether all weights and running statistics, and their averages, are finite"
@@ -232,14 +232,14 @@ class _InFP32:
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False): return super().forward(x.float())
 
-# %% ../../nbs/training/02_learner.ipynb #c0676ad1
+# %% ../../nbs/training/02_learner.ipynb #05503cd8
 def _is_slow_in_bf16(layer):
     "Whether this is a depthwise convolution with a stride or a large kernel"
     if not isinstance(layer, nn.Conv2d): return False
     depthwise = layer.groups == layer.in_channels > 1
     return depthwise and (max(layer.kernel_size) > 3 or max(layer.stride) > 1)
 
-# %% ../../nbs/training/02_learner.ipynb #f4b2e063
+# %% ../../nbs/training/02_learner.ipynb #6e4fd04b
 def spare_depthwise(
     model, # changed in place; its weights stay as they are
 ):
@@ -250,12 +250,12 @@ def spare_depthwise(
         layer.__class__ = type(old.__name__, (_InFP32, old), {})
     return model
 
-# %% ../../nbs/training/02_learner.ipynb #14d6bc80
+# %% ../../nbs/training/02_learner.ipynb #4f555a9e
 OPTIONS = dict(ema=0., mixup=0., cutmix=0., label_smoothing=0., clip=0.)
 _PLAIN = dict(layout='channels_last', precision='fp32', micro=None)  # the default plan
 _adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9, .99), eps=1e-5, fused=True)
 
-# %% ../../nbs/training/02_learner.ipynb #9cf262cc
+# %% ../../nbs/training/02_learner.ipynb #96d29bae
 def _get_callbacks(n_classes, patience, ema, mixup, cutmix, label_smoothing):
     "Our callbacks, and those of the options that are on"
     callbacks = [EpochLine(), KeepBest()]
@@ -264,22 +264,22 @@ def _get_callbacks(n_classes, patience, ema, mixup, cutmix, label_smoothing):
     if patience: callbacks.append(EarlyStoppingCallback(patience=patience))
     return callbacks
 
-# %% ../../nbs/training/02_learner.ipynb #767fc054
-def _place_model(model, device, way):
+# %% ../../nbs/training/02_learner.ipynb #e38ce53c
+def _place_model(model, device, plan):
     "The model on the device, in the plan's layout and ready for its precision"
-    model = model.to(device, memory_format=get_layout(way['layout']))
-    if device == 'cpu' and way['precision'] == 'bf16': spare_depthwise(model)
+    model = model.to(device, memory_format=get_layout(plan['layout']))
+    if device == 'cpu' and plan['precision'] == 'bf16': spare_depthwise(model)
     return model
 
-# %% ../../nbs/training/02_learner.ipynb #cf265bc6
+# %% ../../nbs/training/02_learner.ipynb #3804f77b
 @patch
-def _follow_plan(self:Trainer, way, device):
+def _follow_plan(self:Trainer, plan, device):
     "Take layout, precision and micro-batch from an execution plan"
-    self.way = way
-    self.layout = get_layout(way['layout'])
-    self.precision = way['precision']
-    self.micro = way['micro']
-    self.scaler = torch.amp.GradScaler(device, enabled=way['precision'] == 'fp16')
+    self.way = plan
+    self.layout = get_layout(plan['layout'])
+    self.precision = plan['precision']
+    self.micro = plan['micro']
+    self.scaler = torch.amp.GradScaler(device, enabled=plan['precision'] == 'fp16')
 
 # %% ../../nbs/training/02_learner.ipynb #e81f588f
 def get_learner(
