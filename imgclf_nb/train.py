@@ -15,52 +15,119 @@ from fastai.callback.core import Callback, TrainEvalCallback
 from fastcore.basics import patch
 from torch import nn
 
-from .training.learner import OPTIONS, Trainer
+from .backbones import check_size, get_backbone
+from .models.linear_heads import fit_head
+from .training.autotune import get_execution_plan
+from .training.checkpoints import read_checkpoint
+from .training.learner import OPTIONS, Trainer, get_class_weights, get_learner
+from .training.loaders import get_dls
 import imgclf_nb.baseline  # teaches timm our own networks
 
+# %% ../nbs/04_train.ipynb #293ae009
+def _get_head_parameters(model):
+    "The parameters of the model's head, or heads"
+    heads = model.get_classifier()
+    if not isinstance(heads, tuple): heads = (heads,)
+    return [p for head in heads for p in head.parameters()]
+
 # %% ../nbs/04_train.ipynb #22247f3f
-def split_model(model):
-    "Three parameter groups for discriminative rates: the early layers (the first tenth of the body's weights), the late ones, the head"
-    heads = model.get_classifier()  # some models have two
-    head = [p for h in (heads if isinstance(heads, tuple) else (heads,)) for p in h.parameters()]
-    body = [p for p in model.parameters() if not any(p is h for h in head)]
+def split_model(
+    model, # a timm model
+)->list:
+    "Three parameter groups: the first tenth of the body's weights, the rest of the body, the head"
+    head = _get_head_parameters(model)
+    in_head = {id(p) for p in head}
+    body = [p for p in model.parameters() if id(p) not in in_head]
     sizes = np.cumsum([p.numel() for p in body])
-    middle = max(1, int(np.searchsorted(sizes, sizes[-1]/10)))  # a tenth of the weights is about half of the layers
-    return [body[:middle], body[middle:], head]
+    tenth = int(np.searchsorted(sizes, sizes[-1]/10))  # about half of the layers
+    early = max(1, tenth)
+    return [body[:early], body[early:], head]
 
 # %% ../nbs/04_train.ipynb #b02493f3
 def get_sizes(
     size:int,   # the last one
     epochs:int, # how many
 )->list:
-    "Side of the training images in each epoch: from 0.6 of the size up to it at two thirds of the time, in multiples of 16"
-    up = np.interp(np.arange(epochs), [0, max(1, 2*epochs//3)], [.6, 1.])
-    return [min(size, max(16, 16*round(size*u/16))) for u in up]
+    "Side of the training images in each epoch: from 0.6 of the size to all of it at two thirds"
+    shares = np.interp(np.arange(epochs), [0, max(1, 2*epochs//3)], [.6, 1.])
+    sides = [16*round(size*share/16) for share in shares]  # multiples of 16
+    return [min(size, max(16, side)) for side in sides]
+
+# %% ../nbs/04_train.ipynb #07932a17
+def _get_model(params, n_classes):
+    "The pretrained model; `UserError` where it takes no images of this size"
+    arch = params['arch']
+    size = params['size']
+    model = get_backbone(arch, n_classes, params['weights'])
+    check_size(model, arch, size)
+    if params['progressive']: check_size(model, arch, get_sizes(size, params['epochs'])[0])
+    return model
+
+# %% ../nbs/04_train.ipynb #689a2908
+def _fit_first_head(model, items, pre, params):
+    "The result of `fit_head`; None without pretrained weights or one linear layer as the head"
+    if params['weights'] == 'none': return None
+    head = fit_head(model, params['arch'], items, pre, params['class_weights'],
+        mirror=params['policy'] != 'xray', cache=params['cache'])
+    if head: print(f"head: C {head['c']}, {head['seconds']:.1f} s")
+    else:
+        name = type(model.get_classifier()).__name__
+        print(f'The head is a {name}, not one linear layer: it is trained with the body.')
+    return head
 
 # %% ../nbs/04_train.ipynb #bdbd3931
-SAME = ('size', 'epochs', 'batch_size', 'lr', 'policy', 'layers', 'weights', 'class_weights', 'progressive', 'patience', 'seed', *OPTIONS) # where training goes on
+SAME = ('size', 'epochs', 'batch_size', 'lr', 'policy', 'layers', 'weights', 'class_weights',
+    'progressive', 'patience', 'seed', *OPTIONS)  # must not change where training resumes
+
+# %% ../nbs/04_train.ipynb #3f6adbc9
+def _get_plan(run, model, params, n_train):
+    "The execution plan of the run's checkpoint, else of a trial"
+    facts = read_checkpoint(run.path/'checkpoint.safetensors')[1]
+    if facts: return facts['way']
+    steps = params['epochs']*n_train//params['batch_size']
+    whole = params['weights'] == 'none'  # batch statistics are trained
+    return get_execution_plan(model, params['arch'], params['size'], params['batch_size'],
+        params['precision'], steps, whole)
+
+# %% ../nbs/04_train.ipynb #b50f9639
+def _get_loaders(items, pre, params):
+    "Loaders of the training images and of those validation images that choose the epoch"
+    sizes = get_sizes(pre.size, params['epochs']) if params['progressive'] else None
+    return get_dls(items[items.part != 'calibrate'], pre, params['policy'], params['batch_size'],
+        params['seed'], params['workers'], params['cache'], sizes)
+
+# %% ../nbs/04_train.ipynb #e5031862
+def _get_trainer(model, items, pre, params, plan):
+    "The learner with the options of these parameters"
+    balance = get_class_weights(items, pre.classes) if params['class_weights'] else None
+    options = {name: params[name] for name in OPTIONS}
+    return get_learner(_get_loaders(items, pre, params), model, balance, params['patience'], plan,
+        splitter=split_model, wd=.01, **options)
 
 # %% ../nbs/04_train.ipynb #ddeeedef
 class FreezeStatistics(Callback):
     "Batch normalisation keeps its pretrained mean and variance; its scale and shift are trained"
     run_after = TrainEvalCallback
-    def before_train(self):
-        for m in self.model.modules():
-            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
 
+    def before_train(self):
+        for layer in self.model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
+
+# %% ../nbs/04_train.ipynb #7272fe0b
 @patch
 def fit_all(self:Trainer,
     epochs:int,       # 0 leaves the model as it is
-    lr:float,         # peak learning rate of the late layers and the head; the early ones get 0.3 of it
+    lr:float,         # peak rate of the late layers and the head; the early ones get 0.3 of it
     pretrained:bool=True, # keep the statistics of batch normalisation
     layers:str='all', # late: the early ones stay as they are
 ):
-    "Train the layers with one-cycle and discriminative rates; the best epoch's weights stay"
+    "Train with one-cycle and discriminative learning rates; the best epoch's weights stay"
     if not epochs: return
     self.train_bn = layers == 'all'  # else fastai trains normalisation in frozen layers too
     self.freeze_to(int(layers == 'late'))
     rates = np.array([.3*lr, lr, lr]) if pretrained else lr
-    with self.no_bar(), self.no_logging(): self.fit_one_cycle(epochs, rates, cbs=[FreezeStatistics()] if pretrained else [])
+    callbacks = [FreezeStatistics()] if pretrained else []
+    with self.no_bar(), self.no_logging(): self.fit_one_cycle(epochs, rates, cbs=callbacks)
 
 # %% ../nbs/04_train.ipynb #d43e78ea
 @patch
@@ -68,9 +135,51 @@ def fit_all(self:Trainer,
 def measure_validation(self:Trainer)->tuple:
     "`(loss, accuracy)` on the validation images, as the model is now"
     self.model.eval()
-    batches = ([o.as_subclass(torch.Tensor) for o in b] for b in self.dls.valid)
-    z, y = [torch.cat(o) for o in zip(*((self.model(xb), yb) for xb,yb in batches))]
+    outputs = []
+    targets = []
+    for batch in self.dls.valid:
+        xb, yb = [o.as_subclass(torch.Tensor) for o in batch]
+        outputs.append(self.model(xb))
+        targets.append(yb)
+    z = torch.cat(outputs)
+    y = torch.cat(targets)
     return self.get_loss(z, y), (z.argmax(1) == y).float().mean().item()
+
+# %% ../nbs/04_train.ipynb #27e4dde6
+@patch
+def _record_head(self:Trainer, seconds):
+    "Epoch 0 of the history: the head on the frozen body, which took these seconds"
+    loss, accuracy = self.measure_validation()
+    row = dict(epoch=0, train_loss=None, valid_loss=loss, accuracy=accuracy, seconds=seconds,
+        images=0)
+    self.history = [row]
+    print(f'frozen body: valid loss {loss:.3f}  valid accuracy {accuracy:.3f}')
+
+# %% ../nbs/04_train.ipynb #c1343165
+def _interpolate(before, after, share):
+    "Weights at this share of the way from `before` to `after`; 0 and 1 are exact, also beside NaN"
+    if share == 0: return before
+    if share == 1: return after
+    mixed = {}
+    for name,value in after.items():
+        mixed[name] = torch.lerp(before[name], value, share) if value.is_floating_point() else value
+    return mixed
+
+# %% ../nbs/04_train.ipynb #54ae6cdb
+def _get_finite_loss(row):
+    "The row's validation loss; infinite where it is NaN, so that it is never the smallest"
+    return row['valid_loss'] if np.isfinite(row['valid_loss']) else np.inf
+
+# %% ../nbs/04_train.ipynb #2e95f670
+@patch
+def _measure_shares(self:Trainer, before, after, shares):
+    "One row an interpolation: `share, valid_loss, accuracy`"
+    rows = []
+    for share in shares:
+        self.model.load_state_dict(_interpolate(before, after, share))
+        loss, accuracy = self.measure_validation()
+        rows.append(dict(share=share, valid_loss=loss, accuracy=accuracy))
+    return rows
 
 # %% ../nbs/04_train.ipynb #fe14465b
 @patch
@@ -78,17 +187,14 @@ def blend(self:Trainer,
     before:dict, # state dict to start from
     shares=(0., .25, .5, .75, 1.), # of the way to the present weights
 )->pd.DataFrame:
-    "Move to the point between `before` and now with the smallest validation loss, which must be a number; `share, valid_loss, accuracy` of each"
-    now, rows = copy.deepcopy(self.model.state_dict()), []
-    def at(s):
-        if s in (0, 1): return now if s else before  # to the bit, and even where the other is no number
-        return {k: torch.lerp(before[k], v, s) if v.is_floating_point() else v for k,v in now.items()}
-    for s in shares:
-        self.model.load_state_dict(at(s))
-        loss, acc = self.measure_validation()
-        rows.append(dict(share=s, valid_loss=loss, accuracy=acc))
-    best = min(rows, key=lambda r: r['valid_loss'] if np.isfinite(r['valid_loss']) else np.inf)
-    if not np.isfinite(rows[-1]['valid_loss']): self.note(f"the fine-tuning diverged: share {best['share']} is kept; a smaller lr may do better")
-    self.model.load_state_dict(at(best['share']))
-    print(f"kept: share {best['share']}  valid loss {best['valid_loss']:.3f}  valid accuracy {best['accuracy']:.3f}", flush=True)
+    "Move to the interpolation with the smallest finite validation loss; a row for each share"
+    after = copy.deepcopy(self.model.state_dict())
+    rows = self._measure_shares(before, after, shares)
+    best = min(rows, key=_get_finite_loss)
+    if not np.isfinite(rows[-1]['valid_loss']):
+        self.note(f"the fine-tuning diverged: share {best['share']} is kept; "
+            'a smaller lr may do better')
+    self.model.load_state_dict(_interpolate(before, after, best['share']))
+    print(f"share {best['share']} of the fine-tuning is kept: valid loss {best['valid_loss']:.3f}  "
+        f"valid accuracy {best['accuracy']:.3f}", flush=True)
     return pd.DataFrame(rows)

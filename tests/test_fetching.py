@@ -864,5 +864,5 @@ def test_command_stopped_by_hand(tmp_path):
         time.sleep(.5)
         p.send_signal(signal.SIGINT)
         out, _ = p.communicate(timeout=60)
-    assert p.returncode == 1 and 'The same command goes on' in out, out
+    assert p.returncode == 1 and 'The same command resumes' in out, out
     assert 'Traceback' not in out and seen(tmp_path/'data') == [], out

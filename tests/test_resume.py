@@ -84,7 +84,7 @@ def test_papermill_killed_and_the_same_command_again(whole, tmp_path):
     out, _ = again.communicate(timeout=300)
     assert again.returncode == 0, out
     r = read(tmp_path/'run')
-    assert r['status'] == 'done' and len(r['resumed']) == 1 and r['resumed'][0]['epoch'] >= 1 and 'going on from epoch' in out
+    assert r['status'] == 'done' and len(r['resumed']) == 1 and r['resumed'][0]['epoch'] >= 1 and 'resuming from epoch' in out
     check_same(whole, tmp_path/'run')
 
 
@@ -126,7 +126,7 @@ def test_kill_9_in_the_middle_of_an_epoch(place, whole, tmp_path):
     out, _ = again.communicate(timeout=300)
     assert again.returncode == 0, out
     r = read(tmp_path/'run')
-    assert [(o['epoch'], o['step']) for o in r['resumed']] == [(place[0], place[1] + 1)] and f"going on from epoch {place[0]+1}, step {place[1]+2}" in out
+    assert [(o['epoch'], o['step']) for o in r['resumed']] == [(place[0], place[1] + 1)] and f"resuming from epoch {place[0]+1}, step {place[1]+2}" in out
     check_same(whole, tmp_path/'run')
 
 
@@ -145,10 +145,10 @@ def test_ctrl_c_keeps_everything(whole, tmp_path):
     wait_for(p, 'epoch 2/12')
     os.kill(p.pid, signal.SIGINT)
     out = p.stdout.read(); p.wait(timeout=60)
-    assert p.returncode != 0 and 'the same command goes on' in out and 'Traceback' not in out, out
-    assert (tmp_path/'run'/'checkpoint.safetensors').exists() and 'goes on' in read(tmp_path/'run')['error']['message']
+    assert p.returncode != 0 and 'the same command resumes' in out and 'Traceback' not in out, out
+    assert (tmp_path/'run'/'checkpoint.safetensors').exists() and 'resumes' in read(tmp_path/'run')['error']['message']
     rc, out = command('imgclf_run', *args[1:])
-    assert rc == 0 and 'going on from epoch' in out, out
+    assert rc == 0 and 'resuming from epoch' in out, out
     x, y = load_file(whole/'model.safetensors'), load_file(tmp_path/'run'/'model.safetensors')
     assert all((x[k] == y[k]).all() for k in x)
 
