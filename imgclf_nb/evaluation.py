@@ -33,7 +33,7 @@ def check_done(
     raise UserError(f"Run {run.path.name} is {r['status']}, not done{reason}. "
         'Finish its training first: the same command resumes it.', 'run')
 
-# %% ../nbs/05_evaluation.ipynb #5b31b0e7
+# %% ../nbs/05_evaluation.ipynb #53302628
 def get_run_items(
     items,           # from `get_items`
     parameters:dict, # of the run
@@ -73,7 +73,7 @@ def plot_confusion(
     ax.tick_params(labelsize=8 if k <= 40 else 5)
     return ax
 
-# %% ../nbs/05_evaluation.ipynb #5b405d89
+# %% ../nbs/05_evaluation.ipynb #a4973a2b
 def calibrate_predictions(
     predictions,       # predictions.csv
     raw:dict,          # from `split_answers`
@@ -98,7 +98,7 @@ def get_mistakes(
     mistakes['p_true'] = [row[f'p_{row.label}'] for _,row in mistakes.iterrows()]
     return mistakes.nlargest(n, 'probability')[['path','label','predicted','probability','p_true']]
 
-# %% ../nbs/05_evaluation.ipynb #3085b5dc
+# %% ../nbs/05_evaluation.ipynb #e7aaadc7
 def show_mistakes(
     mistakes, # from `get_mistakes`
     columns:int=6, # images in a row
@@ -116,7 +116,7 @@ def show_mistakes(
         ax.set_title(f'{row.label}\npredicted {row.predicted} {row.probability:.2f}', fontsize=6)
     return fig
 
-# %% ../nbs/05_evaluation.ipynb #fdf8906d
+# %% ../nbs/05_evaluation.ipynb #735075d4
 def keep_evaluation(
     run,              # a `Run`
     predictions,      # calibrated

@@ -39,7 +39,7 @@ STRENGTHS = dict(  # from weak to strong
     occlusion=(.2, .35, .5),     # share of the side
 )
 
-# %% ../nbs/05a_robustness.ipynb #c3a17117
+# %% ../nbs/05a_robustness.ipynb #277bf1ea
 _TRANSFORMS = dict(  # name in Albumentations, and its arguments by strength
     blur=('GaussianBlur', lambda v: dict(blur_limit=0, sigma_limit=(v, v))),
     noise=('GaussNoise', lambda v: dict(std_range=(v, v))),
@@ -54,7 +54,7 @@ _TRANSFORMS = dict(  # name in Albumentations, and its arguments by strength
         hole_width_range=(v, v), fill=128)),
 )
 
-# %% ../nbs/05a_robustness.ipynb #d0a16d19
+# %% ../nbs/05a_robustness.ipynb #bda80c01
 def get_corruptions(
     size:int, # side of the image, pixels
 )->dict:
@@ -67,7 +67,7 @@ def get_corruptions(
         kinds[kind] = [getattr(A, name)(**arguments(v), p=1) for v in strengths]
     return kinds
 
-# %% ../nbs/05a_robustness.ipynb #b2daca7f
+# %% ../nbs/05a_robustness.ipynb #3a172bc7
 def corrupt(
     pixels,     # `uint8 (n, size, size, channels)`
     transform,  # from `get_corruptions`
@@ -82,7 +82,7 @@ def corrupt(
         out.append(composed(image=image)['image'].reshape(image.shape))
     return np.stack(out)
 
-# %% ../nbs/05a_robustness.ipynb #4992a42b
+# %% ../nbs/05a_robustness.ipynb #29a8c069
 def choose_images(
     units,      # unit of each image `(n,)`
     most:int,   # images; at least one whole group, none for 0
@@ -117,7 +117,7 @@ def _find_correct(model, pixels, preprocessing, targs):
     batches = (preprocessing.tensor(pixels[i:i+64]) for i in range(0, len(pixels), 64))
     return get_probabilities(model, batches).argmax(1) == targs
 
-# %% ../nbs/05a_robustness.ipynb #6083a793
+# %% ../nbs/05a_robustness.ipynb #97173685
 def try_corruptions(
     model,        # returns logits
     pixels,       # `uint8 (n, size, size, channels)`
@@ -135,7 +135,13 @@ def try_corruptions(
         correct[kind, strength] = _find_correct(model, corrupted, preprocessing, targs)
     return correct
 
-# %% ../nbs/05a_robustness.ipynb #0bf1c749
+# %% ../nbs/05a_robustness.ipynb #89bd4887
+def _resample_drop(clean, corrupted):
+    "The relative drop of each resample; NaN for one without a correct image"
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return np.where(clean > 0, 1 - corrupted/clean, np.nan)
+
+# %% ../nbs/05a_robustness.ipynb #1df013f6
 def get_drop(
     correct:dict,   # from `try_corruptions`
     units,          # from `get_units` `(n,)`
@@ -147,30 +153,33 @@ def get_drop(
     totals = {k: counts@np.bincount(units, o, n) for k,o in correct.items()}
     clean = totals.pop(('clean', 0))
     if not clean[0] or n < 2: return dict(value=np.nan, low=np.nan, high=np.nan)
-    corrupted = np.mean(list(totals.values()), 0)
-    with np.errstate(invalid='ignore', divide='ignore'):  # a resample may hold no correct image
-        drop = np.where(clean > 0, 1 - corrupted/clean, np.nan)
+    drop = _resample_drop(clean, np.mean(list(totals.values()), 0))
     low, high = np.nanpercentile(drop[1:], [2.5, 97.5])
     return dict(value=drop[0], low=low, high=high)
 
-# %% ../nbs/05a_robustness.ipynb #7c5a88c7
+# %% ../nbs/05a_robustness.ipynb #d5905949
+def _tabulate_corruptions(correct):
+    "Accuracy by corruption and strength, 0 for the uncorrupted images"
+    clean = correct['clean', 0].mean()
+    rows = {}
+    for (kind,strength),o in correct.items():
+        if strength: rows.setdefault(kind, {0: clean})[strength] = o.mean()
+    return pd.DataFrame(rows).T.sort_index(axis=1)
+
+# %% ../nbs/05a_robustness.ipynb #f0cfbc0e
 def plot_corruptions(
     correct:dict, # from `try_corruptions`
     ax=None,      # matplotlib `Axes`
 ):
     "Accuracy by corruption and strength as a heat map; the `Axes`"
-    clean = correct['clean', 0].mean()
-    rows = {}
-    for (kind,strength),o in correct.items():
-        if strength: rows.setdefault(kind, {0: clean})[strength] = o.mean()
-    table = pd.DataFrame(rows).T.sort_index(axis=1)
+    table = _tabulate_corruptions(correct)
     ax = ax or get_plt().subplots(figsize=(4.6, 3.4), layout='constrained')[1]
     sns.heatmap(table, annot=True, fmt='.2f', vmin=0, vmax=1, cmap='viridis', ax=ax,
         cbar_kws=dict(label='accuracy'), yticklabels=list(table.index))
     ax.set(xlabel='strength; 0 is the uncorrupted image')
     return ax
 
-# %% ../nbs/05a_robustness.ipynb #854c54d0
+# %% ../nbs/05a_robustness.ipynb #b826d14f
 def summarise_corruptions(
     correct:dict,   # from `try_corruptions`
     units,          # from `get_units` `(n,)`
@@ -189,24 +198,26 @@ def summarise_corruptions(
         table={k: [accuracy[k, i] for i in (1, 2, 3)] for k in kinds})
 
 # %% ../nbs/05a_robustness.ipynb #ce77a010
+def _get_corners(x, share):
+    "The four corners of a batch, scaled up"
+    import torch.nn.functional as F
+    size = x.shape[-1]
+    side = round(share*size)
+    starts = (0, size - side)
+    corners = [x[..., top:top+side, left:left+side] for top in starts for left in starts]
+    return [F.interpolate(o, (size, size), mode='bilinear', antialias=True) for o in corners]
+
+# %% ../nbs/05a_robustness.ipynb #18287a6f
 def get_views(
     x,              # batch `(n, channels, size, size)`
     flip:bool,      # may images be mirrored?
     share:float=.9, # side of a corner
 )->list:
     "The batch, mirrored, and its corners scaled up, each `(n, channels, size, size)`"
-    import torch.nn.functional as F
-    size = x.shape[-1]
-    side = round(share*size)
-    starts = (0, size - side)
     views = [x, x.flip(-1)] if flip else [x]
-    for top in starts:
-        for left in starts:
-            corner = x[..., top:top+side, left:left+side]
-            views.append(F.interpolate(corner, (size, size), mode='bilinear', antialias=True))
-    return views
+    return views + _get_corners(x, share)
 
-# %% ../nbs/05a_robustness.ipynb #2e37036f
+# %% ../nbs/05a_robustness.ipynb #e35991d7
 def average_views(
     model,     # returns logits
     batches,   # tensors `(n, channels, size, size)`, normalised
@@ -220,7 +231,7 @@ def average_views(
         out.append(np.mean(views, 0))
     return np.concatenate(out)
 
-# %% ../nbs/05a_robustness.ipynb #ed69aaef
+# %% ../nbs/05a_robustness.ipynb #80a84ddc
 def keep_change(
     change:dict, # from `compare_answers`, by metric: accuracy and log_loss
 )->dict:
@@ -229,7 +240,7 @@ def keep_change(
     kept = {metric: {k: o[k] for k in names} for metric,o in change.items()}
     return kept['accuracy'] | dict(log_loss=kept['log_loss'])
 
-# %% ../nbs/05a_robustness.ipynb #e5339e10
+# %% ../nbs/05a_robustness.ipynb #79d61fb5
 def _describe_drop(robustness):
     "A sentence about corrupted images"
     if not robustness: return 'No image was corrupted.'
@@ -238,7 +249,7 @@ def _describe_drop(robustness):
     return (f"Accuracy falls by {drop['value']:.0f} % ({interval}) of its value on average over "
         'all corruptions.')
 
-# %% ../nbs/05a_robustness.ipynb #53c9c72b
+# %% ../nbs/05a_robustness.ipynb #bd4e8c21
 def _describe_slices(slices):
     "A sentence about slices that are worse"
     worse = [f'{r.slice} {r.value} ({100*r.accuracy:.0f} % of {r.pictures} images)'
@@ -246,7 +257,7 @@ def _describe_slices(slices):
     if not worse: return 'No slice has a lower accuracy than the rest beyond chance.'
     return f"Slices with a lower accuracy than the rest: {', '.join(worse)}."
 
-# %% ../nbs/05a_robustness.ipynb #5241d1c2
+# %% ../nbs/05a_robustness.ipynb #ac51877e
 def describe_robustness(
     robustness:dict, # from `summarise_corruptions`; empty where no image was corrupted
     tta:dict,        # from `keep_change`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'get_example', 'collect']
 
-# %% ../../nbs/reporting/00a_facts.ipynb #399c083b
+# %% ../../nbs/reporting/00a_facts.ipynb #c3ccee3b
 from types import SimpleNamespace
 
 from ..datasets.cards import get_card
@@ -14,12 +14,12 @@ from ..datasets.sources import SOURCES
 from .wording import escape, find_folders, get_last_name, get_licence, get_number
 from .wording import hide_folders, look_up, say_names
 
-# %% ../../nbs/reporting/00a_facts.ipynb #03e9829c
+# %% ../../nbs/reporting/00a_facts.ipynb #b5370356
 def _number(value, low=None, high=None):
     "A number as run.json holds it"
     return dict(value=value, low=low, high=high)
 
-# %% ../../nbs/reporting/00a_facts.ipynb #d6310c12
+# %% ../../nbs/reporting/00a_facts.ipynb #5bffd676
 _TEST_METRICS = dict(
     accuracy=_number(.899, .848, .944),
     majority_rate=_number(.609, .51, .7),
@@ -33,7 +33,7 @@ _TEST_METRICS = dict(
     ece_before=_number(.09, .06, .13),
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #80830645
+# %% ../../nbs/reporting/00a_facts.ipynb #7baf41a6
 _PARAMETERS = dict(
     dataset='chest_xray',
     arch='tf_efficientnet_lite0',
@@ -55,7 +55,7 @@ _PARAMETERS = dict(
     split_seed=0,
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #5305d02f
+# %% ../../nbs/reporting/00a_facts.ipynb #6b72b6e0
 _DATA = dict(
     split_sizes=dict(train=1402, valid=369, test=179),
     unreadable=1,
@@ -69,7 +69,7 @@ _DATA = dict(
     positive_class='PNEUMONIA',
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #07594900
+# %% ../../nbs/reporting/00a_facts.ipynb #8aec8656
 _OPERATING_POINT = dict(
     threshold=.62,
     rule='sensitivity of 0.95 or more',
@@ -80,7 +80,7 @@ _OPERATING_POINT = dict(
     predictive_values=dict(prevalence=.05, ppv=_number(.24, .16, .38), npv=_number(.998, .995, 1.)),
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #0877dada
+# %% ../../nbs/reporting/00a_facts.ipynb #39ace2e7
 _REJECTION = dict(
     wanted_error=.02,
     threshold=.91,
@@ -95,7 +95,7 @@ _SETS = dict(
     note='The test is from another collection.',
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #aa2ed07d
+# %% ../../nbs/reporting/00a_facts.ipynb #48145035
 _SLICES = [
     dict(slice='brightness', value='low', pictures=40, p=.004, worse=True,
         accuracy=.75, low=.59, high=.87),
@@ -109,7 +109,7 @@ _ROBUSTNESS = dict(
     tta=dict(difference=.006, low=-.01, high=.02, verdict='no difference seen'),
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #1f7a3751
+# %% ../../nbs/reporting/00a_facts.ipynb #ec427345
 _FINDINGS = dict(
     temperature=1.3,
     calibration=dict(pictures=369, groups=251, method='temperature'),
@@ -122,7 +122,7 @@ _FINDINGS = dict(
         sanity=dict(correlation=.08, passed=True), split='test'),
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #df0f2d43
+# %% ../../nbs/reporting/00a_facts.ipynb #4e142d06
 _TRAINING = dict(
     cost=dict(train_seconds=142.6, images_per_second=45.6, parameters=3373570, macs=383910112,
         peak_memory_mb=5468.),
@@ -132,7 +132,7 @@ _TRAINING = dict(
     resumed=[],
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #5e291881
+# %% ../../nbs/reporting/00a_facts.ipynb #ac1a3b5d
 def get_example()->tuple:
     "A run.json and a model.json by hand, with everything that a card can show"
     valid = dict(accuracy=_number(.970, .951, .987), majority_rate=_number(.783, .718, .838))
@@ -146,7 +146,7 @@ def get_example()->tuple:
             'and HF_HUB_OFFLINE is set)')
     return record, model
 
-# %% ../../nbs/reporting/00a_facts.ipynb #f7a66355
+# %% ../../nbs/reporting/00a_facts.ipynb #c520fadf
 SPLITS = dict(test='test', valid='validation', train='training')  # as people say them
 
 def _collect_splits(record):
@@ -159,7 +159,7 @@ def _collect_splits(record):
     n = get_number(look_up(record, f'split_sizes.{splits[0]}'))
     return dict(splits=splits, split=splits[0], n=n)
 
-# %% ../../nbs/reporting/00a_facts.ipynb #042cfec2
+# %% ../../nbs/reporting/00a_facts.ipynb #7c191375
 def _collect_classes(record, model):
     "`classes`; the name of the `positive` one, and of the `other`, both escaped"
     classes = record.get('classes') or model.get('classes') or []
@@ -168,14 +168,14 @@ def _collect_classes(record, model):
     if len(classes) == 2: other = say_names([c for c in classes if c != positive])
     return dict(classes=classes, positive=escape(positive or 'the positive class'), other=other)
 
-# %% ../../nbs/reporting/00a_facts.ipynb #c5640158
+# %% ../../nbs/reporting/00a_facts.ipynb #3aea3e4a
 def _collect_dataset(dataset, folders):
     "`card`, `name` and public `source` of the set; is it a miniature, a private folder"
     name = get_last_name(dataset)
     return dict(card=get_card(dataset), name=name, source=SOURCES.get(name),
         mini=dataset in MINIATURES, private=dataset in folders)
 
-# %% ../../nbs/reporting/00a_facts.ipynb #342da9be
+# %% ../../nbs/reporting/00a_facts.ipynb #a7c9a846
 def collect(
     record:dict,       # run.json
     model:dict,        # model.json

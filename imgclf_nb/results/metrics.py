@@ -28,23 +28,26 @@ def _get_calibrating(table):
     if 'part' not in valid: return np.zeros(len(valid), bool)
     return np.array(valid.part == 'calibrate')
 
-# %% ../../nbs/results/02_metrics.ipynb #fdeea42d
+# %% ../../nbs/results/02_metrics.ipynb #b5d67a86
+_SHORTAGE = ('{}: temperature, threshold and prediction sets are cross-fitted on all validation '
+    'images, which may have selected the epoch.')
+
 def _find_shortage(valid, own):
     "Why the images reserved for calibration do not suffice, '' where they do"
     if valid is None: return ''
-    if not own.any(): return 'No validation images were reserved for calibration'
-    if own.sum() < 10: return 'Too few validation images were reserved for calibration'
+    if not own.any(): return _SHORTAGE.format('No validation images were reserved for calibration')
+    if own.sum() < 10: return _SHORTAGE.format('Fewer than 10 images were reserved for calibration')
     if valid.positive is None or len(set(valid.targs[own])) == 2: return ''
-    return 'The validation images reserved for calibration are of one class only'
+    return _SHORTAGE.format('The images reserved for calibration are of one class only')
 
-# %% ../../nbs/results/02_metrics.ipynb #b3c4e340
+# %% ../../nbs/results/02_metrics.ipynb #36aff87a
 def _take_split(answers, keep, t):
     "The answers of one split, set back from temperature `t` to 1; None for a split without images"
     if not keep.any(): return None
     part = answers.take(keep.to_numpy())
     return replace(part, probs=set_temperature(part.probs, 1/t))
 
-# %% ../../nbs/results/02_metrics.ipynb #c80b8a22
+# %% ../../nbs/results/02_metrics.ipynb #df52cc0b
 def split_answers(
     table,          # predictions of one run
     record:dict,    # its run.json
@@ -57,14 +60,10 @@ def split_answers(
     out = {split: _take_split(answers, table.split == split, t) for split in ('valid', 'test')}
     own = _get_calibrating(table)
     shortage = _find_shortage(out['valid'], own)
-    notes = [note] if note else []
-    if shortage:
-        own[:] = True
-        notes.append(f'{shortage}: temperature, threshold and prediction sets are cross-fitted '
-            'on all validation images, which may have selected the epoch.')
-    return out | dict(own=own, notes=notes)
+    if shortage: own[:] = True
+    return out | dict(own=own, notes=[o for o in (note, shortage) if o])
 
-# %% ../../nbs/results/02_metrics.ipynb #fd485868
+# %% ../../nbs/results/02_metrics.ipynb #b28a22c3
 def calibrate(
     valid, # `Answers` at temperature 1
     own,   # those that may calibrate, of bool
@@ -90,13 +89,13 @@ def _get_class_metrics(a, counts):
         majority_rate=get_unit_share(a.targs == most_frequent, every, a.units),
         macro_f1=get_bounds(scores['macro_f1'][None], n))
 
-# %% ../../nbs/results/02_metrics.ipynb #4c20d4e3
+# %% ../../nbs/results/02_metrics.ipynb #30bf0c3b
 def _get_ece(a, counts):
     "Expected calibration error, `{value, low, high}`"
     found = get_ece(a.probs, a.targs, a.units, counts)
     return {k: found[k] for k in ('value', 'low', 'high')}
 
-# %% ../../nbs/results/02_metrics.ipynb #a2c5eada
+# %% ../../nbs/results/02_metrics.ipynb #0b0d2404
 def _get_probability_metrics(a, raw, counts):
     "Metrics of the probabilities: log loss, Brier score, expected calibration error"
     n = counts.shape[1]
@@ -107,7 +106,7 @@ def _get_probability_metrics(a, raw, counts):
         ece=_get_ece(a, counts),
         ece_before=_get_ece(raw or a, counts))
 
-# %% ../../nbs/results/02_metrics.ipynb #14bd7d92
+# %% ../../nbs/results/02_metrics.ipynb #d6784c61
 def _get_ranking_metrics(a, counts):
     "AUC and average precision, for two classes"
     truth = a.targs == a.positive
@@ -120,7 +119,7 @@ def _get_ranking_metrics(a, counts):
         auc=get_bounds(get_aucs(truth, p, a.units, counts)[None], rarer),
         average_precision=precision)
 
-# %% ../../nbs/results/02_metrics.ipynb #1e828e76
+# %% ../../nbs/results/02_metrics.ipynb #2a73fc4a
 def get_metrics(
     a:Answers,        # calibrated, of one split
     raw:Answers=None, # the same at temperature 1, for `ece_before`
@@ -154,6 +153,15 @@ def get_over_seeds(
     names = [m for m in METRICS if m != 'auc' or answers[0].positive is not None]
     return pd.DataFrame({m: get_value(answers, m, draws) for m in names}).T
 
+# %% ../../nbs/results/02_metrics.ipynb #55183e85
+_CHANCE = dict(
+    one_class='Only one class occurs, so these images cannot show whether the model separates '
+        'classes.',
+    worse='Worse than chance (balanced accuracy below {:.3g} %): the classes may be swapped.',
+    no_better='No better than chance: the interval of balanced accuracy includes {:.3g} %.',
+    majority='The accuracy is not shown to exceed the majority-class baseline.',
+)
+
 # %% ../../nbs/results/02_metrics.ipynb #d9f48bed
 def check_against_chance(
     m:dict,    # metrics of one split
@@ -161,27 +169,19 @@ def check_against_chance(
     k:int,     # classes that the model knows
 )->str:
     "A warning where the model is not shown to beat chance or the majority class; else ''"
-    chance = 1/k
     balanced = m['balanced_accuracy']
-    if occur < 2:
-        return ('Only one class occurs, so these images cannot show whether the model separates '
-            'classes.')
-    if balanced['high'] < chance:
-        return (f'Worse than chance (balanced accuracy below {100*chance:.3g} %): '
-            'the classes may be swapped.')
-    if balanced['low'] <= chance:
-        return ('No better than chance: the interval of balanced accuracy includes '
-            f'{100*chance:.3g} %.')
-    if m['accuracy']['low'] <= m['majority_rate']['value']:
-        return 'The accuracy is not shown to exceed the majority-class baseline.'
-    return ''
+    if occur < 2: return _CHANCE['one_class']
+    if balanced['high'] < 1/k: return _CHANCE['worse'].format(100/k)
+    if balanced['low'] <= 1/k: return _CHANCE['no_better'].format(100/k)
+    beats_majority = m['accuracy']['low'] > m['majority_rate']['value']
+    return '' if beats_majority else _CHANCE['majority']
 
-# %% ../../nbs/results/02_metrics.ipynb #58ec8b35
+# %% ../../nbs/results/02_metrics.ipynb #f82ed3c0
 def _format_share(v, name=''):
     "A proportion with its interval, such as `89.9 % (84.2–93.7)`, in percent"
     return f"{100*v['value']:.1f} % ({name}{100*v['low']:.1f}–{100*v['high']:.1f})"
 
-# %% ../../nbs/results/02_metrics.ipynb #58666fc2
+# %% ../../nbs/results/02_metrics.ipynb #40960d54
 def _describe_images(split, n, n_units, kind):
     "What was evaluated, such as `179 test images of 129 patients`"
     images = f"{n} {'test' if split == 'test' else 'validation'} image{'s' if n > 1 else ''}"
@@ -189,7 +189,7 @@ def _describe_images(split, n, n_units, kind):
     if kind == 'patients': return f"{images} of {n_units} patient{'s' if n_units > 1 else ''}"
     return f"{images} in {n_units} group{'s' if n_units > 1 else ''}"
 
-# %% ../../nbs/results/02_metrics.ipynb #789ac8a9
+# %% ../../nbs/results/02_metrics.ipynb #9302936f
 def _summarise_accuracy(m, images, ceiling):
     "Accuracy, the majority-class baseline, and the label ceiling where it is below 99.95 %"
     text = f"Accuracy {_format_share(m['accuracy'], '95 % CI ')} on {images}; "
@@ -199,7 +199,7 @@ def _summarise_accuracy(m, images, ceiling):
         text += f'{100*ceiling:.1f} %'
     return text + '.'
 
-# %% ../../nbs/results/02_metrics.ipynb #aaee7152
+# %% ../../nbs/results/02_metrics.ipynb #dbd0dd8f
 def _summarise_threshold(m, point):
     "Sensitivity and specificity at the chosen threshold, '' where one is not known"
     if not point: return ''
@@ -209,13 +209,13 @@ def _summarise_threshold(m, point):
     return (f"At the chosen threshold ({point['rule']}): sensitivity {sensitivity}, "
         f"specificity {specificity}.")
 
-# %% ../../nbs/results/02_metrics.ipynb #cb853546
+# %% ../../nbs/results/02_metrics.ipynb #b6d19ac2
 def _summarise_calibration(m):
     "Expected calibration error, from 0 to 1"
     ece = m['ece']
     return f"Expected calibration error {ece['value']:.3f} ({ece['low']:.3f}–{ece['high']:.3f})."
 
-# %% ../../nbs/results/02_metrics.ipynb #95f9931f
+# %% ../../nbs/results/02_metrics.ipynb #cb80d4d9
 def _summarise_split(split, given):
     "What limits the conclusions from this split, '' where nothing does"
     if split != 'test':
@@ -224,7 +224,7 @@ def _summarise_split(split, given):
     if given: return 'The test split was given, not drawn from the same source as validation.'
     return ''
 
-# %% ../../nbs/results/02_metrics.ipynb #2621f3eb
+# %% ../../nbs/results/02_metrics.ipynb #863299d2
 def summarise_evaluation(
     m:dict,        # metrics of the split
     split:str,     # test or valid
@@ -246,7 +246,7 @@ def summarise_evaluation(
     ]
     return ' '.join(filter(None, sentences))
 
-# %% ../../nbs/results/02_metrics.ipynb #dfb34d82
+# %% ../../nbs/results/02_metrics.ipynb #7302df29
 _HEADLINE_METRICS = ('accuracy', 'balanced_accuracy', 'macro_f1', 'auc')
 
 def _format_metrics(metrics):

@@ -8,7 +8,7 @@ __all__ = ['get_positive_predictions', 'choose_operating_point', 'get_decision_t
            'get_group_metrics', 'describe_contradicting', 'take_unseen', 'evaluate_abstention', 'check_exchangeable',
            'evaluate_prediction_sets', 'try_prediction_sets']
 
-# %% ../../nbs/results/02a_operating.ipynb #26ebbed1
+# %% ../../nbs/results/02a_operating.ipynb #55f834eb
 from dataclasses import replace
 
 import numpy as np, pandas as pd
@@ -26,7 +26,7 @@ from ..stats.thresholds import choose_threshold, estimate_prior, get_net_benefit
 from ..stats.thresholds import get_own_prior, get_predictive_values, plot_net_benefit
 from ..stats.thresholds import plot_predictive_values, shift_prior
 
-# %% ../../nbs/results/02a_operating.ipynb #a5d614f7
+# %% ../../nbs/results/02a_operating.ipynb #666f9065
 def _cross_judge(p, own, fold, choose):
     "Is each image in `own` predicted positive by the threshold of the other folds"
     places = np.flatnonzero(own)
@@ -36,7 +36,7 @@ def _cross_judge(p, own, fold, choose):
         positives[fold == k] = p[places[fold == k]] >= point['threshold']
     return positives
 
-# %% ../../nbs/results/02a_operating.ipynb #3ef38c37
+# %% ../../nbs/results/02a_operating.ipynb #95801536
 def get_positive_predictions(
     valid,        # calibrated `Answers`
     own,          # those that may choose the threshold, of bool
@@ -56,11 +56,11 @@ def get_positive_predictions(
     positives[own] = _cross_judge(p, own, fold, choose)
     return point, positives
 
-# %% ../../nbs/results/02a_operating.ipynb #bc7c819e
+# %% ../../nbs/results/02a_operating.ipynb #ed183cd2
 _ONE_CLASS = ('Validation holds images of one class only, so no operating point can be chosen: '
     'an image is predicted positive where the positive class is the likelier one.')
 
-# %% ../../nbs/results/02a_operating.ipynb #6c205900
+# %% ../../nbs/results/02a_operating.ipynb #42329e4e
 def choose_operating_point(
     answers:dict, # calibrated `Answers` by split, `valid` and, where there is one, `test`
     own,          # validation images that may choose the threshold, of bool
@@ -80,7 +80,7 @@ def choose_operating_point(
         by_split['test'] = answers['test'].probs[:, valid.positive] >= point['threshold']
     return point | dict(predictive_values=None), by_split, [note] if note else []
 
-# %% ../../nbs/results/02a_operating.ipynb #fb056fcc
+# %% ../../nbs/results/02a_operating.ipynb #f3ba60f9
 _OUTCOMES = [  # name, is the image truly positive, is it predicted positive
     ('true positive', True, True),
     ('false negative', True, False),
@@ -88,7 +88,14 @@ _OUTCOMES = [  # name, is the image truly positive, is it predicted positive
     ('true negative', False, False),
 ]
 
-# %% ../../nbs/results/02a_operating.ipynb #3dfbfc53
+# %% ../../nbs/results/02a_operating.ipynb #72c29666
+def _count_share(hit, of, units):
+    "Images, and their share with its interval"
+    share = get_unit_share(hit, of, units)
+    images = int((of & hit).sum())
+    return dict(images=images, share=share['value'], low=share['low'], high=share['high'])
+
+# %% ../../nbs/results/02a_operating.ipynb #a150cc3d
 def get_decision_table(
     a:Answers,   # of one split
     positives,   # is the image predicted positive `(n,)` of bool
@@ -98,15 +105,12 @@ def get_decision_table(
     truth = a.targs == a.positive
     rows = {}
     for outcome,is_positive,predicted in _OUTCOMES:
-        of = truth == is_positive
-        hit = positives == predicted
         name = names[a.positive if is_positive else 1 - a.positive]
-        share = get_unit_share(hit, of, a.units)
-        rows[f'{outcome} ({name})'] = dict(images=int((of & hit).sum()), share=share['value'],
-            low=share['low'], high=share['high'])
+        share = _count_share(positives == predicted, truth == is_positive, a.units)
+        rows[f'{outcome} ({name})'] = share
     return pd.DataFrame.from_dict(rows, orient='index')
 
-# %% ../../nbs/results/02a_operating.ipynb #06936f85
+# %% ../../nbs/results/02a_operating.ipynb #06239d90
 def get_curve_point(
     a:Answers,   # of one split
     positives,   # is the image predicted positive `(n,)` of bool; None without a threshold
@@ -118,7 +122,7 @@ def get_curve_point(
     false_positive_rate = (positives & ~truth).sum()/(~truth).sum()
     return false_positive_rate, found/truth.sum(), found/max(1, positives.sum())
 
-# %% ../../nbs/results/02a_operating.ipynb #165f7d1c
+# %% ../../nbs/results/02a_operating.ipynb #c71cee13
 def _spread_certain(rates, n_units, draws):
     "Replicates of a rate; those of the exact interval where the observed rate is 0 or 1"
     if rates[0] not in (0, 1) or not n_units: return rates
@@ -126,7 +130,7 @@ def _spread_certain(rates, n_units, draws):
     at_one = levels**(1/n_units)  # Clopper and Pearson's distribution for n of n
     return np.r_[rates[0], at_one if rates[0] else 1 - at_one]
 
-# %% ../../nbs/results/02a_operating.ipynb #4b061b67
+# %% ../../nbs/results/02a_operating.ipynb #9ab2d532
 def get_rates(
     a:Answers,      # of one split
     positives,      # is the image predicted positive `(n,)` of bool
@@ -141,7 +145,7 @@ def get_rates(
     specificity = _spread_certain(recall[:, 1 - a.positive], len(set(a.units[~truth])), draws)
     return sensitivity, specificity
 
-# %% ../../nbs/results/02a_operating.ipynb #ad568706
+# %% ../../nbs/results/02a_operating.ipynb #d178f8b7
 def get_predictive_value_intervals(
     rates:tuple,      # from `get_rates`
     prevalence:float, # share of positives where the model is used, 0 to 1
@@ -153,7 +157,7 @@ def get_predictive_value_intervals(
     npv = get_bounds(npv[None], n_units)
     return dict(prevalence=prevalence, ppv=ppv, npv=npv)
 
-# %% ../../nbs/results/02a_operating.ipynb #4e391049
+# %% ../../nbs/results/02a_operating.ipynb #32637e79
 def plot_decisions(
     a:Answers,   # of one split
     rates:tuple, # from `get_rates`
@@ -167,12 +171,22 @@ def plot_decisions(
     plot_net_benefit(get_net_benefit(truth, a.probs[:, a.positive], a.units, counts), axs[1])
     return fig
 
-# %% ../../nbs/results/02a_operating.ipynb #0be4762a
+# %% ../../nbs/results/02a_operating.ipynb #0e3401ec
 def _get_shares(a):
     "The share of each class `(classes,)`"
     return np.bincount(a.targs, minlength=a.probs.shape[1])/len(a.targs)
 
-# %% ../../nbs/results/02a_operating.ipynb #9eaf4c6a
+# %% ../../nbs/results/02a_operating.ipynb #e997659b
+def _estimate_shares(valid, test, classes):
+    "Class shares: assumed by the probabilities, of validation, estimated and true of the test"
+    assumed = get_own_prior(valid.probs, _get_shares(valid))
+    return pd.DataFrame(index=classes, data=dict(
+        holds=assumed,
+        validation=_get_shares(valid),
+        guessed=estimate_prior(test.probs, assumed),
+        test=_get_shares(test)))
+
+# %% ../../nbs/results/02a_operating.ipynb #e8265fec
 def get_prior_shift(
     valid:Answers,  # calibrated, of validation
     test:Answers,   # calibrated, of the test
@@ -181,18 +195,13 @@ def get_prior_shift(
 )->dict:
     "Class shares and the change in `log_loss`; None where validation lacks a class"
     if len(set(valid.targs)) != len(classes): return None
-    assumed = get_own_prior(valid.probs, _get_shares(valid))
-    estimated = estimate_prior(test.probs, assumed)
-    shares = pd.DataFrame(index=classes)
-    shares['holds'] = assumed
-    shares['validation'] = _get_shares(valid)
-    shares['guessed'] = estimated
-    shares['test'] = _get_shares(test)
-    corrected = replace(test, probs=shift_prior(test.probs, assumed, estimated))
+    shares = _estimate_shares(valid, test, classes)
+    probs = shift_prior(test.probs, shares.holds.to_numpy(), shares.guessed.to_numpy())
+    corrected = replace(test, probs=probs)
     change = get_difference([corrected], [test], 'log_loss', draws)
     return shares.to_dict() | dict(log_loss={k: change[k] for k in ('difference', 'low', 'high')})
 
-# %% ../../nbs/results/02a_operating.ipynb #48d92426
+# %% ../../nbs/results/02a_operating.ipynb #90edc044
 def get_shares_table(
     prior_shift:dict, # from `get_prior_shift`
 )->pd.DataFrame:
@@ -202,7 +211,7 @@ def get_shares_table(
     shares['error'] = (shares.estimated - shares.test).abs()
     return shares.sort_values('error', ascending=False, kind='stable')
 
-# %% ../../nbs/results/02a_operating.ipynb #7e7ffaec
+# %% ../../nbs/results/02a_operating.ipynb #faa57b5f
 def get_by_group(
     a:Answers, # of one split
     named,     # is the image's group a named one, not one of duplicates `(n,)` of bool
@@ -217,7 +226,7 @@ def get_by_group(
     grouped = replace(a, targs=targs, preds=probs.argmax(1), probs=probs, units=units)
     return grouped.take(clear) if clear.any() else None, int((~clear).sum())
 
-# %% ../../nbs/results/02a_operating.ipynb #d988e0e4
+# %% ../../nbs/results/02a_operating.ipynb #452d7ef9
 _GROUP_METRICS = ('accuracy', 'balanced_accuracy', 'auc', 'sensitivity', 'specificity')
 
 def get_group_metrics(
@@ -231,7 +240,7 @@ def get_group_metrics(
     found = get_metrics(grouped, None, positives, draws)
     return dict(n=len(grouped.targs)) | {k: found[k] for k in _GROUP_METRICS if k in found}
 
-# %% ../../nbs/results/02a_operating.ipynb #5432ade1
+# %% ../../nbs/results/02a_operating.ipynb #7a68c01f
 def describe_contradicting(
     n:int, # groups with images under several labels
 )->str:
@@ -240,7 +249,7 @@ def describe_contradicting(
     verb = 'is' if n == 1 else 'are'
     return f'{subject} images under several labels and {verb} left out of the metrics by group.'
 
-# %% ../../nbs/results/02a_operating.ipynb #4efc5f54
+# %% ../../nbs/results/02a_operating.ipynb #13ce4a63
 def take_unseen(
     a:Answers,  # of the split whose metrics count
     own,        # validation images that calibrated, of bool
@@ -250,7 +259,11 @@ def take_unseen(
     if split == 'test': return a
     return None if own.all() else a.take(~own)
 
-# %% ../../nbs/results/02a_operating.ipynb #8c4f2832
+# %% ../../nbs/results/02a_operating.ipynb #bf17d584
+_MUST_ABSTAIN = ('Validation is too small, or the model too inaccurate, to keep errors at or below '
+    '{:g} %: the model would have to abstain from every prediction.')
+
+# %% ../../nbs/results/02a_operating.ipynb #d05fa334
 def evaluate_abstention(
     calibrating:Answers, # calibrated, reserved for calibration
     judged:Answers,      # calibrated, others
@@ -263,13 +276,10 @@ def evaluate_abstention(
     counts = resample_units(int(judged.units.max()) + 1, draws)
     right = judged.preds == judged.targs
     reached = get_selective_risk(judged.probs.max(1), right, threshold, judged.units, counts)
-    note = ''
-    if threshold is None:
-        note = ('Validation is too small, or the model too inaccurate, to keep errors at or below '
-            f'{100*wanted:g} %: the model would have to abstain from every prediction.')
+    note = _MUST_ABSTAIN.format(100*wanted) if threshold is None else ''
     return dict(wanted_error=wanted, threshold=threshold, **reached), note
 
-# %% ../../nbs/results/02a_operating.ipynb #63f582d6
+# %% ../../nbs/results/02a_operating.ipynb #1c2d6f23
 _GUARANTEES = dict(
     no_test='There is no test split: these images selected the epoch, so the guarantee does not '
         'apply to them.',
@@ -280,6 +290,7 @@ _GUARANTEES = dict(
     holds='Test and validation were drawn from the same source by whole groups, so the guarantee '
         'holds for an image of a new group.')
 
+# %% ../../nbs/results/02a_operating.ipynb #482db8dd
 def check_exchangeable(
     split:str,      # test or valid
     given:bool,     # the test was given, not drawn from the same images as validation
@@ -291,7 +302,7 @@ def check_exchangeable(
     if not reserved: return False, _GUARANTEES['unreserved']
     return True, _GUARANTEES['holds']
 
-# %% ../../nbs/results/02a_operating.ipynb #1becea80
+# %% ../../nbs/results/02a_operating.ipynb #04b731f9
 def evaluate_prediction_sets(
     asked:Answers,       # at temperature 1, to which nothing was fitted; None where there are none
     calibrating:Answers, # at temperature 1, reserved for calibration
@@ -310,7 +321,7 @@ def evaluate_prediction_sets(
     table = get_prediction_set_table(sets, asked.targs, asked.units, classes)
     return dict(wanted_coverage=coverage, **reached), table
 
-# %% ../../nbs/results/02a_operating.ipynb #ebfdb614
+# %% ../../nbs/results/02a_operating.ipynb #143edf35
 def try_prediction_sets(
     *args, # as in `evaluate_prediction_sets`
 )->tuple:
