@@ -48,6 +48,8 @@ def test_the_contract(evaluated):
             if k != 'log_loss': assert v['high'] <= 1
     assert r['temperature'] == m['temperature'] and r['operating_point']['threshold'] == m['threshold'] and r['operating_point']['rule']
     assert r['label_ceiling'] == 1 and r['summary'].endswith('.') and r['doubt']['rejection']['wanted_error'] == .05
+    assert r['summary'].startswith('Accuracy ') and ' patients; majority-class baseline ' in r['summary'], r['summary']
+    assert 'At the chosen threshold (' in r['summary'] and 'Expected calibration error 0.' in r['summary'], r['summary']
     for name in ('confusion', 'curves', 'reliability', 'decisions', 'risk_coverage'): assert (evaluated/'figures'/f'{name}.png').stat().st_size > 5000
     card = (evaluated/'README.md').read_text()
     assert card.startswith('---\n') and 'PNEUMONIA' in card and str(evaluated) not in card
