@@ -12,12 +12,13 @@ from imgclf_nb.stats.thresholds import estimate_prior, get_net_benefit, get_own_
 from imgclf_nb.stats.thresholds import get_predictive_values, plot_predictive_values, shift_prior
 from imgclf_nb.stats.abstention import check_prediction_sets, choose_abstention, get_selective_risk, get_risk_coverage
 from imgclf_nb.stats.abstention import get_prediction_sets
-from imgclf_nb.evaluation import get_class_table, plot_confusion
+from imgclf_nb.evaluation import plot_confusion
 from imgclf_nb.stats.intervals import resample_units
 from imgclf_nb.stats.paired_tests import Answers, get_difference
 from imgclf_nb.stats.roc_pr import plot_roc_pr
-from imgclf_nb.results.metrics import calibrate, get_positive_predictions, get_decision_table, get_metrics
-from imgclf_nb.results.metrics import get_rates, summarise_evaluation
+from imgclf_nb.results.class_metrics import get_class_table
+from imgclf_nb.results.metrics import calibrate, get_metrics, summarise_evaluation
+from imgclf_nb.results.operating import get_decision_table, get_positive_predictions, get_rates
 
 
 def make(n, k, seed):

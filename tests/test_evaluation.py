@@ -48,6 +48,8 @@ def test_the_contract(evaluated):
             if k != 'log_loss': assert v['high'] <= 1
     assert r['temperature'] == m['temperature'] and r['operating_point']['threshold'] == m['threshold'] and r['operating_point']['rule']
     assert r['label_ceiling'] == 1 and r['summary'].endswith('.') and r['doubt']['rejection']['wanted_error'] == .05
+    assert r['summary'].startswith('Accuracy ') and ' patients; majority-class baseline ' in r['summary'], r['summary']
+    assert 'At the chosen threshold (' in r['summary'] and 'Expected calibration error 0.' in r['summary'], r['summary']
     for name in ('confusion', 'curves', 'reliability', 'decisions', 'risk_coverage'): assert (evaluated/'figures'/f'{name}.png').stat().st_size > 5000
     card = (evaluated/'README.md').read_text()
     assert card.startswith('---\n') and 'PNEUMONIA' in card and str(evaluated) not in card
@@ -115,7 +117,7 @@ def edit_model(change):
     (break_predictions(lambda t: t.rename(columns={'p_NORMAL': 'p_WELL'})), 'differ in NORMAL, WELL'),
     (break_predictions(lambda t: t.rename(columns={'p_NORMAL': 'p_PNEUMONIA', 'p_PNEUMONIA': 'p_NORMAL'})), 'another order'),
     (break_predictions(lambda t: t.assign(predicted=t.predicted.map({'NORMAL': 'PNEUMONIA', 'PNEUMONIA': 'NORMAL'}))), 'swapped'),
-    (break_predictions(lambda t: t.assign(p_NORMAL=np.nan)), 'no numbers')], ids=['nan', 'no_temperature', 'label', 'order', 'version', 'weights', 'classes', 'columns', 'swapped', 'nan_table'])
+    (break_predictions(lambda t: t.assign(p_NORMAL=np.nan)), 'not finite')], ids=['nan', 'no_temperature', 'label', 'order', 'version', 'weights', 'classes', 'columns', 'swapped', 'nan_table'])
 def test_bad_runs_in_a_sentence(evaluated, tmp_path, damage, says):
     d = tmp_path/'bad'
     shutil.copytree(evaluated, d)
@@ -131,7 +133,7 @@ def test_without_a_test(table, tmp_path):
     run_notebook('04_train', str(tmp_path/'r'), quiet=True, dataset=str(tmp_path/'t.csv'), arch='small_cnn', weights='none', size=32, epochs=1, test=0.)
     run_notebook('05_evaluation', str(tmp_path/'r'), quiet=True)
     r = read(tmp_path/'r')
-    assert set(r['metrics']) == {'valid'} and 'there is no test' in r['summary'] and r['operating_point'] is None and r['test_opened'] == 0
+    assert set(r['metrics']) == {'valid'} and 'There is no test split' in r['summary'] and r['operating_point'] is None and r['test_opened'] == 0
 
 
 def test_one_class_only_in_what_calibrates(tmp_path):
@@ -176,7 +178,7 @@ def test_one_class_only_in_the_test(table, tmp_path):
     t[(t.label == classes[0]) | (t.split != 'test')].to_csv(tmp_path/'t.csv', index=False)
     run_notebook('05_evaluation', str(train(tmp_path/'r', tmp_path/'t.csv', epochs=1)), quiet=True)
     r = read(tmp_path/'r')
-    assert 'only one class occurs' in r['summary'] and r['metrics']['test']['auc']['value'] is None and r['metrics']['test']['accuracy']['value'] is not None
+    assert 'Only one class occurs' in r['summary'] and r['metrics']['test']['auc']['value'] is None and r['metrics']['test']['accuracy']['value'] is not None
     assert (tmp_path/'r'/'figures'/'confusion.png').exists() and (tmp_path/'r'/'README.md').exists()
 
 
@@ -198,7 +200,8 @@ def test_a_model_that_guesses_is_called_guessing(evaluated):
     t, rng = pd.read_csv(evaluated/'predictions.csv').query("split == 'test'"), np.random.default_rng(0)
     targs, guess = (t.label == 'PNEUMONIA').to_numpy()*1, rng.integers(0, 2, len(t))
     a = Answers(targs, guess, np.eye(2)[guess]*.2 + .4, np.arange(len(t)), 1)
-    assert 'guessing' in check_against_chance(get_metrics(a, draws=300), 2, 2)
-    assert 'guessing' in check_against_chance(get_metrics(replace(a, preds=np.ones_like(targs), probs=np.tile([.3, .7], (len(t), 1))), draws=300), 2, 2)  # always the majority
+    assert 'No better than chance' in check_against_chance(get_metrics(a, draws=300), 2, 2)
+    majority = replace(a, preds=np.ones_like(targs), probs=np.tile([.3, .7], (len(t), 1)))
+    assert 'No better than chance' in check_against_chance(get_metrics(majority, draws=300), 2, 2)
     assert 'swapped' in check_against_chance(get_metrics(replace(a, preds=1-targs, probs=np.eye(2)[1-targs]*.8 + .1), draws=300), 2, 2)
     assert check_against_chance(get_metrics(replace(a, preds=targs, probs=np.eye(2)[targs]*.8 + .1), draws=300), 2, 2) == ''
