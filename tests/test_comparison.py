@@ -35,7 +35,7 @@ def compare(*args): return command('imgclf_compare', *args)
 def test_the_command_says_it_and_writes_it(tmp_path):
     good, poor = make(tmp_path, 'good', .95), make(tmp_path, 'poor', .7)
     rc, out = compare(good, poor, '--json', tmp_path/'c.json')
-    assert rc == 0 and 'good is better than poor' in out and 'One seed on each side' in out
+    assert rc == 0 and 'good is better than poor' in out and 'One seed per setting' in out
     d = json.loads((tmp_path/'c.json').read_text())
     assert set('metric split a b difference low high p test n groups smallest_detectable verdict'.split()) <= set(d)
     a, b = [pd.read_csv(o/'predictions.csv').query("split == 'valid'") for o in (good, poor)]
@@ -100,7 +100,7 @@ def test_an_evaluation_is_no_better_model(tmp_path):
     t.assign(temperature=2.).to_csv(cold/'predictions.csv', index=False)
     rc, out = compare(plain, cold, '--metric', 'log_loss', '--json', tmp_path/'c.json')
     d = json.loads((tmp_path/'c.json').read_text())
-    assert rc == 0 and abs(d['difference']) < 1e-9 and 'at temperature 1' in out and 'or more' not in out
+    assert rc == 0 and abs(d['difference']) < 1e-9 and 'at temperature 1' in out and '80 % power' not in out
 
 
 def test_one_bad_folder_does_not_stop_the_leaderboard(tmp_path):
@@ -145,6 +145,17 @@ def test_the_set_has_moved(tmp_path):
     t.assign(path=t.path.str.replace('/nowhere', '/another/place')).to_csv(poor/'predictions.csv', index=False)
     rc, out = compare(good, poor)
     assert rc == 0 and 'good is better than poor' in out
+
+
+def test_07_accepts_the_old_names_of_its_parameters(tmp_path):
+    "`-p a` and `-p b` do what `-p run_a` and `-p run_b` do, and the new names are printed"
+    good, poor = make(tmp_path, 'good', .95), make(tmp_path, 'poor', .7)
+    chapter, out = 'nbs/07_comparison.ipynb', tmp_path/'out.ipynb'
+    rc, said = command('papermill', chapter, out, '-p', 'a', good, '-p', 'b', poor, '-p', 'draws', '200', IMGCLF_RUNS=str(tmp_path))
+    assert rc == 0, said[-3000:]
+    assert 'now called run_a and run_b' in out.read_text() and 'good is better than poor' in out.read_text()
+    rc, said = command('papermill', chapter, out, '-p', 'run_a', good, IMGCLF_RUNS=str(tmp_path))
+    assert rc == 1 and 'Give both run_a and run_b' in said
 
 
 def test_leaderboard_never_mixes(tmp_path):
