@@ -22,7 +22,7 @@ from .results.paired_predictions import match_runs
 from .stats.paired_tests import LIMITS, check_metric, compare_answers, compare_classes
 from .stats.paired_tests import correct, get_verdict
 
-# %% ../nbs/07_comparison.ipynb #472bca91
+# %% ../nbs/07_comparison.ipynb #be3b0dd5
 def _get_compared(run_a, run_b, a='', b=''):
     "`(run_a, run_b)`, also from their old names a and b; `UserError` where one is missing"
     if a or b:
@@ -34,7 +34,7 @@ def _get_compared(run_a, run_b, a='', b=''):
         raise UserError('Give both run_a and run_b, or none of them.', 'run_b')
     return first, second
 
-# %% ../nbs/07_comparison.ipynb #556b6611
+# %% ../nbs/07_comparison.ipynb #8865fa4f
 def _train_examples():
     "Train two settings of two seeds each on a miniature; the patterns of their names"
     small = dict(dataset='chest_xray_mini', arch='small_cnn', weights='none', size=32, epochs=3)
@@ -65,7 +65,7 @@ def open_tests(
         run.update(test_opened=run.record.get('test_opened', 0) + 1)
         _log_opening(run)
 
-# %% ../nbs/07_comparison.ipynb #bb341698
+# %% ../nbs/07_comparison.ipynb #728bc124
 def _open_tests_once(runs, looked):
     "Open the test split of the runs that are not in the set `looked`, and add them to it"
     check_folds(runs)
@@ -97,13 +97,13 @@ def compare_runs(
     found = compare_answers(answers, other_answers, metric, draws)
     return dict(metric=metric, split=split, a=a, b=b, **found, notes=notes)
 
-# %% ../nbs/07_comparison.ipynb #85fcdad0
+# %% ../nbs/07_comparison.ipynb #a58fc1c6
 def _format_amount(value, metric, sign=''):
     "An amount of a metric: in percentage points, or plain for log loss and Brier score"
     if metric in LIMITS: return format(value, f'{sign}.3f'), ''
     return format(100*value, f'{sign}.1f'), ' percentage points'
 
-# %% ../nbs/07_comparison.ipynb #8a05af59
+# %% ../nbs/07_comparison.ipynb #d00f9546
 def _format_interval(d):
     "The 95 % confidence interval of a difference, without parentheses"
     low, _ = _format_amount(d['low'], d['metric'], '+')
@@ -118,14 +118,14 @@ def format_difference(
     value, unit = _format_amount(d['difference'], d['metric'], '+')
     return f'{value}{unit} ({_format_interval(d)})'
 
-# %% ../nbs/07_comparison.ipynb #128c5c50
+# %% ../nbs/07_comparison.ipynb #d3e286a1
 def _describe_verdict(d):
     "Which setting is better, by name"
     a, b = Path(str(d['a'])).name, Path(str(d['b'])).name
     if d['verdict'] == 'no difference found': return f'No difference found between {a} and {b}'
     return f"{a} is {d['verdict']} than {b}"
 
-# %% ../nbs/07_comparison.ipynb #04ee36d7
+# %% ../nbs/07_comparison.ipynb #4005dc0d
 def _describe_sample(d):
     "The metric, and on how many images, groups and seeds it was compared"
     split = dict(valid='validation', test='test').get(d['split'], d['split'])
@@ -134,7 +134,7 @@ def _describe_sample(d):
     if d.get('seeds', 1) > 1: sample += f", {d['seeds']} seeds"
     return sample
 
-# %% ../nbs/07_comparison.ipynb #43319cb9
+# %% ../nbs/07_comparison.ipynb #04e5729e
 def _describe_detectable(d):
     "Which difference the comparison would detect in 80 of 100 cases, as a sentence"
     smallest = d['smallest_detectable']
@@ -171,12 +171,12 @@ def get_class_effects(
     answers, other_answers, _ = get_paired_answers(runs, others, split)
     return compare_classes(answers, other_answers, runs[0].record['classes'])
 
-# %% ../nbs/07_comparison.ipynb #24b0bf6f
+# %% ../nbs/07_comparison.ipynb #f6c020f5
 def _get_names(t):
     "The names of compared settings, or the index of the table where it does not hold them"
     return list(t.a + ' − ' + t.b) if 'a' in t else [str(name) for name in t.index]
 
-# %% ../nbs/07_comparison.ipynb #1c3d43ac
+# %% ../nbs/07_comparison.ipynb #8f51a581
 def _plot_intervals(ax, t, y, scale):
     "Differences with their intervals, in orange where the interval excludes zero"
     certain = ((t.low > 0) | (t.high < 0)).to_numpy()

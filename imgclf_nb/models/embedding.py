@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['get_embedding', 'plot_embedding', 'find_nearest']
 
-# %% ../../nbs/models/03b_embedding.ipynb #3c8b131e
+# %% ../../nbs/models/03b_embedding.ipynb #385be62b
 import textwrap
 
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 
-# %% ../../nbs/models/03b_embedding.ipynb #ea804d9b
+# %% ../../nbs/models/03b_embedding.ipynb #a59567f0
 def _embed_by_tsne(features, seed):
     "t-SNE from a start by principal components"
     from sklearn.manifold import TSNE
@@ -20,7 +20,7 @@ def _embed_by_tsne(features, seed):
     tsne = TSNE(init='pca', perplexity=perplexity, random_state=seed)
     return tsne.fit_transform(np.asarray(features, np.float32)), ['t-SNE 1', 't-SNE 2']
 
-# %% ../../nbs/models/03b_embedding.ipynb #ececa706
+# %% ../../nbs/models/03b_embedding.ipynb #db6ed80f
 def _embed_by_pca(features):
     "The first two principal components"
     from sklearn.decomposition import PCA
@@ -29,7 +29,7 @@ def _embed_by_pca(features):
         for i,share in enumerate(pca.explained_variance_ratio_)]
     return pca.transform(features), names
 
-# %% ../../nbs/models/03b_embedding.ipynb #e43f9c5a
+# %% ../../nbs/models/03b_embedding.ipynb #e02bce72
 def get_embedding(
     features,       # `(n, d)`, n at least 3
     how:str='pca',  # or tsne
@@ -38,7 +38,7 @@ def get_embedding(
     "`(xy (n, 2), names of the axes)`"
     return _embed_by_tsne(features, seed) if how == 'tsne' else _embed_by_pca(features)
 
-# %% ../../nbs/models/03b_embedding.ipynb #27bf55d8
+# %% ../../nbs/models/03b_embedding.ipynb #2ca4c936
 def _choose_classes(predictions, n=8):
     "All classes up to ten; of more, the n that occur most often in a mistake"
     counts = predictions.label.value_counts()
@@ -48,12 +48,12 @@ def _choose_classes(predictions, n=8):
     often = mistakes.add(counts*1e-6, fill_value=0).sort_values(ascending=False)
     return sorted(often.index[:n])
 
-# %% ../../nbs/models/03b_embedding.ipynb #f5480bb6
+# %% ../../nbs/models/03b_embedding.ipynb #7b82c900
 _colours = [  # Okabe and Ito
     '#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442', '#000000']
 _dots = dict(s=9, linewidths=0, alpha=.8)
 
-# %% ../../nbs/models/03b_embedding.ipynb #19396f3e
+# %% ../../nbs/models/03b_embedding.ipynb #ef3aaa32
 def _plot_classes(ax, xy, predictions):
     "Points coloured by class; classes that are not chosen in grey"
     def draw(on, **style): ax.scatter(*xy[on.to_numpy()].T, **style, **_dots)
@@ -64,14 +64,14 @@ def _plot_classes(ax, xy, predictions):
         draw(predictions.label == name, c=_colours[i % 8], marker='o^'[i//8],
             label=textwrap.shorten(str(name), 16, placeholder='…'))
 
-# %% ../../nbs/models/03b_embedding.ipynb #a0b16c61
+# %% ../../nbs/models/03b_embedding.ipynb #7cbcbeb7
 def _plot_mistakes(ax, xy, wrong):
     "Points of correct predictions in grey, of incorrect ones as crosses"
     cross = dict(c='#D55E00', marker='x', s=24, linewidths=1.2)
     ax.scatter(*xy[~wrong].T, label=f'correct ({(~wrong).sum()})', c='#999999', **_dots)
     ax.scatter(*xy[wrong].T, label=f'incorrect ({wrong.sum()})', **cross)
 
-# %% ../../nbs/models/03b_embedding.ipynb #9864beb4
+# %% ../../nbs/models/03b_embedding.ipynb #2a596681
 def plot_embedding(
     xy,           # `(n, 2)`
     predictions,  # of the same images
@@ -90,7 +90,7 @@ def plot_embedding(
     axs[0].set_ylabel(names[1], fontsize=8)
     return fig
 
-# %% ../../nbs/models/03b_embedding.ipynb #2cacc5da
+# %% ../../nbs/models/03b_embedding.ipynb #75d77d35
 def find_nearest(
     features,  # `(n, d)`
     known,     # `(m, d)`, among which neighbours are looked for

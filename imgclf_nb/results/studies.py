@@ -20,7 +20,7 @@ from ..core import UserError
 from ..datasets.cards import fill_recipe
 from ..datasets.miniatures import MINIATURES
 
-# %% ../../nbs/results/04_studies.ipynb #bf4d7e48
+# %% ../../nbs/results/04_studies.ipynb #e82d0b22
 _get_defaults = cache(get_defaults)  # a plan asks once for each run
 
 # %% ../../nbs/results/04_studies.ipynb #43303e3d
@@ -36,13 +36,13 @@ def fill_parameters(
             unknown[0])
     return fill_recipe({**defaults, **parameters})
 
-# %% ../../nbs/results/04_studies.ipynb #6a2d9e13
+# %% ../../nbs/results/04_studies.ipynb #8b044ed2
 def _hash(content, length):
     "The first letters of a SHA-256 over values, in JSON"
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
-# %% ../../nbs/results/04_studies.ipynb #20fc3896
+# %% ../../nbs/results/04_studies.ipynb #2becf3f4
 def name_run(
     parameters:dict,          # given ones, at least `dataset`
     data_hash:str,            # of the items
@@ -73,14 +73,14 @@ def fill_scale(
     open_names = [k for k,value in parameters.items() if value is None and k in pairs]
     return parameters | {k: pairs[k][which] for k in open_names}
 
-# %% ../../nbs/results/04_studies.ipynb #17531f97
+# %% ../../nbs/results/04_studies.ipynb #961e5071
 def _read(name):
     "The run.json of a run, empty where it is missing or damaged"
     run = Run(get_runs_root()/name)
     try: return run.record
     except UserError: return {}
 
-# %% ../../nbs/results/04_studies.ipynb #67a5d394
+# %% ../../nbs/results/04_studies.ipynb #becd9e8b
 def _get_state(name):
     "`status` (planned, done or failed) and `error` of a run of the plan"
     if _read(name).get('status') != 'done': return dict(status='planned', error='')
@@ -109,32 +109,32 @@ class Study:
         if len({p['run'] for p in self.plan}) < len(plan):
             raise UserError("The plan holds the same run twice.")
 
-# %% ../../nbs/results/04_studies.ipynb #50dffc76
+# %% ../../nbs/results/04_studies.ipynb #395ae1bb
 @patch
 def __repr__(self:Study):
     counts = Counter(row['status'] for row in self.rows)
     return f"Study({', '.join(f'{n} {status}' for status,n in counts.items())})"
 
-# %% ../../nbs/results/04_studies.ipynb #ac547528
+# %% ../../nbs/results/04_studies.ipynb #2e56f692
 @patch(as_prop=True)
 def table(self:Study):
     "One row per run: its parameters, `run, status, error, seconds`"
     return pd.DataFrame(self.rows)
 
-# %% ../../nbs/results/04_studies.ipynb #325f794f
+# %% ../../nbs/results/04_studies.ipynb #5ffacadb
 @patch
 def get_runs(self:Study, **where)->list:
     "Names of the finished runs with these parameters"
     done = [row for row in self.rows if row['status'] == 'done']
     return [row['run'] for row in done if all(row.get(k) == v for k,v in where.items())]
 
-# %% ../../nbs/results/04_studies.ipynb #74436323
+# %% ../../nbs/results/04_studies.ipynb #f50e0dab
 def _get_kind(p):
     "The parameters that decide how long a run takes, as text"
     names = ('arch', 'size', 'epochs', 'pictures', 'weights', 'layers', 'policy')
     return json.dumps({k: p.get(k) for k in names}, sort_keys=True)
 
-# %% ../../nbs/results/04_studies.ipynb #8b2e7225
+# %% ../../nbs/results/04_studies.ipynb #5c20e5d1
 @patch
 def _expect_seconds(self:Study, i):
     "How long run number i will take: the median of its kind; None where none is done"
@@ -144,12 +144,12 @@ def _expect_seconds(self:Study, i):
     spent = [seconds for seconds in spent if seconds]
     return float(np.median(spent)) + 8 if spent else None  # starting a kernel takes some seconds
 
-# %% ../../nbs/results/04_studies.ipynb #55ebaaa7
+# %% ../../nbs/results/04_studies.ipynb #2f14e103
 def _format_time(seconds):
     "Minutes and seconds, such as 1:05"
     return f'{int(seconds//60)}:{int(seconds%60):02d}'
 
-# %% ../../nbs/results/04_studies.ipynb #aa50d674
+# %% ../../nbs/results/04_studies.ipynb #2a9028d2
 @patch
 def _get_verdict(self:Study):
     "The provisional result in words, '' where there is none"
@@ -158,7 +158,7 @@ def _get_verdict(self:Study):
     except UserError as e: return f'; no result so far: {e}'
     return f'; so far: {said}' if said else ''
 
-# %% ../../nbs/results/04_studies.ipynb #0ddb070e
+# %% ../../nbs/results/04_studies.ipynb #11ebc8cc
 @patch
 def _report(self:Study, i, left):
     "Print how far the study is after run number i, with so many seconds left"
@@ -170,7 +170,7 @@ def _report(self:Study, i, left):
     if self.rows[i]['status'] == 'done': line += self._get_verdict()
     print(line, flush=True)
 
-# %% ../../nbs/results/04_studies.ipynb #88acdee9
+# %% ../../nbs/results/04_studies.ipynb #8ca6370b
 def _make_run(study, i, left):
     "Make run number i of the plan within so many seconds, and write into its row how it ended"
     p, row = study.plan[i], study.rows[i]
