@@ -20,111 +20,217 @@ from .paired_predictions import find_items, get_answers, get_prediction_units
 from .paired_predictions import get_tables, keep_whole, why_unusable
 from ..stats.paired_tests import LIMITS, METRICS, get_value
 
-# %% ../../nbs/results/03_leaderboard.ipynb #4ecbd0fb
-_about = ('dataset', 'arch', 'weights', 'policy', 'size', 'epochs', 'pictures')
+# %% ../../nbs/results/03_leaderboard.ipynb #ec6b9e88
+COSTS = dict(
+    macs='multiply-adds per image',
+    parameters='parameters',
+    train_seconds='training time (s)',
+    images_per_second='training speed (images per second)',
+    peak_memory_mb='peak memory (MB)')
 
 # %% ../../nbs/results/03_leaderboard.ipynb #3b2f7e6e
-def _is_pretrained(r): return r['parameters'].get('weights', 'auto') != 'none' and not r['notebook'].startswith('03')
-
-# %% ../../nbs/results/03_leaderboard.ipynb #ec6b9e88
-COSTS = dict(macs='multiply-adds an image', parameters='parameters', train_seconds='seconds of training', images_per_second='images a second, training',
-    peak_memory_mb='peak memory, MB')
+def _is_pretrained(record):
+    "Whether training started from pretrained weights; the network of 03 never does"
+    weights = record['parameters'].get('weights', 'auto')
+    return weights != 'none' and not record['notebook'].startswith('03')
 
 # %% ../../nbs/results/03_leaderboard.ipynb #52dae99b
 def summarise_runs(
-    runs:list,             # `Run`s that differ in seed or fold alone
-    metric:str='accuracy', # in `METRICS`, on validation
-    draws:int=1000,        # bootstrap resamples
+    runs:list,              # `Run`s that differ only in seed or fold
+    metric:str='accuracy',  # in `METRICS`, on validation
+    draws:int=1000,         # bootstrap resamples
 )->dict:
-    "`pretrained, seeds, n` (images) `, metric, value, low, high, spread` and what a run cost on average"
-    r, tables = runs[0].record, get_tables(runs, 'valid', metric in LIMITS)  # evaluated or not: at temperature 1
-    value = get_value([get_answers(t, r, get_prediction_units(t, find_items(t, r))[0]) for t in tables.values()], metric, draws)
-    cost = {k: np.mean([o.record['cost'].get(k) or np.nan for o in runs]) for k in COSTS}
-    return dict(pretrained=_is_pretrained(r), seeds=len(tables), n=len(next(iter(tables.values()))), metric=metric, **value, **cost)
-
-# %% ../../nbs/results/03_leaderboard.ipynb #de6c8e40
-def _describe_row(runs, metric, draws):
-    "One line of the table"
-    r = runs[0].record
-    p = {**r['parameters'], 'arch': r.get('arch') or r['parameters'].get('arch')}
-    train = p.get('pictures') or r['split_sizes'].get('train')
-    return dict(name=_get_name(runs), **{k: p.get(k) for k in _about[:-1]}, pictures=train, **summarise_runs(runs, metric, draws),
-        notebook=r['notebook'], data_hash=str(r.get('data_hash'))[:12], split_hash=_join({str(o.record.get('split_hash'))[:12] for o in runs}),
-        runs=_join(o.path.name for o in runs))
+    "`pretrained, seeds, n` (images) `, metric, value, low, high, spread` and the mean of each cost"
+    record = runs[0].record
+    tables = get_tables(runs, 'valid', metric in LIMITS)  # evaluated or not: at temperature 1
+    answers = []
+    for table in tables.values():
+        units, _ = get_prediction_units(table, find_items(table, record))
+        answers.append(get_answers(table, record, units))
+    value = get_value(answers, metric, draws)
+    cost = {k: np.mean([run.record['cost'].get(k) or np.nan for run in runs]) for k in COSTS}
+    return dict(pretrained=_is_pretrained(record), seeds=len(answers), n=len(answers[0].targs),
+        metric=metric, **value, **cost)
 
 # %% ../../nbs/results/03_leaderboard.ipynb #eaae1fcd
-def _join(names): return ' '.join(sorted(names))
+def _join(names):
+    "Names in order, separated by spaces"
+    return ' '.join(sorted(names))
 
 # %% ../../nbs/results/03_leaderboard.ipynb #87216101
 def _get_name(runs):
-    "What the names of the runs have in common"
-    names = [o.path.name for o in runs]
+    "The common beginning of the runs' names"
+    names = [run.path.name for run in runs]
     if len(names) == 1: return names[0]
-    start = next((i for i,cs in enumerate(zip(*names)) if len(set(cs)) > 1), min(map(len, names)))
+    differ = (i for i,letters in enumerate(zip(*names)) if len(set(letters)) > 1)
+    start = next(differ, min(map(len, names)))
     return re.sub(r'[-_](s\d*)?$', '', names[0][:start]) + '-*'
 
-# %% ../../nbs/results/03_leaderboard.ipynb #c22c97d2
-def get_leaderboard(
-    folder=None,           # that holds the runs; None: runs/
-    metric:str='accuracy', # in `METRICS`, on validation
-    draws:int=500,         # bootstrap resamples behind an interval
-)->pd.DataFrame:
-    "One row a setting: `rank, name`, what was trained, metric with interval and spread, cost, hashes, `apart`: why its list is no longer; `.attrs['left_out']` and `.attrs['notes']` in words"
-    folder, groups, out = Path(folder or get_runs_root()), {}, []
+# %% ../../nbs/results/03_leaderboard.ipynb #4ecbd0fb
+_about = ('dataset', 'arch', 'weights', 'policy', 'size', 'epochs', 'pictures')
+
+# %% ../../nbs/results/03_leaderboard.ipynb #de6c8e40
+def _describe_row(runs, metric, draws):
+    "The runs of one setting as a row"
+    record = runs[0].record
+    p = record['parameters']
+    about = {k: p.get(k) for k in _about}
+    about['arch'] = record.get('arch') or p.get('arch')
+    about['pictures'] = p.get('pictures') or record['split_sizes'].get('train')
+    splits = {str(run.record.get('split_hash'))[:12] for run in runs}
+    return dict(name=_get_name(runs), **about, **summarise_runs(runs, metric, draws),
+        notebook=record['notebook'], data_hash=str(record.get('data_hash'))[:12],
+        split_hash=_join(splits), runs=_join(run.path.name for run in runs))
+
+# %% ../../nbs/results/03_leaderboard.ipynb #9e2a8f2e
+def _is_model(run):
+    "Whether a run trained a model, and is not the record of a study; also True for a damaged run"
+    try: notebook = run.record.get('notebook') or ''
+    except UserError: return True  # the reason is reported with those of the other unusable runs
+    return not re.match('07|2[0-9]', notebook)
+
+# %% ../../nbs/results/03_leaderboard.ipynb #7f17e0e6
+def _why_no_row(run):
+    "Why a run cannot be ranked, '' where it can"
+    why = why_unusable(run)
+    if why: return why
+    kinds = dict(notebook=str, cost=dict, split_sizes=dict)
+    missing = [key for key,kind in kinds.items() if not isinstance(run.record.get(key), kind)]
+    if not missing: return ''
+    return f'its run.json has no {missing[0]}: delete the folder and train it again'
+
+# %% ../../nbs/results/03_leaderboard.ipynb #2b0e1dcd
+def _get_setting(run):
+    "What the runs of one row have in common, as text"
+    record = run.record
+    p = {k: v for k,v in record['parameters'].items() if k not in ('run', 'seed', 'fold')}
+    split = 'folds' if p.get('folds') else record.get('split_hash')
+    common = [record['notebook'], record.get('arch'), record.get('data_hash'), split, p]
+    return json.dumps(common, sort_keys=True)
+
+# %% ../../nbs/results/03_leaderboard.ipynb #45a56cfb
+def _group_runs(folder, left_out):
+    "Lists of runs of one setting; the reasons against other runs are added to `left_out`"
+    groups = {}
     for path in sorted(folder.glob('*/run.json')):
         run = Run(path.parent)
-        try: model = not (run.record.get('notebook') or '')[:2] in ('07', *(str(i) for i in range(20, 30)))
-        except UserError: model = True  # damaged: said below
-        if not model: continue  # a study's own record
-        why = why_unusable(run)
-        if why: out.append(f'{run.path.name}: {why}'); continue
-        r = run.record
-        missing = [k for k in ('notebook', 'cost', 'split_sizes') if not isinstance(r.get(k), dict if k != 'notebook' else str)]
-        if missing: out.append(f'{run.path.name}: its run.json has no {missing[0]}: delete the folder and train it again'); continue
-        p = {k: v for k,v in r['parameters'].items() if k not in ('run', 'seed', 'fold')}
-        split = r.get('split_hash') if not p.get('folds') else 'folds'
-        groups.setdefault(json.dumps([r['notebook'], r.get('arch'), r.get('data_hash'), split, p], sort_keys=True), []).append(run)
-    rows, notes = [], []
-    for runs in groups.values():
-        runs, said = keep_whole(runs)
-        notes += said
-        try: rows += [_describe_row(runs, metric, draws)] if runs else []
-        except UserError as e: out.append(f'{_get_name(runs)}: {e}')
-        except (KeyError, TypeError, ValueError) as e: out.append(f'{_get_name(runs)}: its numbers cannot be read ({type(e).__name__}: {e})')
-    t = _rank(pd.DataFrame(rows), METRICS[metric]) if rows else pd.DataFrame(columns=['rank', 'name', *_about, 'pretrained', 'seeds', 'metric', 'value', 'low', 'high', 'spread', *COSTS, 'notebook', 'data_hash', 'split_hash', 'n', 'runs'])
-    reasons = _explain(t)
-    t['apart'] = t.dataset.map(lambda o: '; '.join(reasons[o]))
-    t.attrs.update(left_out=out, notes=[*(f'{Path(str(k)).name}: not one list, since {w}.' for k,o in reasons.items() for w in o), *notes])
-    return t
+        if not _is_model(run): continue
+        why = _why_no_row(run)
+        if why: left_out.append(f'{run.path.name}: {why}')
+        else: groups.setdefault(_get_setting(run), []).append(run)
+    return list(groups.values())
+
+# %% ../../nbs/results/03_leaderboard.ipynb #459f2256
+def _try_row(runs, metric, draws, left_out):
+    "A row in a list; an empty list where it cannot be computed, with the reason in `left_out`"
+    try: return [_describe_row(runs, metric, draws)]
+    except UserError as e: why = str(e)
+    except (KeyError, TypeError, ValueError) as e:
+        why = f'its numbers cannot be read ({type(e).__name__}: {e})'
+    left_out.append(f'{_get_name(runs)}: {why}')
+    return []
 
 # %% ../../nbs/results/03_leaderboard.ipynb #1fb4ae90
+_lists = ['dataset', 'data_hash', 'split_hash', 'pretrained']  # equal within one ranked list
+
 def _rank(t, more):
-    by = ['dataset', 'data_hash', 'split_hash', 'pretrained']
-    t = t.sort_values([*by, 'value'], ascending=[True, True, True, False, not more]).reset_index(drop=True)
-    t.insert(0, 'rank', t.groupby(by, sort=False).cumcount() + 1)
+    "Rows in ranked lists, the best first; `more`: more of the metric is better"
+    t = t.sort_values([*_lists, 'value'], ascending=[True, True, True, False, not more])
+    t = t.reset_index(drop=True)
+    t.insert(0, 'rank', t.groupby(_lists, sort=False).cumcount() + 1)
     return t
 
 # %% ../../nbs/results/03_leaderboard.ipynb #e32f1b48
-def _explain(t):
-    "Why rows of one set stand in several lists, by set"
-    notes = {}
-    for name,d in (t.groupby('dataset') if len(t) else ()):
-        notes[name] = []
-        for k,what in (('data_hash', 'files, labels or decisions'), ('split_hash', 'the split'), ('pretrained', 'pretrained and from scratch')):
-            n = d[k].nunique()
-            if n > 1: notes[name].append(f"{what} {'are two kinds' if k == 'pretrained' else f'differ ({n} kinds of {k})'}")
-    return notes
+def _why_apart(t):
+    "Why the rows of one data set are not ranked in one list"
+    reasons = []
+    files, splits = t.data_hash.nunique(), t.split_hash.nunique()
+    if files > 1: reasons.append(f'files, labels or decisions differ ({files} data hashes)')
+    if splits > 1: reasons.append(f'the splits differ ({splits} split hashes)')
+    if t.pretrained.nunique() > 1:
+        reasons.append('some models are pretrained and others are trained from scratch')
+    return reasons
+
+# %% ../../nbs/results/03_leaderboard.ipynb #e86e45ee
+def _make_board(rows, metric):
+    "The rows as a ranked table; without rows its columns alone"
+    if rows: return _rank(pd.DataFrame(rows), METRICS[metric])
+    return pd.DataFrame(columns=[
+        'rank', 'name', *_about, 'pretrained', 'seeds', 'metric', 'value', 'low', 'high', 'spread',
+        *COSTS, 'notebook', 'data_hash', 'split_hash', 'n', 'runs'])
+
+# %% ../../nbs/results/03_leaderboard.ipynb #c22c97d2
+def get_leaderboard(
+    folder=None,            # that holds the runs; None: runs/
+    metric:str='accuracy',  # in `METRICS`, on validation
+    draws:int=500,          # bootstrap resamples behind an interval
+)->pd.DataFrame:
+    "One ranked row per setting; `.attrs['left_out']` and `.attrs['notes']` hold reasons in words"
+    left_out, notes, rows = [], [], []
+    for runs in _group_runs(Path(folder or get_runs_root()), left_out):
+        runs, more = keep_whole(runs)
+        notes += more
+        if runs: rows += _try_row(runs, metric, draws, left_out)
+    t = _make_board(rows, metric)
+    reasons = {name: _why_apart(d) for name,d in t.groupby('dataset')}
+    t['apart'] = t.dataset.map(lambda name: '; '.join(reasons[name]))
+    separate = [f'{Path(str(name)).name}: ranked in several lists, since {why}.'
+        for name,several in reasons.items() for why in several]
+    t.attrs.update(left_out=left_out, notes=separate + notes)
+    return t
 
 # %% ../../nbs/results/03_leaderboard.ipynb #31a94a45
 def get_front(
-    t,          # with `value` and the cost
-    cost:str,   # in `COSTS`
-    more:bool=True, # more of the value is better
+    t,               # with `value` and the cost
+    cost:str,        # in `COSTS`
+    more:bool=True,  # more of the value is better
 )->pd.Series:
-    "Which rows lie on the Pareto front: no other is at least as good and at least as cheap, and better in one of the two"
-    v = t.value*(1 if more else -1)
-    c = t[cost]*(-1 if cost == 'images_per_second' else 1)
-    return pd.Series([not ((v >= x) & (c <= y) & ((v > x) | (c < y))).any() for x,y in zip(v, c)], t.index)
+    "Which rows lie on the Pareto front: no other is at least as good and cheap, and better in one"
+    values = t.value if more else -t.value
+    costs = -t[cost] if cost == 'images_per_second' else t[cost]
+    on_front = []
+    for value,price in zip(values, costs):
+        as_good = (values >= value) & (costs <= price)
+        better = (values > value) | (costs < price)
+        on_front.append(not (as_good & better).any())
+    return pd.Series(on_front, t.index)
+
+# %% ../../nbs/results/03_leaderboard.ipynb #42f117f8
+def _plot_points(ax, t, cost):
+    "Metric with interval against cost; filled for pretrained models, open for models from scratch"
+    for on,d in t.groupby('pretrained'):
+        ax.errorbar(d[cost], d.value, [d.value - d.low, d.high - d.value], fmt='o', color='#0072B2',
+            mfc='#0072B2' if on else 'white', capsize=2, ms=5, lw=.8,
+            label='pretrained' if on else 'from scratch')
+
+# %% ../../nbs/results/03_leaderboard.ipynb #450fbadd
+def _plot_fronts(ax, t, cost):
+    "The Pareto front of the pretrained models, and dotted that of the models from scratch"
+    more = METRICS[t.metric.iloc[0]]
+    steps = 'steps-pre' if cost == 'images_per_second' else 'steps-post'
+    for on,d in t.groupby('pretrained'):
+        front = d[get_front(d, cost, more)].sort_values(cost)
+        named = on or t.pretrained.nunique() == 1
+        ax.plot(front[cost], front.value, '-' if on else ':', color='#D55E00', lw=1, zorder=0,
+            drawstyle=steps, label='Pareto front' if named else None)
+
+# %% ../../nbs/results/03_leaderboard.ipynb #d881fc73
+def _label_points(ax, t, cost, names):
+    "Name each point; the names of points in one place are written below each other"
+    places = [(round(np.log(c + 1e-9), 1), round(v, 2)) for c,v in zip(t[cost], t.value)]
+    for i,row in enumerate(t.to_dict('records')):
+        line = places[:i].count(places[i])
+        ax.annotate(str(row[names]), (row[cost], row['value']), xytext=(5, 4 - 9*line),
+            textcoords='offset points', fontsize=7)
+
+# %% ../../nbs/results/03_leaderboard.ipynb #5b3562cc
+def _set_cost_axis(ax, costs):
+    "Letters for powers of 1000; a logarithmic axis where costs differ more than fivefold"
+    from matplotlib.ticker import EngFormatter
+    if costs.max() > 5*costs.min():
+        ax.set_xscale('log')
+        ax.xaxis.set_minor_formatter('')
+    ax.xaxis.set_major_formatter(EngFormatter(sep=''))
 
 # %% ../../nbs/results/03_leaderboard.ipynb #f8243fca
 def plot_board(
@@ -133,75 +239,86 @@ def plot_board(
     names:str='name',  # the column that names the points
     ax=None,           # matplotlib `Axes`
 ):
-    "The metric with its interval against a cost, the Pareto front drawn; filled: pretrained, open: from scratch; the `Axes`"
-    from matplotlib.ticker import EngFormatter
+    "The metric with its interval against a cost, and the Pareto front; the `Axes`"
     ax = ax or get_plt().subplots(figsize=(6, 3.6), layout='constrained')[1]
     t = t[t[cost].notna()]
-    if t.empty: return ax.set(title=f'{COSTS[cost]}: not known for these runs') and ax
-    for on,d in t.groupby('pretrained'):
-        ax.errorbar(d[cost], d.value, [d.value - d.low, d.high - d.value], fmt='o', color='#0072B2', mfc='#0072B2' if on else 'white', capsize=2, ms=5, lw=.8,
-            label='pretrained' if on else 'from scratch')
-    more = METRICS[t.metric.iloc[0]]
-    for on,d in t.groupby('pretrained'):
-        front = d[get_front(d, cost, more)].sort_values(cost)
-        ax.plot(front[cost], front.value, '-' if on else ':', color='#D55E00', lw=1, drawstyle='steps-post' if cost != 'images_per_second' else 'steps-pre', zorder=0,
-            label='Pareto front' if on or len(t.pretrained.unique()) == 1 else None)
-    places = [(round(np.log(c + 1e-9), 1), round(v, 2)) for c,v in zip(t[cost], t.value)]
-    for i,r in enumerate(t.to_dict('records')):  # points in one place get their names below each other
-        ax.annotate(str(r[names]), (r[cost], r['value']), xytext=(5, 4 - 9*places[:i].count(places[i])), textcoords='offset points', fontsize=7)
-    if t[cost].max() > 5*t[cost].min(): ax.set_xscale('log'); ax.xaxis.set_minor_formatter('')
-    ax.xaxis.set_major_formatter(EngFormatter(sep=''))
+    if t.empty:
+        ax.set(title=f'{COSTS[cost]}: not known for these runs')
+        return ax
+    _plot_points(ax, t, cost)
+    _plot_fronts(ax, t, cost)
+    _label_points(ax, t, cost, names)
+    _set_cost_axis(ax, t[cost])
     ax.set(xlabel=COSTS[cost], ylabel=f"validation {t.metric.iloc[0].replace('_', ' ')}")
     ax.margins(x=.35)
     ax.legend(fontsize=7)
     return ax
 
+# %% ../../nbs/results/03_leaderboard.ipynb #2a65bbfc
+def _get_last_losses(runs):
+    "Training and validation loss of the last epoch, averaged over the runs"
+    last = [pd.read_csv(run.path/'history.csv').iloc[-1] for run in runs]
+    return pd.DataFrame(last)[['train_loss', 'valid_loss']].mean()
+
 # %% ../../nbs/results/03_leaderboard.ipynb #9e66ba96
 def get_study_table(
-    study,         # a `Study`
-    by:list,       # parameters that make a setting, e.g. ['arch', 'weights']
-    metric:str='accuracy', # in `METRICS`, on validation
-    draws:int=1000, # bootstrap resamples
+    study,                  # a `Study`
+    by:list,                # parameters that make a setting, e.g. ['arch', 'weights']
+    metric:str='accuracy',  # in `METRICS`, on validation
+    draws:int=1000,         # bootstrap resamples
 )->pd.DataFrame:
-    "One row a setting that has a finished run: metric with interval and spread over seeds, train and validation loss of the last epoch, cost"
+    "One row per setting with a finished run: metric, interval, spread, last losses and cost"
     rows = []
-    for key in dict.fromkeys(tuple(r.get(k) for k in by) for r in study.rows):
-        names = study.get_runs(**dict(zip(by, key)))
-        if not names: continue
-        runs = keep_whole([Run(get_runs_root()/n) for n in names])[0]
+    for values in dict.fromkeys(tuple(row.get(k) for k in by) for row in study.rows):
+        setting = dict(zip(by, values))
+        runs, _ = keep_whole([Run(get_runs_root()/name) for name in study.get_runs(**setting)])
         if not runs: continue
-        last = pd.DataFrame([pd.read_csv(o.path/'history.csv').iloc[-1] for o in runs])[['train_loss', 'valid_loss']].mean()
-        rows.append(dict(zip(by, key)) | dict(**summarise_runs(runs, metric, draws), **last, run=runs[0].path.name))
-    columns = [*by, 'pretrained', 'seeds', 'metric', 'value', 'low', 'high', 'spread', 'train_loss', 'valid_loss', *COSTS, 'run']
+        row = summarise_runs(runs, metric, draws)
+        rows.append(setting | dict(**row, **_get_last_losses(runs), run=runs[0].path.name))
     if not rows: print('No run of this part of the study is finished yet.')
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[
+        *by, 'pretrained', 'seeds', 'metric', 'value', 'low', 'high', 'spread',
+        'train_loss', 'valid_loss', *COSTS, 'run'])
+
+# %% ../../nbs/results/03_leaderboard.ipynb #3ab58576
+_shown = ['rank', 'name', 'arch', 'policy', 'size', 'epochs', 'seeds', 'value', 'interval',
+    'spread', 'train_seconds', 'macs']
+
+def _format_list(d):
+    "One ranked list with its title"
+    first = d.iloc[0]
+    weights = 'pretrained' if first['pretrained'] else 'from scratch'
+    title = f"{Path(str(first['dataset'])).name}, {first['n']} validation images, {weights}"
+    if first['dataset'] in MINIATURES:
+        title += ' (a synthetic miniature: its results say nothing about real images)'
+    interval = [f'{low:.3f}–{high:.3f}' for low,high in zip(d.low, d.high)]
+    shown = d.assign(interval=interval)[_shown]
+    shown = shown.rename(columns=dict(value=first['metric'], train_seconds='seconds'))
+    return f"{title}\n{shown.to_string(index=False, na_rep='', float_format='%.3g')}\n"
 
 # %% ../../nbs/results/03_leaderboard.ipynb #2ef52e56
 def format_board(
-    t, # from `get_leaderboard`
+    t,  # from `get_leaderboard`
 )->str:
-    "The table for a terminal, one block a list"
-    out = []
-    for (name,_,_,on),d in t.groupby(['dataset', 'data_hash', 'split_hash', 'pretrained'], sort=False):
-        out.append(f"{Path(str(name)).name}, {d.n.iloc[0]} validation images, {'pretrained' if on else 'from scratch'}"
-            f"{' (a drawn miniature: says nothing about real pictures)' if name in MINIATURES else ''}")
-        shown = d.assign(interval=[f'{l:.3f}–{h:.3f}' for l,h in zip(d.low, d.high)])[['rank','name','arch','policy','size','epochs','seeds','value','interval','spread','train_seconds','macs']]
-        out.append(shown.rename(columns=dict(value=d.metric.iloc[0], train_seconds='seconds')).to_string(index=False, na_rep='', float_format='%.3g') + '\n')
-    return '\n'.join(out)
+    "The table for a terminal, one block per ranked list"
+    return '\n'.join(_format_list(d) for _,d in t.groupby(_lists, sort=False))
 
 # %% ../../nbs/results/03_leaderboard.ipynb #f06b4f6d
 def write_board(
-    t,               # from `get_leaderboard`
-    folder,          # where leaderboard.csv and leaderboard.png go
-    cost:str='macs', # in `COSTS`
+    t,                # from `get_leaderboard`
+    folder,           # where leaderboard.csv and leaderboard.png are written
+    cost:str='macs',  # in `COSTS`
 )->list:
-    "The table, and one plot a data set and split; the files"
-    folder, files = Path(folder), []
+    "Write the table, and one plot per data set and split; the files"
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder/'leaderboard.csv', t)
+    files = []
     for i,(_,d) in enumerate(t.groupby(['dataset', 'data_hash', 'split_hash'])):
-        files.append(folder/f"leaderboard{'' if i == 0 else i + 1}.png")
+        number = '' if i == 0 else i + 1
+        files.append(folder/f'leaderboard{number}.png')
         ax = plot_board(d, cost)
-        ax.set_title(f"{Path(str(d.dataset.iloc[0])).name}, {d.n.iloc[0]} validation images", fontsize=9)
+        name = Path(str(d.dataset.iloc[0])).name
+        ax.set_title(f"{name}, {d.n.iloc[0]} validation images", fontsize=9)
         ax.figure.savefig(files[-1], dpi=120)
     return [*files, folder/'leaderboard.csv']
