@@ -11,7 +11,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from .intervals import get_unit_share
-from .paired_tests import get_brier
+from .contributions import get_brier
 
 # %% ../../nbs/stats/03_calibration.ipynb #5431ffe2
 def set_temperature(
