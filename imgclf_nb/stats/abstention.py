@@ -15,7 +15,7 @@ from ..base.machine import get_plt
 from ..core import UserError
 from .intervals import get_interval, get_unit_share, in_parts
 
-# %% ../../nbs/stats/05_abstention.ipynb #616ca7c7
+# %% ../../nbs/stats/05_abstention.ipynb #78dd1552
 def _get_risks(counts, wrong, at):
     "Error among the most confident images at these coverages `(resamples, coverages)`"
     answered = np.cumsum(counts, 1, dtype=np.float64)
@@ -43,7 +43,7 @@ def get_risk_coverage(
     table = pd.DataFrame(dict(coverage=at, risk=risk))
     return table.assign(low=np.minimum(low, risk), high=np.maximum(high, risk))
 
-# %% ../../nbs/stats/05_abstention.ipynb #83888ae4
+# %% ../../nbs/stats/05_abstention.ipynb #d4bf23dc
 def plot_risk_coverage(
     table,           # from `get_risk_coverage`
     answered=None,   # `(coverage, risk)` of a chosen threshold, to be marked
@@ -78,12 +78,12 @@ def choose_abstention(
     allowed = np.flatnonzero(is_last & (risk <= wanted))
     return float(confidence[allowed[-1]]) if len(allowed) else None
 
-# %% ../../nbs/stats/05_abstention.ipynb #9d3dd78f
+# %% ../../nbs/stats/05_abstention.ipynb #a41d77a4
 def _count_images(keep, units, counts):
     "Images that are kept, for each resample"
     return counts@np.bincount(units[keep], minlength=counts.shape[1]).astype(np.float64)
 
-# %% ../../nbs/stats/05_abstention.ipynb #7ffec4a1
+# %% ../../nbs/stats/05_abstention.ipynb #2268f2bd
 def get_selective_risk(
     confidence, # probability of the predicted class `(n,)`
     right,      # is the prediction correct `(n,)` of bool
@@ -102,7 +102,7 @@ def get_selective_risk(
         answered=get_interval(share, counts.shape[1]),
         error=get_interval(error, len(set(units[answered]))))
 
-# %% ../../nbs/stats/05_abstention.ipynb #541f1cba
+# %% ../../nbs/stats/05_abstention.ipynb #c6e530a1
 class _Given:
     "Given probabilities, with the interface of a fitted scikit-learn classifier"
     def __init__(self, k):
@@ -114,7 +114,7 @@ class _Given:
     def predict(self, x): return np.asarray(x).argmax(1)
     def __sklearn_is_fitted__(self): return True
 
-# %% ../../nbs/stats/05_abstention.ipynb #ab11323e
+# %% ../../nbs/stats/05_abstention.ipynb #58cc88e6
 def choose_one_per_unit(
     units,      # from `get_units` `(n,)`
     seed:int=0, # of the choice
@@ -123,20 +123,20 @@ def choose_one_per_unit(
     order = np.random.default_rng(seed).permutation(len(units))
     return np.sort(order[np.unique(np.asarray(units)[order], return_index=True)[1]])
 
-# %% ../../nbs/stats/05_abstention.ipynb #428efebc
+# %% ../../nbs/stats/05_abstention.ipynb #87380bd2
 def get_minimum_units(
     wanted:float, # promised coverage, 0 to 1
 )->int:
     "The smallest number of images or groups for which the coverage can be promised"
     return int(np.floor(max(1/wanted, 1/(1 - wanted)) + 1e-9)) + 1
 
-# %% ../../nbs/stats/05_abstention.ipynb #40953a47
+# %% ../../nbs/stats/05_abstention.ipynb #4f78fcb2
 def _check_unit_count(n, wanted):
     "`UserError` if n images or groups are too few for the promised coverage"
     needed = get_minimum_units(wanted)
     if n < needed:
-        goal = f"prediction sets with a coverage of {100*wanted:g} %"
-        raise UserError(f"{n} images or groups are too few for {goal}: {needed} are needed.", 'coverage')
+        goal = f"prediction sets with a coverage of {100*wanted:g} %: {needed} are needed"
+        raise UserError(f"{n} images or groups are too few for {goal}.", 'coverage')
 
 # %% ../../nbs/stats/05_abstention.ipynb #28c2bc63
 def get_prediction_sets(
@@ -160,14 +160,14 @@ def get_prediction_sets(
     is_likeliest = np.arange(k) == probs.argmax(1)[:,None]
     return model.predict_set(probs)[1][..., 0] | is_likeliest
 
-# %% ../../nbs/stats/05_abstention.ipynb #a1651e95
+# %% ../../nbs/stats/05_abstention.ipynb #2bb5dc17
 def _get_mean_interval(values, units, counts, most=1.):
     "`value, low, high` of the mean of `values` `(n,)` over images"
     total = np.bincount(units, values, counts.shape[1])
     size = np.bincount(units, np.ones(len(units)), counts.shape[1])
     return get_interval((counts@total)/(counts@size), counts.shape[1], most=most)
 
-# %% ../../nbs/stats/05_abstention.ipynb #7417c9d9
+# %% ../../nbs/stats/05_abstention.ipynb #5db86433
 def _get_unit_mean_interval(values, units, counts):
     "`value, low, high` of the mean over units of their mean of `values` `(n,)`"
     total = np.bincount(units, values, counts.shape[1])
@@ -181,8 +181,8 @@ def check_prediction_sets(
     units,  # from `get_units` `(n,)`
     counts, # from `resample_units` `(resamples, units)`
 )->dict:
-    """Coverage: `reached` over images, `by_group` over groups (what is promised); `mean_size` of sets,
-    and the share of `single` classes. Each is `{value, low, high}`"""
+    """Coverage of images (`reached`) and `by_group` (what is promised), `mean_size` of the sets,
+    and the share of sets with a `single` class; each is `{value, low, high}`"""
     held = sets[np.arange(len(sets)), targs].astype(np.float64)
     size = sets.sum(1)
     return dict(
@@ -191,7 +191,7 @@ def check_prediction_sets(
         mean_size=_get_mean_interval(size, units, counts, sets.shape[1]),
         single=_get_mean_interval(size == 1, units, counts))
 
-# %% ../../nbs/stats/05_abstention.ipynb #f79a0599
+# %% ../../nbs/stats/05_abstention.ipynb #e8302d4c
 def get_prediction_set_table(
     sets,    # from `get_prediction_sets` `(n, classes)`
     targs,   # true classes `(n,)`
