@@ -191,7 +191,7 @@ def _list_neighbours(name, video):
         at = int(np.searchsorted(train.frame, frame))
         before, after = [Path(train.file.iloc[i % len(train)]).stem for i in (at - 1, at)]
         detail = f'between {before} and {after}, which are in training'
-        rows.append((file, 'near_duplicate', detail, f'film {name}', 'error'))  # `show_groups` reads it
+        rows.append((file, 'near_duplicate', detail, f'film {name}', 'error'))
     return rows
 
 # %% ../../nbs/auditing/00_findings.ipynb #0c38933a
