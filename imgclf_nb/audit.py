@@ -137,7 +137,7 @@ def find_all(
     dataset,            # a set's name, a folder or a CSV, or a `DataSet`
     labels:bool=True,   # search suspicious labels too
 )->dict:
-    "All results by name; `doubts` are the suspicious labels, `summary` is written to audit.json"
+    "`items, facts, findings, cues, proposals, doubts` (suspicious labels), `summary` (audit.json)"
     from imgclf_nb.auditing.grouping import propose_groups
     from imgclf_nb.auditing.shortcuts import get_shortcuts
     from imgclf_nb.data import get_items
@@ -272,7 +272,7 @@ def audit(
     labels:bool=True,   # search suspicious labels too
     groups:str='',      # key to confirm: names, bursts, copies, frames, or a regular expression
 )->dict:
-    "Write an audit's results into `out`; returns `find_all`. `UserError` where a set is unusable"
+    "Audit a data set, write the results into `out`; `UserError` where the set is unusable"
     start = time.time()
     found = open_set(dataset)  # refuses an unknown name before the slow imports
     out = _make_folder(Path(out) if out else get_records(found.key)/'audit')

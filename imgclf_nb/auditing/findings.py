@@ -217,9 +217,11 @@ def _count_test_units(items, test):
 def _describe_small_class(label, n):
     "A class with `n` test images, and the interval of an accuracy of about 90 %"
     from imgclf_nb.stats.intervals import get_share
-    interval = get_share(round(.9*n), max(1, n))
+    if not n: return f'{label}: no test images'
+    correct = round(.9*n)
+    interval = get_share(correct, n)
     low, high = 100*interval['low'], 100*interval['high']
-    return f'{label}: {n} test images; at 90 % accuracy the 95 % CI would be {low:.0f}–{high:.0f} %'
+    return f'{label}: {n} test images; with {correct} correct the 95 % CI is {low:.0f}–{high:.0f} %'
 
 # %% ../../nbs/auditing/00_findings.ipynb #8caa3c69
 def find_class_problems(

@@ -49,7 +49,7 @@ def plot_classes(
 
 # %% ../../nbs/auditing/05_report.ipynb #10e48c35
 def _get_grouped(findings, items, n):
-    "The images of the first `n` groups of duplicates, in the order of `KINDS`"
+    "The images of the first `n` groups of duplicates, in the order of `KINDS`, without videos"
     shown = findings.path.isin(items.file) & ~findings.group.str.startswith('film ')
     some = findings[(findings.group != '') & shown]
     rank = {kind: i for i,kind in enumerate(KINDS)}

@@ -57,6 +57,6 @@ def get_circle(
     seed,     # of the split
     name:str, # of the video
 )->np.ndarray:
-    "The rows of a video's frames in order, from the one where its hash says"
+    "The index of a video's frames in order, as a circle that begins where its hash says"
     order = video.sort_values(['frame', 'file']).index
     return np.roll(order, -int(draw_number(seed, name)*len(order)))
