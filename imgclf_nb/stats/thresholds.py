@@ -27,15 +27,15 @@ def _find_limit(scores, units, wanted):
     enough = bool(allowed.any())
     return float(scores[allowed].max() if enough else scores[0]), enough, n_units
 
-# %% ../../nbs/stats/04_thresholds.ipynb #94aa0e22
+# %% ../../nbs/stats/04_thresholds.ipynb #0c79312e
 def _describe_shortage(n_units, n_images, kind, wanted):
     "A sentence for too few images or groups"
     what = 'images' if n_units == n_images else 'groups'
     needed = int(np.ceil(wanted/(1 - wanted) - 1e-9)) if wanted < 1 else 'infinitely many'
     shortage = f'{n_units} {what} are too few to promise a {kind} of {wanted:g}'
-    return f'{shortage}: at least {needed} are needed. The threshold classifies all of them correctly.'
+    return f'{shortage}: at least {needed} are needed. The threshold classifies all correctly.'
 
-# %% ../../nbs/stats/04_thresholds.ipynb #5eed2bdd
+# %% ../../nbs/stats/04_thresholds.ipynb #0c1081cc
 def _choose_by_rate(truth, p, units, kind, wanted):
     "`threshold, rule, note` for a wanted sensitivity or specificity"
     sign = 1 if kind == 'sensitivity' else -1
@@ -45,12 +45,12 @@ def _choose_by_rate(truth, p, units, kind, wanted):
     note = '' if enough else _describe_shortage(n_units, own.sum(), kind, wanted)
     return dict(threshold=threshold, rule=f'{kind} of {wanted:g} or more', note=note)
 
-# %% ../../nbs/stats/04_thresholds.ipynb #fece10ad
+# %% ../../nbs/stats/04_thresholds.ipynb #401b48e3
 def _get_costs(truth, p, t, miss, alarm):
     "The cost of each image: `miss` for a false negative, `alarm` for a false positive"
     return miss*(truth & (p < t)) + alarm*(~truth & (p >= t))
 
-# %% ../../nbs/stats/04_thresholds.ipynb #c013da3d
+# %% ../../nbs/stats/04_thresholds.ipynb #299953e3
 def _find_cheapest(truth, p, miss, alarm):
     "The threshold with the smallest total cost, as close to that of true probabilities as possible"
     scores = np.unique(p)
@@ -63,7 +63,7 @@ def _find_cheapest(truth, p, miss, alarm):
     found = [float(np.clip(ideal, np.nextafter(low[i], 2), high[i])) for i in cheapest]
     return min(found, key=lambda t: abs(t - ideal))
 
-# %% ../../nbs/stats/04_thresholds.ipynb #08cc125c
+# %% ../../nbs/stats/04_thresholds.ipynb #3b605370
 def _get_savings(truth, p, units, miss, alarm):
     "What each unit saves with the cheapest threshold of the other folds"
     ideal = alarm/(alarm + miss)
@@ -76,7 +76,7 @@ def _get_savings(truth, p, units, miss, alarm):
         saved[own] -= _get_costs(truth[own], p[own], t, miss, alarm)
     return np.bincount(np.unique(units, return_inverse=True)[1], saved)
 
-# %% ../../nbs/stats/04_thresholds.ipynb #923cd701
+# %% ../../nbs/stats/04_thresholds.ipynb #908b51b6
 def _choose_by_cost(truth, p, units, miss_cost, prevalence=None):
     "The threshold of true probabilities, or the cheapest if it saves over two standard errors"
     own = truth.mean()
@@ -87,7 +87,7 @@ def _choose_by_cost(truth, p, units, miss_cost, prevalence=None):
     if saved.sum() > 2*saved.std()*len(saved)**.5: return _find_cheapest(truth, p, miss, alarm)
     return float(alarm/(alarm + miss))
 
-# %% ../../nbs/stats/04_thresholds.ipynb #bbe288da
+# %% ../../nbs/stats/04_thresholds.ipynb #0a7eaa03
 def _get_rule(**rules):
     "`(name, value)` of the one rule that is given; `UserError` for none or several"
     given = [(name, value) for name,value in rules.items() if value is not None]
@@ -96,14 +96,14 @@ def _get_rule(**rules):
     problem = f"An operating point follows one rule, not {len(given)}"
     raise UserError(f"{problem}: give sensitivity, specificity or miss_cost.", name)
 
-# %% ../../nbs/stats/04_thresholds.ipynb #6c940618
+# %% ../../nbs/stats/04_thresholds.ipynb #46ec981a
 def _describe_cost(positive, miss_cost, prevalence):
     "The cost rule in words"
     where = '' if prevalence is None else f', at a prevalence of {100*prevalence:g} %'
     price = f'{miss_cost:g} false positive' + 's'*(miss_cost != 1)
     return f'a false negative for {positive} costs as much as {price}{where}'
 
-# %% ../../nbs/stats/04_thresholds.ipynb #1c135f64
+# %% ../../nbs/stats/04_thresholds.ipynb #66dbd40c
 def _check_both_classes(truth):
     "`UserError` unless there are positive and negative images"
     if truth.all() or not truth.any():
@@ -121,7 +121,7 @@ def choose_threshold(
     prevalence:float=None,  # share of positives where the costs arise; None: as among these images
     units=None,             # from `get_units` `(n,)`; None: each image is a unit
 )->dict:
-    "`threshold, rule` and a `note` of what cannot be promised; `UserError` unless one rule is given"
+    "`threshold, rule` and a `note` of what cannot be promised; `UserError` unless it is one rule"
     truth, p = np.asarray(truth, bool), np.asarray(p, float)
     units = np.arange(len(p)) if units is None else np.asarray(units)
     kind, value = _get_rule(sensitivity=sensitivity, specificity=specificity, miss_cost=miss_cost)
@@ -130,7 +130,7 @@ def choose_threshold(
     threshold = _choose_by_cost(truth, p, units, value, prevalence)
     return dict(threshold=threshold, rule=_describe_cost(positive, value, prevalence), note='')
 
-# %% ../../nbs/stats/04_thresholds.ipynb #d4285a02
+# %% ../../nbs/stats/04_thresholds.ipynb #45aefa2c
 def get_predictive_values(
     sensitivity, # a number, or one for each resample
     specificity, # likewise
@@ -144,7 +144,7 @@ def get_predictive_values(
         negative = true_negative/(true_negative + (1 - sensitivity)*prevalence)
         return positive, negative
 
-# %% ../../nbs/stats/04_thresholds.ipynb #aa7113fe
+# %% ../../nbs/stats/04_thresholds.ipynb #52409cb4
 def _plot_predictive_value(ax, prevalences, values, name, colour):
     "One curve with its 95 % band; `values` `(prevalences, resamples)`"
     low, high = np.nanpercentile(values[:,1:], [2.5, 97.5], axis=1)
@@ -172,7 +172,7 @@ def plot_predictive_values(
     ax.legend(fontsize=8)
     return ax
 
-# %% ../../nbs/stats/04_thresholds.ipynb #7c178b38
+# %% ../../nbs/stats/04_thresholds.ipynb #99a406e9
 def shift_prior(
     probs, # calibrated `(n, classes)`
     old,   # shares of the classes for which they hold `(classes,)`
@@ -182,7 +182,7 @@ def shift_prior(
     weighted = probs*(np.asarray(new, float)/np.maximum(old, 1e-12))
     return weighted/weighted.sum(1, keepdims=True)
 
-# %% ../../nbs/stats/04_thresholds.ipynb #4e718d36
+# %% ../../nbs/stats/04_thresholds.ipynb #4673e42d
 def _get_mean_posterior(probs, ratio):
     "Mean of the probabilities after their prior is multiplied by `ratio` `(classes,)`"
     return ratio*(probs.T@(1/(probs@ratio)))/len(probs)
@@ -203,7 +203,7 @@ def get_own_prior(
     own = shares/ratio
     return own/own.sum()
 
-# %% ../../nbs/stats/04_thresholds.ipynb #2fa10447
+# %% ../../nbs/stats/04_thresholds.ipynb #04a4b9c3
 def estimate_prior(
     probs,     # calibrated, of images from the new place `(n, classes)`
     old,       # shares of the classes for which they hold `(classes,)`
@@ -219,7 +219,7 @@ def estimate_prior(
         if np.abs(new - before).max() < 1e-9: break
     return new
 
-# %% ../../nbs/stats/04_thresholds.ipynb #5cb75ff6
+# %% ../../nbs/stats/04_thresholds.ipynb #dc5ffbec
 def _get_benefits(weights, truth, p, at):
     "Net benefit `(resamples, thresholds)` for weights of images `(resamples, n)`"
     weights = weights.astype(np.float64)
@@ -248,7 +248,7 @@ def get_net_benefit(
     treat_all = truth.mean() - (1 - truth.mean())*(at/(1 - at))
     return pd.DataFrame(dict(at=at, model=model, low=low, high=high, all=treat_all, none=0.))
 
-# %% ../../nbs/stats/04_thresholds.ipynb #523fc335
+# %% ../../nbs/stats/04_thresholds.ipynb #bf4fe9f4
 def plot_net_benefit(
     table,   # from `get_net_benefit`
     ax=None, # matplotlib `Axes`
