@@ -27,7 +27,7 @@ def _find_limit(scores, units, wanted):
     enough = bool(allowed.any())
     return float(scores[allowed].max() if enough else scores[0]), enough, n_units
 
-# %% ../../nbs/stats/04_thresholds.ipynb #0c79312e
+# %% ../../nbs/stats/04_thresholds.ipynb #0c080c46
 def _describe_shortage(n_units, n_images, kind, wanted):
     "A sentence for too few images or groups"
     what = 'images' if n_units == n_images else 'groups'
@@ -35,7 +35,7 @@ def _describe_shortage(n_units, n_images, kind, wanted):
     shortage = f'{n_units} {what} are too few to promise a {kind} of {wanted:g}'
     return f'{shortage}: at least {needed} are needed. The threshold classifies all correctly.'
 
-# %% ../../nbs/stats/04_thresholds.ipynb #0c1081cc
+# %% ../../nbs/stats/04_thresholds.ipynb #0acca75b
 def _choose_by_rate(truth, p, units, kind, wanted):
     "`threshold, rule, note` for a wanted sensitivity or specificity"
     sign = 1 if kind == 'sensitivity' else -1
@@ -45,49 +45,49 @@ def _choose_by_rate(truth, p, units, kind, wanted):
     note = '' if enough else _describe_shortage(n_units, own.sum(), kind, wanted)
     return dict(threshold=threshold, rule=f'{kind} of {wanted:g} or more', note=note)
 
-# %% ../../nbs/stats/04_thresholds.ipynb #401b48e3
-def _get_costs(truth, p, t, miss, alarm):
-    "The cost of each image: `miss` for a false negative, `alarm` for a false positive"
-    return miss*(truth & (p < t)) + alarm*(~truth & (p >= t))
+# %% ../../nbs/stats/04_thresholds.ipynb #5010c5b5
+def _get_costs(truth, p, t, fn_cost, fp_cost):
+    "The cost of each image: `fn_cost` for a false negative, `fp_cost` for a false positive"
+    return fn_cost*(truth & (p < t)) + fp_cost*(~truth & (p >= t))
 
-# %% ../../nbs/stats/04_thresholds.ipynb #299953e3
-def _find_cheapest(truth, p, miss, alarm):
+# %% ../../nbs/stats/04_thresholds.ipynb #2e0d1cfa
+def _find_cheapest(truth, p, fn_cost, fp_cost):
     "The threshold with the smallest total cost, as close to that of true probabilities as possible"
     scores = np.unique(p)
-    missed = np.searchsorted(np.sort(p[truth]), scores)
-    alarms = (~truth).sum() - np.searchsorted(np.sort(p[~truth]), scores)
-    cost = np.r_[miss*missed + alarm*alarms, miss*truth.sum()]
+    false_negatives = np.searchsorted(np.sort(p[truth]), scores)
+    false_positives = (~truth).sum() - np.searchsorted(np.sort(p[~truth]), scores)
+    cost = np.r_[fn_cost*false_negatives + fp_cost*false_positives, fn_cost*truth.sum()]
     low, high = np.r_[0, scores], np.r_[scores, 1.]  # thresholds in (low, high] cost the same
-    ideal = alarm/(alarm + miss)
+    ideal = fp_cost/(fp_cost + fn_cost)
     cheapest = np.flatnonzero(cost <= cost.min() + 1e-9)
     found = [float(np.clip(ideal, np.nextafter(low[i], 2), high[i])) for i in cheapest]
     return min(found, key=lambda t: abs(t - ideal))
 
-# %% ../../nbs/stats/04_thresholds.ipynb #3b605370
-def _get_savings(truth, p, units, miss, alarm):
+# %% ../../nbs/stats/04_thresholds.ipynb #9b7dcf81
+def _get_savings(truth, p, units, fn_cost, fp_cost):
     "What each unit saves with the cheapest threshold of the other folds"
-    ideal = alarm/(alarm + miss)
+    ideal = fp_cost/(fp_cost + fn_cost)
     fold = get_unit_folds(truth, units)
-    saved = _get_costs(truth, p, ideal, miss, alarm)
+    saved = _get_costs(truth, p, ideal, fn_cost, fp_cost)
     for f in np.unique(fold):
         own, others = fold == f, fold != f
         both_classes = len(set(truth[others])) == 2
-        t = _find_cheapest(truth[others], p[others], miss, alarm) if both_classes else ideal
-        saved[own] -= _get_costs(truth[own], p[own], t, miss, alarm)
+        t = _find_cheapest(truth[others], p[others], fn_cost, fp_cost) if both_classes else ideal
+        saved[own] -= _get_costs(truth[own], p[own], t, fn_cost, fp_cost)
     return np.bincount(np.unique(units, return_inverse=True)[1], saved)
 
-# %% ../../nbs/stats/04_thresholds.ipynb #908b51b6
+# %% ../../nbs/stats/04_thresholds.ipynb #b5656d97
 def _choose_by_cost(truth, p, units, miss_cost, prevalence=None):
     "The threshold of true probabilities, or the cheapest if it saves over two standard errors"
     own = truth.mean()
     share = own if prevalence is None else prevalence
-    miss = miss_cost*share/own  # each class is weighted as it will occur
-    alarm = (1 - share)/(1 - own)
-    saved = _get_savings(truth, p, units, miss, alarm)
-    if saved.sum() > 2*saved.std()*len(saved)**.5: return _find_cheapest(truth, p, miss, alarm)
-    return float(alarm/(alarm + miss))
+    fn_cost = miss_cost*share/own  # each class is weighted as it will occur
+    fp_cost = (1 - share)/(1 - own)
+    saved = _get_savings(truth, p, units, fn_cost, fp_cost)
+    if saved.sum() > 2*saved.std()*len(saved)**.5: return _find_cheapest(truth, p, fn_cost, fp_cost)
+    return float(fp_cost/(fp_cost + fn_cost))
 
-# %% ../../nbs/stats/04_thresholds.ipynb #0a7eaa03
+# %% ../../nbs/stats/04_thresholds.ipynb #8c805c41
 def _get_rule(**rules):
     "`(name, value)` of the one rule that is given; `UserError` for none or several"
     given = [(name, value) for name,value in rules.items() if value is not None]
@@ -96,14 +96,14 @@ def _get_rule(**rules):
     problem = f"An operating point follows one rule, not {len(given)}"
     raise UserError(f"{problem}: give sensitivity, specificity or miss_cost.", name)
 
-# %% ../../nbs/stats/04_thresholds.ipynb #46ec981a
+# %% ../../nbs/stats/04_thresholds.ipynb #4a7d5572
 def _describe_cost(positive, miss_cost, prevalence):
     "The cost rule in words"
     where = '' if prevalence is None else f', at a prevalence of {100*prevalence:g} %'
     price = f'{miss_cost:g} false positive' + 's'*(miss_cost != 1)
     return f'a false negative for {positive} costs as much as {price}{where}'
 
-# %% ../../nbs/stats/04_thresholds.ipynb #66dbd40c
+# %% ../../nbs/stats/04_thresholds.ipynb #9f769622
 def _check_both_classes(truth):
     "`UserError` unless there are positive and negative images"
     if truth.all() or not truth.any():
@@ -130,7 +130,7 @@ def choose_threshold(
     threshold = _choose_by_cost(truth, p, units, value, prevalence)
     return dict(threshold=threshold, rule=_describe_cost(positive, value, prevalence), note='')
 
-# %% ../../nbs/stats/04_thresholds.ipynb #45aefa2c
+# %% ../../nbs/stats/04_thresholds.ipynb #e082b68f
 def get_predictive_values(
     sensitivity, # a number, or one for each resample
     specificity, # likewise
@@ -144,7 +144,7 @@ def get_predictive_values(
         negative = true_negative/(true_negative + (1 - sensitivity)*prevalence)
         return positive, negative
 
-# %% ../../nbs/stats/04_thresholds.ipynb #52409cb4
+# %% ../../nbs/stats/04_thresholds.ipynb #5b9ffc07
 def _plot_predictive_value(ax, prevalences, values, name, colour):
     "One curve with its 95 % band; `values` `(prevalences, resamples)`"
     low, high = np.nanpercentile(values[:,1:], [2.5, 97.5], axis=1)
@@ -172,7 +172,7 @@ def plot_predictive_values(
     ax.legend(fontsize=8)
     return ax
 
-# %% ../../nbs/stats/04_thresholds.ipynb #99a406e9
+# %% ../../nbs/stats/04_thresholds.ipynb #d08a02b0
 def shift_prior(
     probs, # calibrated `(n, classes)`
     old,   # shares of the classes for which they hold `(classes,)`
@@ -182,7 +182,7 @@ def shift_prior(
     weighted = probs*(np.asarray(new, float)/np.maximum(old, 1e-12))
     return weighted/weighted.sum(1, keepdims=True)
 
-# %% ../../nbs/stats/04_thresholds.ipynb #4673e42d
+# %% ../../nbs/stats/04_thresholds.ipynb #8385464a
 def _get_mean_posterior(probs, ratio):
     "Mean of the probabilities after their prior is multiplied by `ratio` `(classes,)`"
     return ratio*(probs.T@(1/(probs@ratio)))/len(probs)
@@ -203,7 +203,7 @@ def get_own_prior(
     own = shares/ratio
     return own/own.sum()
 
-# %% ../../nbs/stats/04_thresholds.ipynb #04a4b9c3
+# %% ../../nbs/stats/04_thresholds.ipynb #adbd1f57
 def estimate_prior(
     probs,     # calibrated, of images from the new place `(n, classes)`
     old,       # shares of the classes for which they hold `(classes,)`
@@ -219,7 +219,7 @@ def estimate_prior(
         if np.abs(new - before).max() < 1e-9: break
     return new
 
-# %% ../../nbs/stats/04_thresholds.ipynb #dc5ffbec
+# %% ../../nbs/stats/04_thresholds.ipynb #ab9f9a6a
 def _get_benefits(weights, truth, p, at):
     "Net benefit `(resamples, thresholds)` for weights of images `(resamples, n)`"
     weights = weights.astype(np.float64)
@@ -248,7 +248,7 @@ def get_net_benefit(
     treat_all = truth.mean() - (1 - truth.mean())*(at/(1 - at))
     return pd.DataFrame(dict(at=at, model=model, low=low, high=high, all=treat_all, none=0.))
 
-# %% ../../nbs/stats/04_thresholds.ipynb #bf4fe9f4
+# %% ../../nbs/stats/04_thresholds.ipynb #8be118ae
 def plot_net_benefit(
     table,   # from `get_net_benefit`
     ax=None, # matplotlib `Axes`
