@@ -15,7 +15,7 @@ from ..base.machine import get_plt
 from .contributions import get_brier
 from .intervals import get_unit_share
 
-# %% ../../nbs/stats/03_calibration.ipynb #3720087b
+# %% ../../nbs/stats/03_calibration.ipynb #625adca6
 def set_temperature(
     probs,       # probabilities `(n, classes)` at temperature 1
     t:float,     # divides the logits; an array gives each image its own
@@ -25,9 +25,9 @@ def set_temperature(
     e = np.exp(z - z.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
 
-# %% ../../nbs/stats/03_calibration.ipynb #c827873c
+# %% ../../nbs/stats/03_calibration.ipynb #a6bf40cd
 def _get_penalised_loss(log_t, z, targs):
-    "Sum of the log loss at a temperature, with a normal prior: log t is 0, give or take 1/2"
+    "Summed log loss at a temperature, and a normal prior of log t (standard deviation 1/2)"
     scaled = z/np.exp(log_t)
     scaled = scaled - scaled.max(1, keepdims=True)
     loss = np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(targs)), targs]
@@ -45,7 +45,7 @@ def get_temperature(
     found = minimize_scalar(_get_penalised_loss, bounds=bounds, args=(z, y), method='bounded')
     return float(np.exp(found.x))
 
-# %% ../../nbs/stats/03_calibration.ipynb #8208a27a
+# %% ../../nbs/stats/03_calibration.ipynb #fce6d51a
 def get_unit_folds(
     targs,     # true classes as numbers `(n,)`
     units,     # from `get_units` `(n,)`
@@ -80,7 +80,7 @@ def cross_calibrate(
         out[own] = set_temperature(probs[own], get_temperature(probs[others], targs[others]))
     return get_temperature(probs, targs), out
 
-# %% ../../nbs/stats/03_calibration.ipynb #a1f14bd5
+# %% ../../nbs/stats/03_calibration.ipynb #0c5ba4cc
 def _decompose_class(p, y):
     "Uncertainty, discrimination and miscalibration of one class's probability `(n,)`"
     from sklearn.isotonic import IsotonicRegression
@@ -100,7 +100,7 @@ def decompose_brier(
         for name,part in _decompose_class(p, y).items(): out[name] += part/(2 if k == 2 else 1)
     return dict(brier=get_brier(probs, targs).mean()) | out
 
-# %% ../../nbs/stats/03_calibration.ipynb #a9236e6f
+# %% ../../nbs/stats/03_calibration.ipynb #a62c0867
 def get_edges(
     confidence,  # probability of the predicted class `(n,)`
     most:int=15, # number of bins at most
@@ -123,21 +123,21 @@ def get_bins(
         n=('right', 'size'), confidence=('confidence', 'mean'), right=('right', 'mean'))
     return table.assign(gap=table.right - table.confidence)
 
-# %% ../../nbs/stats/03_calibration.ipynb #2bca4742
+# %% ../../nbs/stats/03_calibration.ipynb #217bf289
 def get_plain_ece(
     bins, # from `get_bins`
 )->float:
     "The usual expected calibration error (Naeini et al. 2015): too large, most for few images"
     return float((bins.n*bins.gap.abs()).sum()/bins.n.sum())
 
-# %% ../../nbs/stats/03_calibration.ipynb #36172a6d
+# %% ../../nbs/stats/03_calibration.ipynb #8e6cffe4
 def _sum_bins(values, units, bins, k, counts):
     "Sums of `values` `(n,)` over each bin and resample `(resamples, k)`"
     from scipy.sparse import coo_array
     in_units = coo_array((values, (units, bins)), shape=(counts.shape[1], k)).tocsr()
     return (in_units.T @ counts.T).T
 
-# %% ../../nbs/stats/03_calibration.ipynb #ba32928a
+# %% ../../nbs/stats/03_calibration.ipynb #452fda6d
 def _get_noise(gap, claimed, n_units, seed):
     "Noise of each bin's gap `(resamples, bins)`, with at least the `claimed` variance"
     noise = (gap[1:] - gap[1:].mean(0))*np.sqrt(n_units/max(1, n_units - 1))
@@ -155,7 +155,7 @@ def _get_gaps(right, confidence, units, counts, seed):
     claimed = np.bincount(bins, confidence*(1 - confidence), len(edges) + 1)/n[0]**2
     return gap[0], n[0]/n[0].sum(), _get_noise(gap, claimed, counts.shape[1], seed)
 
-# %% ../../nbs/stats/03_calibration.ipynb #31faa60d
+# %% ../../nbs/stats/03_calibration.ipynb #e5c17a4f
 _factors = np.r_[np.linspace(0, 3, 61), np.geomspace(3.2, 1000, 40)]
 
 def _invert(level, curve, plain):
@@ -163,7 +163,7 @@ def _invert(level, curve, plain):
     if curve[0] >= level: return 0.
     return min(1., float(np.interp(level, curve, _factors)*plain))
 
-# %% ../../nbs/stats/03_calibration.ipynb #3f6393ab
+# %% ../../nbs/stats/03_calibration.ipynb #1bed3ae3
 def get_ece(
     probs,          # probabilities `(n, classes)`
     targs,          # true classes as numbers `(n,)`
@@ -183,7 +183,7 @@ def get_ece(
     high = plain if above[0] >= .975 else _invert(.975, above, plain)
     return dict(value=value, low=min(low, value), high=max(high, value), plain=float(plain))
 
-# %% ../../nbs/stats/03_calibration.ipynb #fda3523b
+# %% ../../nbs/stats/03_calibration.ipynb #77d00933
 def _plot_bins(ax, probs, targs, units, **style):
     "Accuracy of ten bins by confidence, with intervals"
     confidence, right = probs.max(1), probs.argmax(1) == targs

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['get_coverage']
 
-# %% ../../nbs/stats/01a_coverage.ipynb #dbaba725
+# %% ../../nbs/stats/01a_coverage.ipynb #e2f255e7
 import numpy as np
 
 from .intervals import resample_units
 from .paired_tests import Answers, get_difference, get_replicates, simulate_answers
 
-# %% ../../nbs/stats/01a_coverage.ipynb #20db5f05
+# %% ../../nbs/stats/01a_coverage.ipynb #095ccda8
 def _simulate_rare_class(rng, n=100, rare=.15, a=(.95, .9), b=(.95, .9)):
     "`Answers` of two models with these recalls of both classes, for n images; lists of one seed"
     from scipy.stats import norm
@@ -24,7 +24,7 @@ def _simulate_rare_class(rng, n=100, rare=.15, a=(.95, .9), b=(.95, .9)):
         out.append([Answers(targs, preds, np.eye(2)[preds], np.arange(n), 1)])
     return out
 
-# %% ../../nbs/stats/01a_coverage.ipynb #83a584ec
+# %% ../../nbs/stats/01a_coverage.ipynb #28b39a98
 def _get_true_f1(recalls, rare):
     "Macro F1 of a model with these recalls of both classes"
     shares = np.array([1-rare, rare])
@@ -32,14 +32,14 @@ def _get_true_f1(recalls, rare):
     false_positives = (shares*missed)[::-1]
     return np.mean(2*shares*recalls/(shares*(1 + np.array(recalls)) + false_positives))
 
-# %% ../../nbs/stats/01a_coverage.ipynb #96a2a0bb
+# %% ../../nbs/stats/01a_coverage.ipynb #c37151cd
 def _get_true_difference(metric, better=0., rare=.15, a=(.95, .9), b=(.95, .9), **kw):
     "The true difference of an experiment"
     if metric == 'accuracy': return better
     if metric == 'balanced_accuracy': return np.mean(a) - np.mean(b)
     return _get_true_f1(a, rare) - _get_true_f1(b, rare)
 
-# %% ../../nbs/stats/01a_coverage.ipynb #765fa953
+# %% ../../nbs/stats/01a_coverage.ipynb #521c52c0
 def _get_plain_interval(d, rng):
     "The percentile interval of differences `(seeds, resamples)`, seeds resampled too"
     seeds = len(d)
@@ -47,7 +47,7 @@ def _get_plain_interval(d, rng):
     means = (d[:,1:]*weights[:,:d.shape[1]-1]).sum(0)
     return np.percentile(means, [2.5, 97.5])
 
-# %% ../../nbs/stats/01a_coverage.ipynb #27841d25
+# %% ../../nbs/stats/01a_coverage.ipynb #a7025699
 def _covers(rng, metric, **kw):
     "Whether the corrected interval and the plain one contain the true difference"
     simulate = simulate_answers if metric == 'accuracy' else _simulate_rare_class
@@ -60,7 +60,7 @@ def _covers(rng, metric, **kw):
     bounds = (corrected['low'], corrected['high']), plain
     return [low - 1e-9 <= true <= high + 1e-9 for low,high in bounds]
 
-# %% ../../nbs/stats/01a_coverage.ipynb #77872ed9
+# %% ../../nbs/stats/01a_coverage.ipynb #7d3d5ac8
 def get_coverage(
     times:int, # number of experiments
     metric:str='accuracy', # 'accuracy', or 'balanced_accuracy' and 'macro_f1' with a rare class

@@ -18,7 +18,7 @@ from .intervals import resample_units, get_aucs, get_confusions, get_interval
 from .intervals import get_scores
 from .standard_errors import get_change_noise, get_exact_limit, get_offsets
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #dd78b75f
+# %% ../../nbs/stats/01_paired_tests.ipynb #ceea2f9d
 METRICS = dict(  # True: more is better
     accuracy=True,
     balanced_accuracy=True,
@@ -44,24 +44,24 @@ class Answers:
         parts = {name: getattr(self, name)[keep] for name in ('targs', 'preds', 'probs')}
         return replace(self, units=units, **parts)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #7b80e8ad
+# %% ../../nbs/stats/01_paired_tests.ipynb #16589e96
 def _draw_by_patient(rng, xrays, mean, a, b):
     "A probability for each X-ray, Beta-distributed over patients; the mean if all have one X-ray"
     if xrays.max() == 1: return np.full(xrays.sum(), mean)
     return np.repeat(rng.beta(a, b, len(xrays)), xrays)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #163509e3
+# %% ../../nbs/stats/01_paired_tests.ipynb #36a7cdbc
 def _make_answers(targs, correct, units):
     "Answers of two classes with certain probabilities, correct where it is said"
     preds = np.where(correct, targs, 1-targs)
     return Answers(targs, preds, np.eye(2)[preds], units, 1)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #86d3bce0
+# %% ../../nbs/stats/01_paired_tests.ipynb #20cbcf1f
 def _simulate_xrays(rng, patients, most):
     "The number of X-rays of each patient"
     return rng.integers(1, most + 1, patients) if most > 1 else np.ones(patients, int)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #3ba6e968
+# %% ../../nbs/stats/01_paired_tests.ipynb #a361cacf
 def _simulate_seed(rng, differ, wins):
     "Which images two models predict correctly: `differ` and `wins` are probabilities `(n,)`"
     n = len(differ)
@@ -104,14 +104,14 @@ def check_metric(
         others = "accuracy, balanced_accuracy, macro_f1, log_loss or brier"
         raise UserError(f"auc needs two classes: take {others}.", 'metric')
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #1f1e948c
+# %% ../../nbs/stats/01_paired_tests.ipynb #aa738cb3
 def _get_means(values, units, counts):
     "The mean of `values` `(n,)` over the images of each resample"
     total = np.bincount(units, values, counts.shape[1])
     size = np.bincount(units, np.ones(len(units)), counts.shape[1])
     return (counts@total)/(counts@size)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #4711aef6
+# %% ../../nbs/stats/01_paired_tests.ipynb #8de6ad82
 def get_replicates(
     a:Answers,   # of one model
     metric:str,  # in `METRICS`
@@ -130,7 +130,7 @@ def _is_same(p, q, metric):
     if metric in COUNTED: return np.array_equal(p.preds, q.preds)
     return np.allclose(p.probs, q.probs, atol=1e-12)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #ccabd32b
+# %% ../../nbs/stats/01_paired_tests.ipynb #03f7d289
 def _drop_undefined(replicates):
     "`(seeds, resamples)` without undefined resamples; `UserError` if the first is undefined"
     if np.isnan(replicates[:,0]).any():
@@ -138,14 +138,14 @@ def _drop_undefined(replicates):
         raise UserError(f"{problem} Take accuracy or log_loss.", 'metric')
     return replicates[:, ~np.isnan(replicates).any(0)]
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #ddfdb530
+# %% ../../nbs/stats/01_paired_tests.ipynb #4f223b9f
 def _get_paired_differences(a, b, metric, counts):
     "Differences of a and b `(seeds, resamples)` on the same resamples"
     with np.errstate(all='ignore'):
         of_a, of_b = [[get_replicates(p, metric, counts) for p in model] for model in (a, b)]
     return _drop_undefined(np.stack([x - y for x,y in zip(of_a, of_b)]))
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #e3ba2f15
+# %% ../../nbs/stats/01_paired_tests.ipynb #f3740f9d
 def _get_corrected_bounds(a, b, metric, d, level, seed):
     "`(low, high, error, degrees of freedom)` around the difference; exact if nothing changed"
     from scipy.stats import norm
@@ -157,13 +157,13 @@ def _get_corrected_bounds(a, b, metric, d, level, seed):
     high = get_exact_limit(a[0], metric, level) if bounded else 0.
     return -high, high, high/norm.ppf(.5 + level/2) or np.nan, free
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #1b42c88a
+# %% ../../nbs/stats/01_paired_tests.ipynb #69fc8a34
 def _get_two_way_p(value, error, free):
     "p-value of a difference with this standard error; 1 where there is none"
     from scipy.stats import t
     return float(2*t.sf(abs(value)/error, free)) if value and error else 1.
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #dff2fe3b
+# %% ../../nbs/stats/01_paired_tests.ipynb #2277d234
 def get_difference(
     a:list, b:list,      # `Answers` for the same images, one a seed, in the same order of seeds
     metric:str='accuracy', # in `METRICS`
@@ -186,7 +186,7 @@ def get_difference(
         free=float(free),
         p_two_way=_get_two_way_p(value, error, free) if n > 1 else 1.)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #35598825
+# %% ../../nbs/stats/01_paired_tests.ipynb #cff399ae
 def _get_value_bounds(d, n, limit):
     "`(low, high)` of defined replicates `(seeds, resamples)` from n units"
     if n < 2 or d.shape[1] < 3: return 0., limit
@@ -196,7 +196,7 @@ def _get_value_bounds(d, n, limit):
     value = float(d[:,0].mean())
     return np.clip(value + np.percentile(get_offsets(d, n)[0], [2.5, 97.5]), 0, limit)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #f82ee0b1
+# %% ../../nbs/stats/01_paired_tests.ipynb #5e248b89
 def get_bounds(
     d,         # a metric `(seeds, resamples)`, the first resample the original data
     n:int,     # number of units
@@ -227,19 +227,19 @@ def get_value(
     spread = float(d[:,0].std(ddof=1)) if len(d) > 1 else np.nan
     return get_bounds(d, n, LIMITS.get(metric, 1.)) | dict(spread=spread)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #8de25fba
+# %% ../../nbs/stats/01_paired_tests.ipynb #e4241138
 def _test_mcnemar(x):
     "p-value of the exact McNemar test; `x` `(n,)`: 1 where only a is correct, -1 where only b is"
     from scipy.stats import binomtest
     changed = int((x != 0).sum())
     return float(binomtest(int((x > 0).sum()), changed).pvalue) if changed else 1.
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #6eabca90
+# %% ../../nbs/stats/01_paired_tests.ipynb #c1390916
 def _mean_difference(u, v, axis):
     "The statistic of the permutation test"
     return (u - v).mean(axis)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #2a25d092
+# %% ../../nbs/stats/01_paired_tests.ipynb #3a88eafc
 def _test_sums(x, units, draws, seed):
     "p-value of a permutation test of units; `x` `(n,)`: what each image adds to the difference"
     from scipy.stats import permutation_test
@@ -261,14 +261,14 @@ def _swap(p, q, metric, n, draws, seed):
     chosen, rest = np.c_[first, 1-first], np.c_[1-first, first]
     return get_replicates(both, metric, chosen) - get_replicates(both, metric, rest)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #515deb59
+# %% ../../nbs/stats/01_paired_tests.ipynb #d5261c8f
 def _test_swaps(p, q, metric, difference, n, seed):
     "p-value of a permutation test of units, for metrics that are not means: 2000 exchanges"
     swapped = np.concatenate([_swap(p, q, metric, n, 500, seed + i) for i in range(4)])
     as_large = (np.abs(swapped) >= abs(difference) - 1e-12).sum()
     return float((1 + as_large)/(1 + len(swapped)))
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #04a7bb8f
+# %% ../../nbs/stats/01_paired_tests.ipynb #de48b862
 def get_p(
     a:list, b:list,        # as in `get_difference`
     metric:str='accuracy', # in `METRICS`
@@ -311,7 +311,7 @@ def get_verdict(
     if not (d['p'] < level and excludes_zero): return 'no difference found'
     return 'better' if (d['difference'] > 0) == METRICS[metric] else 'worse'
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #22fa95be
+# %% ../../nbs/stats/01_paired_tests.ipynb #13eef9a5
 def _check_pairs(a, b):
     "`UserError` unless all predictions are for the same images, and both have as many seeds"
     for p in (*a, *b):
@@ -320,7 +320,7 @@ def _check_pairs(a, b):
     if len(a) != len(b):
         raise UserError(f"Seeds are compared in pairs, but there are {len(a)} and {len(b)} runs.")
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #e21c0dd8
+# %% ../../nbs/stats/01_paired_tests.ipynb #bf89ced5
 def compare_answers(
     a:list, b:list,        # as in `get_difference`
     metric:str='accuracy', # in `METRICS`
@@ -350,7 +350,7 @@ def correct(
     out[order] = np.minimum(np.maximum.accumulate(raised), 1)
     return out
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #798666a6
+# %% ../../nbs/stats/01_paired_tests.ipynb #7e71a261
 def compare_classes(
     a:list, b:list, # as in `get_difference`
     classes:list,   # names, in order
