@@ -29,7 +29,7 @@ class Card:
     licence:str            # of the images
     n_classes:int          # expected number of classes
     n_images:int           # expected number of images
-    group:str = 'copies'   # what must never be divided: copies, patients or films (videos)
+    group:str = 'copies'   # what must never be divided: `copies`, `patients` or `films` (videos)
     keep_split:bool = True # False: given train / valid / test folders are pooled and split anew
     positive:str = None    # the class that a two-class question asks for
     miss_cost:float = 1.   # two classes: cost of a false negative, in false positives

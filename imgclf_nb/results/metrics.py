@@ -233,7 +233,7 @@ def summarise_evaluation(
     point:dict,    # operating point, None for more than two classes
     ceiling:float, # label ceiling, 0 to 1
     given:bool=False,    # the test was given, not drawn from the same images as validation
-    kind:str='groups',   # what a group is, as in the data set's card: patients, films, copies
+    kind:str='groups',   # what a group is, as in the data set's card: `patients`, `films`, `copies`
 )->str:
     "Accuracy, comparison with chance, operating point, calibration and limits, a sentence each"
     images = _describe_images(split, len(a.targs), len(set(a.units)), kind)

@@ -122,7 +122,8 @@ def _describe_slice(name, value, inside, right, units, p):
         worse=bool(p < .05))
 
 # %% ../../nbs/stats/06_slices.ipynb #0dee2ac9
-_columns = 'slice value pictures groups accuracy low high difference p worse'.split()
+_columns = ['slice', 'value', 'pictures', 'groups', 'accuracy', 'low', 'high', 'difference',
+    'p', 'worse']
 def _find_large_slices(kinds, least):
     "Slices with at least so many images, not all of them, and which images lie in each"
     slices = [(name, value) for name in kinds for value in kinds[name].unique()]
