@@ -37,7 +37,7 @@ def _get_detail(grey, sigma):
     detail -= detail.mean(1, keepdims=True)
     return detail/np.maximum(np.linalg.norm(detail, axis=1, keepdims=True), 1e-6)
 
-# %% ../../nbs/images/02_duplicates.ipynb #3ab395e2
+# %% ../../nbs/images/02_duplicates.ipynb #8efb4485
 @lru_cache(4096)
 def _get_small(path):
     "128 × 128 grey pixels, 8 × 8 colours (a and b of Lab), and the shorter side of the file"
@@ -48,13 +48,13 @@ def _get_small(path):
     colours = cv2.cvtColor(tiny, cv2.COLOR_RGB2LAB)[..., 1:]
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), colours, min(im.shape[:2])
 
-# %% ../../nbs/images/02_duplicates.ipynb #e63836b1
+# %% ../../nbs/images/02_duplicates.ipynb #547acca0
 def _has_other_colours(a, b, most=15):
     "Whether Lab colours differ by more than `most` on average; a grey image matches any colour"
     is_coloured = min(np.abs(a).mean(), np.abs(b).mean()) > 3
     return is_coloured and np.linalg.norm(a - b, axis=-1).mean() > most
 
-# %% ../../nbs/images/02_duplicates.ipynb #a02eb2fa
+# %% ../../nbs/images/02_duplicates.ipynb #5dadc957
 def get_similarity(
     a,                 # an image file
     b,                 # another image file
@@ -84,12 +84,12 @@ def _have_similar_thumbs(facts, pairs, mirror, alike):
     blocks = [slice(i, i + 9999) for i in range(0, len(x), 9999)]
     return np.concatenate([(first[x[o]]*second[y[o]]).sum(1) >= alike for o in blocks])
 
-# %% ../../nbs/images/02_duplicates.ipynb #c2df2e2f
+# %% ../../nbs/images/02_duplicates.ipynb #3c69379c
 def _get_hashes(facts, name):
     "A column of hexadecimal hashes as `uint64`"
     return np.array([int(text, 16) for text in facts[name]], np.uint64)
 
-# %% ../../nbs/images/02_duplicates.ipynb #e317d91e
+# %% ../../nbs/images/02_duplicates.ipynb #021157a7
 def _find_candidates(facts, distance, alike, mirror):
     "Pairs of rows whose hashes and thumbnails are similar, the second one mirrored or not"
     hashes = _get_hashes(facts, 'phash')
@@ -129,7 +129,7 @@ def _compare_once(facts, *limits):
         print(f"Duplicates are not remembered: {store} cannot be written ({e.strerror}).")
     return found
 
-# %% ../../nbs/images/02_duplicates.ipynb #0b68110d
+# %% ../../nbs/images/02_duplicates.ipynb #bb048e71
 def find_near_duplicates(
     facts,            # from `measure_images`
     distance:int=10,  # most differing bits of the perceptual hashes
@@ -154,7 +154,7 @@ def _get_parts(n, a, b):
     graph = coo_array((np.ones(len(a)), (a, b)), shape=(n, n))
     return connected_components(graph, directed=False)[1]
 
-# %% ../../nbs/images/02_duplicates.ipynb #e29a5543
+# %% ../../nbs/images/02_duplicates.ipynb #ae62112e
 def _number_names(keys):
     "A number for each image's name of each type; an image without a name has a number of its own"
     codes = []
@@ -166,7 +166,7 @@ def _number_names(keys):
         start = numbers.max(initial=start - 1) + 1
     return np.concatenate(codes), start
 
-# %% ../../nbs/images/02_duplicates.ipynb #2fa86772
+# %% ../../nbs/images/02_duplicates.ipynb #3cbdda1d
 def _name_parts(parts, keys):
     "A name for each part: the first of the first type, or else of the next one"
     chosen = {}
@@ -175,7 +175,7 @@ def _name_parts(parts, keys):
             if name: chosen.setdefault(part, name)
     return chosen
 
-# %% ../../nbs/images/02_duplicates.ipynb #a4bcf77e
+# %% ../../nbs/images/02_duplicates.ipynb #d11695ef
 def join_groups(
     *keys, # lists with a name for each image, '' for none; the first type names the groups
 )->list:
@@ -199,7 +199,7 @@ def get_similar_clusters(
     part = _get_parts(len(facts), pairs.a, pairs.b)
     return np.bincount(part)[part] > max(20, len(facts)/10)
 
-# %% ../../nbs/images/02_duplicates.ipynb #07e50324
+# %% ../../nbs/images/02_duplicates.ipynb #f4e0cf5d
 def get_duplicates(
     facts, # from `measure_images`
     pairs, # from `find_near_duplicates`
