@@ -11,14 +11,14 @@ import numpy as np
 
 from imgclf_nb.datasets import miniatures as M
 
-CLASSES = sorted(M._pc)
+CLASSES = sorted(M.COMPUTER_PARTS)
 
 
 def draw(job):
     folder, i = job
     rng, c = np.random.default_rng(i), CLASSES[i % len(CLASSES)]
     path = Path(folder)/c/f'{i}.jpg'
-    if not path.exists(): M._save(path, M._thing(M._pc[c], rng, int(rng.integers(320, 480)), int(rng.integers(240, 360))))
+    if not path.exists(): M.save_image(path, M.draw_object(M.COMPUTER_PARTS[c], rng, int(rng.integers(320, 480)), int(rng.integers(240, 360))))
 
 
 def audit(folder, out):
