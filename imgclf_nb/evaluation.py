@@ -32,7 +32,7 @@ def check_done(
     raise UserError(f"Run {run.path.name} is {r['status']}, not done{reason}. "
         'Finish its training first: the same command resumes it.', 'run')
 
-# %% ../nbs/05_evaluation.ipynb #2eb0660c
+# %% ../nbs/05_evaluation.ipynb #7adb3964
 def get_run_items(
     items,           # from `get_items`
     parameters:dict, # of the run
@@ -72,7 +72,7 @@ def plot_confusion(
     ax.tick_params(labelsize=8 if k <= 40 else 5)
     return ax
 
-# %% ../nbs/05_evaluation.ipynb #7030aea9
+# %% ../nbs/05_evaluation.ipynb #8e7d6097
 def calibrate_predictions(
     predictions,       # predictions.csv
     raw:dict,          # from `split_answers`
@@ -97,7 +97,7 @@ def get_mistakes(
     mistakes['p_true'] = [row[f'p_{row.label}'] for _,row in mistakes.iterrows()]
     return mistakes.nlargest(n, 'probability')[['path','label','predicted','probability','p_true']]
 
-# %% ../nbs/05_evaluation.ipynb #17bf40de
+# %% ../nbs/05_evaluation.ipynb #c2c6b915
 def show_mistakes(
     mistakes, # from `get_mistakes`
     columns:int=6, # images in a row
@@ -115,7 +115,7 @@ def show_mistakes(
         ax.set_title(f'{row.label}\npredicted {row.predicted} {row.probability:.2f}', fontsize=6)
     return fig
 
-# %% ../nbs/05_evaluation.ipynb #e88321d7
+# %% ../nbs/05_evaluation.ipynb #f55bc997
 def keep_evaluation(
     run,              # a `Run`
     predictions,      # calibrated

@@ -39,7 +39,7 @@ STRENGTHS = dict(  # from weak to strong
     occlusion=(.2, .35, .5),     # share of the side
 )
 
-# %% ../nbs/05a_robustness.ipynb #4871b3d5
+# %% ../nbs/05a_robustness.ipynb #0c5b3e26
 _TRANSFORMS = dict(  # name in Albumentations, and its arguments by strength
     blur=('GaussianBlur', lambda v: dict(blur_limit=0, sigma_limit=(v, v))),
     noise=('GaussNoise', lambda v: dict(std_range=(v, v))),
@@ -54,7 +54,7 @@ _TRANSFORMS = dict(  # name in Albumentations, and its arguments by strength
         hole_width_range=(v, v), fill=128)),
 )
 
-# %% ../nbs/05a_robustness.ipynb #7b60364f
+# %% ../nbs/05a_robustness.ipynb #aef9e61f
 def get_corruptions(
     size:int, # side of the image, pixels
 )->dict:
@@ -67,7 +67,7 @@ def get_corruptions(
         kinds[kind] = [getattr(A, name)(**arguments(v), p=1) for v in strengths]
     return kinds
 
-# %% ../nbs/05a_robustness.ipynb #d435d464
+# %% ../nbs/05a_robustness.ipynb #48597e2f
 def corrupt(
     pixels,     # `uint8 (n, size, size, channels)`
     transform,  # from `get_corruptions`
@@ -82,7 +82,7 @@ def corrupt(
         out.append(composed(image=image)['image'].reshape(image.shape))
     return np.stack(out)
 
-# %% ../nbs/05a_robustness.ipynb #778197c4
+# %% ../nbs/05a_robustness.ipynb #ce632f8d
 def choose_images(
     units,      # unit of each image `(n,)`
     most:int,   # images; at least one whole group, none for 0
@@ -117,7 +117,7 @@ def _find_correct(model, pixels, preprocessing, targs):
     batches = (preprocessing.tensor(pixels[i:i+64]) for i in range(0, len(pixels), 64))
     return get_probabilities(model, batches).argmax(1) == targs
 
-# %% ../nbs/05a_robustness.ipynb #71b1e170
+# %% ../nbs/05a_robustness.ipynb #62bd9750
 def try_corruptions(
     model,        # returns logits
     pixels,       # `uint8 (n, size, size, channels)`
@@ -135,13 +135,13 @@ def try_corruptions(
         correct[kind, strength] = _find_correct(model, corrupted, preprocessing, targs)
     return correct
 
-# %% ../nbs/05a_robustness.ipynb #dc2bc4a5
+# %% ../nbs/05a_robustness.ipynb #5cf514de
 def _resample_drop(clean, corrupted):
     "The relative drop of each resample; NaN for one without a correct image"
     with np.errstate(invalid='ignore', divide='ignore'):
         return np.where(clean > 0, 1 - corrupted/clean, np.nan)
 
-# %% ../nbs/05a_robustness.ipynb #0e218c7d
+# %% ../nbs/05a_robustness.ipynb #c4d32574
 def get_drop(
     correct:dict,   # from `try_corruptions`
     units,          # from `get_units` `(n,)`
@@ -157,7 +157,7 @@ def get_drop(
     low, high = np.nanpercentile(drop[1:], [2.5, 97.5])
     return dict(value=drop[0], low=low, high=high)
 
-# %% ../nbs/05a_robustness.ipynb #717947ec
+# %% ../nbs/05a_robustness.ipynb #c2f78d37
 def _tabulate_corruptions(correct):
     "Accuracy by corruption and strength, 0 for the uncorrupted images"
     clean = correct['clean', 0].mean()
@@ -166,7 +166,7 @@ def _tabulate_corruptions(correct):
         if strength: rows.setdefault(kind, {0: clean})[strength] = o.mean()
     return pd.DataFrame(rows).T.sort_index(axis=1)
 
-# %% ../nbs/05a_robustness.ipynb #1489701c
+# %% ../nbs/05a_robustness.ipynb #b8b32ad4
 def plot_corruptions(
     correct:dict, # from `try_corruptions`
     ax=None,      # matplotlib `Axes`
@@ -179,7 +179,7 @@ def plot_corruptions(
     ax.set(xlabel='strength; 0 is the uncorrupted image')
     return ax
 
-# %% ../nbs/05a_robustness.ipynb #992b6a97
+# %% ../nbs/05a_robustness.ipynb #4e804854
 def summarise_corruptions(
     correct:dict,   # from `try_corruptions`
     units,          # from `get_units` `(n,)`
@@ -207,7 +207,7 @@ def _get_corners(x, share):
     corners = [x[..., top:top+side, left:left+side] for top in starts for left in starts]
     return [F.interpolate(o, (size, size), mode='bilinear', antialias=True) for o in corners]
 
-# %% ../nbs/05a_robustness.ipynb #a022e26a
+# %% ../nbs/05a_robustness.ipynb #b2334bcc
 def get_views(
     x,              # batch `(n, channels, size, size)`
     flip:bool,      # may images be mirrored?
@@ -217,7 +217,7 @@ def get_views(
     views = [x, x.flip(-1)] if flip else [x]
     return views + _get_corners(x, share)
 
-# %% ../nbs/05a_robustness.ipynb #b7edd9b9
+# %% ../nbs/05a_robustness.ipynb #79248328
 def average_views(
     model,     # returns logits
     batches,   # tensors `(n, channels, size, size)`, normalised
@@ -231,7 +231,7 @@ def average_views(
         out.append(np.mean(views, 0))
     return np.concatenate(out)
 
-# %% ../nbs/05a_robustness.ipynb #4a875f22
+# %% ../nbs/05a_robustness.ipynb #36e3c919
 def keep_change(
     change:dict, # from `compare_answers`, by metric: accuracy and log_loss
 )->dict:
@@ -240,7 +240,7 @@ def keep_change(
     kept = {metric: {k: o[k] for k in names} for metric,o in change.items()}
     return kept['accuracy'] | dict(log_loss=kept['log_loss'])
 
-# %% ../nbs/05a_robustness.ipynb #5650e990
+# %% ../nbs/05a_robustness.ipynb #fcd1439e
 def _describe_drop(robustness):
     "A sentence about corrupted images"
     if not robustness: return 'No image was corrupted.'
@@ -249,7 +249,7 @@ def _describe_drop(robustness):
     return (f"Accuracy falls by {drop['value']:.0f} % ({interval}) of its value on average over "
         'all corruptions.')
 
-# %% ../nbs/05a_robustness.ipynb #a565fda6
+# %% ../nbs/05a_robustness.ipynb #13c74f59
 def _describe_slices(slices):
     "A sentence about slices that are worse"
     worse = [f'{r.slice} {r.value} ({100*r.accuracy:.0f} % of {r.pictures} images)'
@@ -257,7 +257,7 @@ def _describe_slices(slices):
     if not worse: return 'No slice has a lower accuracy than the rest beyond chance.'
     return f"Slices with a lower accuracy than the rest: {', '.join(worse)}."
 
-# %% ../nbs/05a_robustness.ipynb #1937ed72
+# %% ../nbs/05a_robustness.ipynb #f1c71e56
 def describe_robustness(
     robustness:dict, # from `summarise_corruptions`; empty where no image was corrupted
     tta:dict,        # from `keep_change`

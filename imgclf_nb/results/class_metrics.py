@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_class_table', 'fold_intervals', 'describe_missing_classes']
 
-# %% ../../nbs/results/02b_class_metrics.ipynb #0996845e
+# %% ../../nbs/results/02b_class_metrics.ipynb #6675eab7
 import numpy as np, pandas as pd
 
 from ..stats.intervals import get_confusions, get_scores, get_unit_share
@@ -13,7 +13,7 @@ from ..stats.intervals import resample_units, soften_certain
 from ..stats.paired_tests import Answers, get_bounds
 from ..stats.roc_pr import get_auc_interval
 
-# %% ../../nbs/results/02b_class_metrics.ipynb #a3f0cc0a
+# %% ../../nbs/results/02b_class_metrics.ipynb #baaca857
 def _get_class_row(a, i, f1):
     "Metrics of class number `i` against the rest, as `x, x_low, x_high`, and its images"
     true = a.targs == i
@@ -28,7 +28,7 @@ def _get_class_row(a, i, f1):
     for k,v in metrics.items(): row |= {k: v['value'], f'{k}_low': v['low'], f'{k}_high': v['high']}
     return row | dict(images=int(true.sum()))
 
-# %% ../../nbs/results/02b_class_metrics.ipynb #e1ad3ab0
+# %% ../../nbs/results/02b_class_metrics.ipynb #293921a0
 def get_class_table(
     a:Answers,     # of one split
     classes:list,  # in order
@@ -42,13 +42,13 @@ def get_class_table(
     rows = [_get_class_row(a, i, f1) for i in range(k)]
     return pd.DataFrame(rows, index=classes).sort_values('recall')
 
-# %% ../../nbs/results/02b_class_metrics.ipynb #b28d15c6
+# %% ../../nbs/results/02b_class_metrics.ipynb #4aa5abc4
 def _format_interval(value, low, high, digits):
     "`0.90 (0.84–0.94)`; '' where the value is not known"
     if np.isnan(value): return ''
     return f'{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})'
 
-# %% ../../nbs/results/02b_class_metrics.ipynb #6a85dbbc
+# %% ../../nbs/results/02b_class_metrics.ipynb #fab9e955
 def fold_intervals(
     table,        # with columns `x, x_low, x_high`
     digits:int=2, # after the point
@@ -62,7 +62,7 @@ def fold_intervals(
         out[c] = [_format_interval(*row, digits) for row in bounds]
     return out
 
-# %% ../../nbs/results/02b_class_metrics.ipynb #178071ca
+# %% ../../nbs/results/02b_class_metrics.ipynb #10122e26
 def describe_missing_classes(
     targs,        # true classes as numbers `(n,)`
     classes:list, # in order

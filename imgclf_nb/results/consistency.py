@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['check_classes']
 
-# %% ../../nbs/results/02c_consistency.ipynb #b7778e73
+# %% ../../nbs/results/02c_consistency.ipynb #14d6e3fe
 import numpy as np, pandas as pd
 
 from ..core import UserError
 
-# %% ../../nbs/results/02c_consistency.ipynb #9129bbfc
+# %% ../../nbs/results/02c_consistency.ipynb #1715781b
 def _check_names(what, names, classes):
     "`UserError` where these names are not the classes in their order"
     if list(names) == list(classes): return
@@ -21,7 +21,7 @@ def _check_names(what, names, classes):
     raise UserError(f'{what} classes {how} than run.json and the data: every metric would be about '
         'other classes. Train the run again.', 'run')
 
-# %% ../../nbs/results/02c_consistency.ipynb #dcb10427
+# %% ../../nbs/results/02c_consistency.ipynb #35ba28cf
 def _check_probabilities(classes, table):
     "`UserError` where a probability is not finite, or the predicted class is not the likeliest"
     columns = table[[f'p_{c}' for c in classes]]
@@ -39,7 +39,7 @@ def _check_probabilities(classes, table):
         raise UserError('The predicted classes in predictions.csv are not the likeliest by its own '
             'columns: names were swapped, or it was edited. Train the run again.', 'run')
 
-# %% ../../nbs/results/02c_consistency.ipynb #f9e29c9c
+# %% ../../nbs/results/02c_consistency.ipynb #1d634e01
 def check_classes(
     classes:list, # of the data, in order
     card:dict,    # model.json

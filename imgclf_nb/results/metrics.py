@@ -28,7 +28,7 @@ def _get_calibrating(table):
     if 'part' not in valid: return np.zeros(len(valid), bool)
     return np.array(valid.part == 'calibrate')
 
-# %% ../../nbs/results/02_metrics.ipynb #883c3f49
+# %% ../../nbs/results/02_metrics.ipynb #e37434d4
 _SHORTAGE = ('{}: temperature, threshold and prediction sets are cross-fitted on all validation '
     'images, which may have selected the epoch.')
 
@@ -40,14 +40,14 @@ def _find_shortage(valid, own):
     if valid.positive is None or len(set(valid.targs[own])) == 2: return ''
     return _SHORTAGE.format('The images reserved for calibration are of one class only')
 
-# %% ../../nbs/results/02_metrics.ipynb #da8acc39
+# %% ../../nbs/results/02_metrics.ipynb #ddbc36b0
 def _take_split(answers, keep, t):
     "The predictions of one split, set back from temperature `t` to 1; None for a split without images"
     if not keep.any(): return None
     part = answers.take(keep.to_numpy())
     return replace(part, probs=set_temperature(part.probs, 1/t))
 
-# %% ../../nbs/results/02_metrics.ipynb #4256bb6b
+# %% ../../nbs/results/02_metrics.ipynb #2e575a24
 def split_answers(
     table,          # predictions of one run
     record:dict,    # its run.json
@@ -63,7 +63,7 @@ def split_answers(
     if shortage: own[:] = True
     return out | dict(own=own, notes=[o for o in (note, shortage) if o])
 
-# %% ../../nbs/results/02_metrics.ipynb #f6be2edf
+# %% ../../nbs/results/02_metrics.ipynb #9586faf3
 def calibrate(
     valid, # `Answers` at temperature 1
     own,   # those that may calibrate, of bool
@@ -89,13 +89,13 @@ def _get_class_metrics(a, counts):
         majority_rate=get_unit_share(a.targs == most_frequent, every, a.units),
         macro_f1=get_bounds(scores['macro_f1'][None], n))
 
-# %% ../../nbs/results/02_metrics.ipynb #05024a2c
+# %% ../../nbs/results/02_metrics.ipynb #338f74a6
 def _get_ece(a, counts):
     "Expected calibration error, `{value, low, high}`"
     found = get_ece(a.probs, a.targs, a.units, counts)
     return {k: found[k] for k in ('value', 'low', 'high')}
 
-# %% ../../nbs/results/02_metrics.ipynb #4bfc4f07
+# %% ../../nbs/results/02_metrics.ipynb #95cf031a
 def _get_probability_metrics(a, raw, counts):
     "Metrics of the probabilities: log loss, Brier score, expected calibration error"
     n = counts.shape[1]
@@ -106,7 +106,7 @@ def _get_probability_metrics(a, raw, counts):
         ece=_get_ece(a, counts),
         ece_before=_get_ece(raw or a, counts))
 
-# %% ../../nbs/results/02_metrics.ipynb #9b516974
+# %% ../../nbs/results/02_metrics.ipynb #cdb19b15
 def _get_ranking_metrics(a, counts):
     "AUC and average precision, for two classes"
     truth = a.targs == a.positive
@@ -119,7 +119,7 @@ def _get_ranking_metrics(a, counts):
         auc=get_bounds(get_aucs(truth, p, a.units, counts)[None], rarer),
         average_precision=precision)
 
-# %% ../../nbs/results/02_metrics.ipynb #595f753d
+# %% ../../nbs/results/02_metrics.ipynb #938da561
 def get_metrics(
     a:Answers,        # calibrated, of one split
     raw:Answers=None, # the same at temperature 1, for `ece_before`
@@ -153,7 +153,7 @@ def get_over_seeds(
     names = [m for m in METRICS if m != 'auc' or answers[0].positive is not None]
     return pd.DataFrame({m: get_value(answers, m, draws) for m in names}).T
 
-# %% ../../nbs/results/02_metrics.ipynb #bf9ffc78
+# %% ../../nbs/results/02_metrics.ipynb #7c940547
 _CHANCE = dict(
     one_class='Only one class occurs, so these images cannot show whether the model separates '
         'classes.',
@@ -176,12 +176,12 @@ def check_against_chance(
     beats_majority = m['accuracy']['low'] > m['majority_rate']['value']
     return '' if beats_majority else _CHANCE['majority']
 
-# %% ../../nbs/results/02_metrics.ipynb #b834b220
+# %% ../../nbs/results/02_metrics.ipynb #b354e80a
 def _format_share(v, name=''):
     "A proportion with its interval, such as `89.9 % (84.2–93.7)`, in percent"
     return f"{100*v['value']:.1f} % ({name}{100*v['low']:.1f}–{100*v['high']:.1f})"
 
-# %% ../../nbs/results/02_metrics.ipynb #97571159
+# %% ../../nbs/results/02_metrics.ipynb #96f6f3bc
 def _describe_images(split, n, n_units, kind):
     "What was evaluated, such as `179 test images of 129 patients`"
     images = f"{n} {'test' if split == 'test' else 'validation'} image{'s' if n > 1 else ''}"
@@ -189,7 +189,7 @@ def _describe_images(split, n, n_units, kind):
     if kind == 'patients': return f"{images} of {n_units} patient{'s' if n_units > 1 else ''}"
     return f"{images} in {n_units} group{'s' if n_units > 1 else ''}"
 
-# %% ../../nbs/results/02_metrics.ipynb #8195b612
+# %% ../../nbs/results/02_metrics.ipynb #3b27cffd
 def _summarise_accuracy(m, images, ceiling):
     "Accuracy, the majority-class baseline, and the label ceiling where it is below 99.95 %"
     text = f"Accuracy {_format_share(m['accuracy'], '95 % CI ')} on {images}; "
@@ -199,7 +199,7 @@ def _summarise_accuracy(m, images, ceiling):
         text += f'{100*ceiling:.1f} %'
     return text + '.'
 
-# %% ../../nbs/results/02_metrics.ipynb #aa7a4053
+# %% ../../nbs/results/02_metrics.ipynb #d48b37c5
 def _summarise_threshold(m, point):
     "Sensitivity and specificity at the chosen threshold, '' where one is not known"
     if not point: return ''
@@ -209,13 +209,13 @@ def _summarise_threshold(m, point):
     return (f"At the chosen threshold ({point['rule']}): sensitivity {sensitivity}, "
         f"specificity {specificity}.")
 
-# %% ../../nbs/results/02_metrics.ipynb #b59804fa
+# %% ../../nbs/results/02_metrics.ipynb #3f118881
 def _summarise_calibration(m):
     "Expected calibration error, from 0 to 1"
     ece = m['ece']
     return f"Expected calibration error {ece['value']:.3f} ({ece['low']:.3f}–{ece['high']:.3f})."
 
-# %% ../../nbs/results/02_metrics.ipynb #7c69776c
+# %% ../../nbs/results/02_metrics.ipynb #0ba5eff3
 def _summarise_split(split, given):
     "What limits the conclusions from this split, '' where nothing does"
     if split != 'test':
@@ -224,7 +224,7 @@ def _summarise_split(split, given):
     if given: return 'The test split was given, not drawn from the same source as validation.'
     return ''
 
-# %% ../../nbs/results/02_metrics.ipynb #8ebbdb30
+# %% ../../nbs/results/02_metrics.ipynb #27da4eee
 def summarise_evaluation(
     m:dict,        # metrics of the split
     split:str,     # test or valid
@@ -246,7 +246,7 @@ def summarise_evaluation(
     ]
     return ' '.join(filter(None, sentences))
 
-# %% ../../nbs/results/02_metrics.ipynb #d3f5ccb8
+# %% ../../nbs/results/02_metrics.ipynb #3c86648a
 _HEADLINE_METRICS = ('accuracy', 'balanced_accuracy', 'macro_f1', 'auc')
 
 def _format_metrics(metrics):

@@ -8,7 +8,7 @@ __all__ = ['get_positive_predictions', 'choose_operating_point', 'get_decision_t
            'get_group_metrics', 'describe_contradicting', 'take_unseen', 'evaluate_abstention', 'check_exchangeable',
            'evaluate_prediction_sets', 'try_prediction_sets']
 
-# %% ../../nbs/results/02a_operating.ipynb #209a799b
+# %% ../../nbs/results/02a_operating.ipynb #4f38083f
 from dataclasses import replace
 
 import numpy as np, pandas as pd
@@ -26,7 +26,7 @@ from ..stats.thresholds import choose_threshold, estimate_prior, get_net_benefit
 from ..stats.thresholds import get_own_prior, get_predictive_values, plot_net_benefit
 from ..stats.thresholds import plot_predictive_values, shift_prior
 
-# %% ../../nbs/results/02a_operating.ipynb #3d3a61d9
+# %% ../../nbs/results/02a_operating.ipynb #67d1ce9a
 def _cross_judge(p, own, fold, choose):
     "Is each image in `own` predicted positive by the threshold of the other folds"
     places = np.flatnonzero(own)
@@ -36,7 +36,7 @@ def _cross_judge(p, own, fold, choose):
         positives[fold == k] = p[places[fold == k]] >= point['threshold']
     return positives
 
-# %% ../../nbs/results/02a_operating.ipynb #2803fe1e
+# %% ../../nbs/results/02a_operating.ipynb #8dcabf1d
 def get_positive_predictions(
     valid,        # calibrated `Answers`
     own,          # those that may choose the threshold, of bool
@@ -56,11 +56,11 @@ def get_positive_predictions(
     positives[own] = _cross_judge(p, own, fold, choose)
     return point, positives
 
-# %% ../../nbs/results/02a_operating.ipynb #381bb13d
+# %% ../../nbs/results/02a_operating.ipynb #9923d592
 _ONE_CLASS = ('Validation holds images of one class only, so no operating point can be chosen: '
     'an image is predicted positive where the positive class is the likelier one.')
 
-# %% ../../nbs/results/02a_operating.ipynb #321ebe13
+# %% ../../nbs/results/02a_operating.ipynb #4841a654
 def choose_operating_point(
     answers:dict, # calibrated `Answers` by split, `valid` and, where there is one, `test`
     own,          # validation images that may choose the threshold, of bool
@@ -80,7 +80,7 @@ def choose_operating_point(
         by_split['test'] = answers['test'].probs[:, valid.positive] >= point['threshold']
     return point | dict(predictive_values=None), by_split, [note] if note else []
 
-# %% ../../nbs/results/02a_operating.ipynb #25050fdf
+# %% ../../nbs/results/02a_operating.ipynb #2f1097ee
 _OUTCOMES = [  # name, is the image truly positive, is it predicted positive
     ('true positive', True, True),
     ('false negative', True, False),
@@ -88,14 +88,14 @@ _OUTCOMES = [  # name, is the image truly positive, is it predicted positive
     ('true negative', False, False),
 ]
 
-# %% ../../nbs/results/02a_operating.ipynb #56e1e1e2
+# %% ../../nbs/results/02a_operating.ipynb #a0302038
 def _count_share(hit, of, units):
     "Images, and their share with its interval"
     share = get_unit_share(hit, of, units)
     images = int((of & hit).sum())
     return dict(images=images, share=share['value'], low=share['low'], high=share['high'])
 
-# %% ../../nbs/results/02a_operating.ipynb #2589ac7f
+# %% ../../nbs/results/02a_operating.ipynb #b11f8df4
 def get_decision_table(
     a:Answers,   # of one split
     positives,   # is the image predicted positive `(n,)` of bool
@@ -110,7 +110,7 @@ def get_decision_table(
         rows[f'{outcome} ({name})'] = share
     return pd.DataFrame.from_dict(rows, orient='index')
 
-# %% ../../nbs/results/02a_operating.ipynb #f8895e14
+# %% ../../nbs/results/02a_operating.ipynb #50ad8cb5
 def get_curve_point(
     a:Answers,   # of one split
     positives,   # is the image predicted positive `(n,)` of bool; None without a threshold
@@ -122,7 +122,7 @@ def get_curve_point(
     false_positive_rate = (positives & ~truth).sum()/(~truth).sum()
     return false_positive_rate, found/truth.sum(), found/max(1, positives.sum())
 
-# %% ../../nbs/results/02a_operating.ipynb #e64acb09
+# %% ../../nbs/results/02a_operating.ipynb #10eda038
 def _spread_certain(rates, n_units, draws):
     "Replicates of a rate; those of the exact interval where the observed rate is 0 or 1"
     if rates[0] not in (0, 1) or not n_units: return rates
@@ -130,7 +130,7 @@ def _spread_certain(rates, n_units, draws):
     at_one = levels**(1/n_units)  # Clopper and Pearson's distribution for n of n
     return np.r_[rates[0], at_one if rates[0] else 1 - at_one]
 
-# %% ../../nbs/results/02a_operating.ipynb #631988f4
+# %% ../../nbs/results/02a_operating.ipynb #8ae74b90
 def get_rates(
     a:Answers,      # of one split
     positives,      # is the image predicted positive `(n,)` of bool
@@ -145,7 +145,7 @@ def get_rates(
     specificity = _spread_certain(recall[:, 1 - a.positive], len(set(a.units[~truth])), draws)
     return sensitivity, specificity
 
-# %% ../../nbs/results/02a_operating.ipynb #ec166a67
+# %% ../../nbs/results/02a_operating.ipynb #7ed24d05
 def get_predictive_value_intervals(
     rates:tuple,      # from `get_rates`
     prevalence:float, # share of positives where the model is used, 0 to 1
@@ -157,7 +157,7 @@ def get_predictive_value_intervals(
     npv = get_bounds(npv[None], n_units)
     return dict(prevalence=prevalence, ppv=ppv, npv=npv)
 
-# %% ../../nbs/results/02a_operating.ipynb #37a7f455
+# %% ../../nbs/results/02a_operating.ipynb #090d29c1
 def plot_decisions(
     a:Answers,   # of one split
     rates:tuple, # from `get_rates`
@@ -171,12 +171,12 @@ def plot_decisions(
     plot_net_benefit(get_net_benefit(truth, a.probs[:, a.positive], a.units, counts), axs[1])
     return fig
 
-# %% ../../nbs/results/02a_operating.ipynb #f5227bd8
+# %% ../../nbs/results/02a_operating.ipynb #18269768
 def _get_shares(a):
     "The share of each class `(classes,)`"
     return np.bincount(a.targs, minlength=a.probs.shape[1])/len(a.targs)
 
-# %% ../../nbs/results/02a_operating.ipynb #f504e7a5
+# %% ../../nbs/results/02a_operating.ipynb #cfeb9572
 def _estimate_shares(valid, test, classes):
     "Class shares: assumed by the probabilities, of validation, estimated and true of the test"
     assumed = get_own_prior(valid.probs, _get_shares(valid))
@@ -186,7 +186,7 @@ def _estimate_shares(valid, test, classes):
         guessed=estimate_prior(test.probs, assumed),
         test=_get_shares(test)))
 
-# %% ../../nbs/results/02a_operating.ipynb #4d70781f
+# %% ../../nbs/results/02a_operating.ipynb #4a98f2b4
 def get_prior_shift(
     valid:Answers,  # calibrated, of validation
     test:Answers,   # calibrated, of the test
@@ -201,7 +201,7 @@ def get_prior_shift(
     change = get_difference([corrected], [test], 'log_loss', draws)
     return shares.to_dict() | dict(log_loss={k: change[k] for k in ('difference', 'low', 'high')})
 
-# %% ../../nbs/results/02a_operating.ipynb #5f847529
+# %% ../../nbs/results/02a_operating.ipynb #c2e9e30a
 def get_shares_table(
     prior_shift:dict, # from `get_prior_shift`
 )->pd.DataFrame:
@@ -211,7 +211,7 @@ def get_shares_table(
     shares['error'] = (shares.estimated - shares.test).abs()
     return shares.sort_values('error', ascending=False, kind='stable')
 
-# %% ../../nbs/results/02a_operating.ipynb #ffcca97b
+# %% ../../nbs/results/02a_operating.ipynb #2ab4bd14
 def get_by_group(
     a:Answers, # of one split
     named,     # is the image's group a named one, not one of duplicates `(n,)` of bool
@@ -226,7 +226,7 @@ def get_by_group(
     grouped = replace(a, targs=targs, preds=probs.argmax(1), probs=probs, units=units)
     return grouped.take(clear) if clear.any() else None, int((~clear).sum())
 
-# %% ../../nbs/results/02a_operating.ipynb #c5a18582
+# %% ../../nbs/results/02a_operating.ipynb #1d1a62e5
 _GROUP_METRICS = ('accuracy', 'balanced_accuracy', 'auc', 'sensitivity', 'specificity')
 
 def get_group_metrics(
@@ -240,7 +240,7 @@ def get_group_metrics(
     found = get_metrics(grouped, None, positives, draws)
     return dict(n=len(grouped.targs)) | {k: found[k] for k in _GROUP_METRICS if k in found}
 
-# %% ../../nbs/results/02a_operating.ipynb #2213bf1d
+# %% ../../nbs/results/02a_operating.ipynb #0158be6a
 def describe_contradicting(
     n:int, # groups with images under several labels
 )->str:
@@ -249,7 +249,7 @@ def describe_contradicting(
     verb = 'is' if n == 1 else 'are'
     return f'{subject} images under several labels and {verb} left out of the metrics by group.'
 
-# %% ../../nbs/results/02a_operating.ipynb #adb09fa4
+# %% ../../nbs/results/02a_operating.ipynb #d6795f94
 def take_unseen(
     a:Answers,  # of the split whose metrics count
     own,        # validation images that calibrated, of bool
@@ -259,11 +259,11 @@ def take_unseen(
     if split == 'test': return a
     return None if own.all() else a.take(~own)
 
-# %% ../../nbs/results/02a_operating.ipynb #227e6d65
+# %% ../../nbs/results/02a_operating.ipynb #58c62a1c
 _MUST_ABSTAIN = ('Validation is too small, or the model too inaccurate, to keep errors at or below '
     '{:g} %: the model would have to abstain from every prediction.')
 
-# %% ../../nbs/results/02a_operating.ipynb #9966861b
+# %% ../../nbs/results/02a_operating.ipynb #71876975
 def evaluate_abstention(
     calibrating:Answers, # calibrated, reserved for calibration
     judged:Answers,      # calibrated, others
@@ -279,7 +279,7 @@ def evaluate_abstention(
     note = _MUST_ABSTAIN.format(100*wanted) if threshold is None else ''
     return dict(wanted_error=wanted, threshold=threshold, **reached), note
 
-# %% ../../nbs/results/02a_operating.ipynb #d3348de2
+# %% ../../nbs/results/02a_operating.ipynb #b5a02b07
 _GUARANTEES = dict(
     no_test='There is no test split: these images selected the epoch, so the guarantee does not '
         'apply to them.',
@@ -290,7 +290,7 @@ _GUARANTEES = dict(
     holds='Test and validation were drawn from the same source by whole groups, so the guarantee '
         'holds for an image of a new group.')
 
-# %% ../../nbs/results/02a_operating.ipynb #907b77b5
+# %% ../../nbs/results/02a_operating.ipynb #24cce1c7
 def check_exchangeable(
     split:str,      # test or valid
     given:bool,     # the test was given, not drawn from the same images as validation
@@ -302,7 +302,7 @@ def check_exchangeable(
     if not reserved: return False, _GUARANTEES['unreserved']
     return True, _GUARANTEES['holds']
 
-# %% ../../nbs/results/02a_operating.ipynb #3523c4ea
+# %% ../../nbs/results/02a_operating.ipynb #74c87d92
 def evaluate_prediction_sets(
     asked:Answers,       # at temperature 1, to which nothing was fitted; None where there are none
     calibrating:Answers, # at temperature 1, reserved for calibration
@@ -321,7 +321,7 @@ def evaluate_prediction_sets(
     table = get_prediction_set_table(sets, asked.targs, asked.units, classes)
     return dict(wanted_coverage=coverage, **reached), table
 
-# %% ../../nbs/results/02a_operating.ipynb #ccec1fae
+# %% ../../nbs/results/02a_operating.ipynb #a049e9ab
 def try_prediction_sets(
     *args, # as in `evaluate_prediction_sets`
 )->tuple:
