@@ -302,7 +302,7 @@ def test_look_alikes_tie_nothing_and_keep_unties(tmp_path, capsys):
         a = np.asarray(Image.fromarray(base).resize((160, 160), Image.Resampling.BICUBIC)).astype(int) + np.random.default_rng(i+1).normal(0, 4, (160, 160, 3))
         (tmp_path/'ab'[i % 2]).mkdir(exist_ok=True); Image.fromarray(a.clip(0, 255).astype(np.uint8)).save(tmp_path/'ab'[i % 2]/f'{i}.png')
     items = get_items(str(tmp_path))
-    assert (items.copies == '').all() and 'too many to be copies' in capsys.readouterr().out
+    assert (items.copies == '').all() and 'too many to be duplicates' in capsys.readouterr().out
     assert set(splitting.get_splits(items).split) == {'train', 'valid', 'test'}
     two = draw(tmp_path/'two', 'ab', 8)
     Image.open(two/'a'/'0.png').resize((200, 200), Image.Resampling.BICUBIC).save(two/'a'/'big.png')

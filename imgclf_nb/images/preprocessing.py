@@ -25,14 +25,14 @@ def _to_8bit(im):
     elif im.mode.startswith('I;16') or top > 255: values = values/257  # 65535 / 257 = 255
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
-# %% ../../nbs/images/00_preprocessing.ipynb #e4b65311
+# %% ../../nbs/images/00_preprocessing.ipynb #ea54844c
 def _put_on_white(im):
     "An image with transparency, on a white background"
     im = im.convert('RGBA')
     white = Image.new('RGBA', im.size, 'white')
     return Image.alpha_composite(white, im).convert('RGB')
 
-# %% ../../nbs/images/00_preprocessing.ipynb #464bee0c
+# %% ../../nbs/images/00_preprocessing.ipynb #d98b3cca
 def _make_plain(im):
     "The image without transparency and with 8 bits per value"
     if im.mode in ('I', 'F') or im.mode.startswith('I;16'): return _to_8bit(im)
@@ -56,28 +56,28 @@ def open_image(
             if orient: im = ImageOps.exif_transpose(im)
             return _make_plain(im).convert('L' if channels == 1 else 'RGB')
 
-# %% ../../nbs/images/00_preprocessing.ipynb #96f7afca
+# %% ../../nbs/images/00_preprocessing.ipynb #0b987aee
 def get_decoder()->dict:
     "The versions of the libraries that decide the pixels of a decoded image"
     from PIL import features
     jpeg = features.version_feature('libjpeg_turbo') or features.version('jpg')
     return dict(pillow=PIL.__version__, jpeg=jpeg)
 
-# %% ../../nbs/images/00_preprocessing.ipynb #973d778e
+# %% ../../nbs/images/00_preprocessing.ipynb #d76482dc
 FILTERS = dict(
     bicubic=Image.Resampling.BICUBIC,
     bilinear=Image.Resampling.BILINEAR,
     lanczos=Image.Resampling.LANCZOS,
     nearest=Image.Resampling.NEAREST)
 
-# %% ../../nbs/images/00_preprocessing.ipynb #e50e950b
+# %% ../../nbs/images/00_preprocessing.ipynb #9ec2d3d1
 _CHOICES = dict(
     resize=('crop', 'letterbox', 'squash'),
     interpolation=tuple(FILTERS),
     channels=(1, 3),
     bits=(8,))
 
-# %% ../../nbs/images/00_preprocessing.ipynb #8c10e5bf
+# %% ../../nbs/images/00_preprocessing.ipynb #95065c3c
 def _check_choices(preprocessing):
     "`UserError` for a value that is not among `_CHOICES`"
     for name,allowed in _CHOICES.items():
@@ -124,7 +124,7 @@ def fit_image(
     top = (height - side)/2
     return im.resize((size, size), how, box=(left, top, left + side, top + side))
 
-# %% ../../nbs/images/00_preprocessing.ipynb #7419dfb0
+# %% ../../nbs/images/00_preprocessing.ipynb #77ba0348
 @patch
 def read(self:Preprocessing, file)->Image.Image:
     "The upright image, at least twice as large as needed: the resize does the last halving"
@@ -139,7 +139,7 @@ def pixels(self:Preprocessing, file)->np.ndarray:
     im = fit_image(self.read(file), self.size, self.resize, self.crop_pct, how, self.fill)
     return np.asarray(im).reshape(self.size, self.size, self.channels)
 
-# %% ../../nbs/images/00_preprocessing.ipynb #b233cded
+# %% ../../nbs/images/00_preprocessing.ipynb #602e906e
 @patch
 def tensor(self:Preprocessing, pixels):
     "`uint8 (…, size, size, channels)` → normalised `float32 (…, channels, size, size)` tensor"
@@ -149,7 +149,7 @@ def tensor(self:Preprocessing, pixels):
     x = torch.from_numpy(np.array(pixels)).float()
     return ((x/255 - mean)/std).movedim(-1, -3).contiguous()
 
-# %% ../../nbs/images/00_preprocessing.ipynb #1ed518a3
+# %% ../../nbs/images/00_preprocessing.ipynb #8f41f0cf
 @patch
 def __call__(self:Preprocessing, file):
     "An image file → normalised `float32 (channels, size, size)` tensor"
@@ -161,15 +161,15 @@ def to_dict(self:Preprocessing)->dict:
     "What model.json stores"
     return dataclasses.asdict(self)
 
-# %% ../../nbs/images/00_preprocessing.ipynb #8c1720c1
+# %% ../../nbs/images/00_preprocessing.ipynb #c08e5b24
 @patch(cls_method=True)
 def from_dict(cls:Preprocessing, d:dict)->Preprocessing:
     "A contract from a dictionary; `UserError` for an unknown key"
     known = {o.name for o in dataclasses.fields(Preprocessing)}
     unknown = set(d) - known
     if unknown:
-        raise UserError(f"Preprocessing has no {', '.join(sorted(unknown))}: another version wrote "
-            f"the file; known are {', '.join(sorted(known))}.")
+        raise UserError(f"Preprocessing has no {', '.join(sorted(unknown))}: the file was "
+            f"made by another version; known are {', '.join(sorted(known))}.")
     return cls(**d)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #fc72fa99
