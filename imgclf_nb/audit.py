@@ -97,7 +97,7 @@ def _collect_findings(items, facts, doubts, cues, proposals):
     return pd.concat([
         findings.find_file_problems(items, facts, items.attrs['unreadable']),
         findings.find_duplicate_problems(items, facts),
-        findings.find_neighbours(items),
+        findings.find_neighbouring_frames(items),
         findings.find_case_clashes(items),
         findings.find_class_problems(items),
         findings.make_findings(rows)], ignore_index=True)
@@ -291,10 +291,10 @@ _planted = ('unreadable', 'contradictory', 'contradictory_near', 'exact_duplicat
 
 def _compare_with_truth(name):
     "`(path, kind)` of a miniature's findings and of its planted defects, as two sets"
-    from imgclf_nb.datasets.miniatures import get_truth
+    from imgclf_nb.datasets.miniatures import get_planted_defects
     found = find_all(name, labels=False)['findings']
     found = found[found.kind.isin(_planted)]
-    truth = get_truth(name)
+    truth = get_planted_defects(name)
     return set(zip(found.path, found.kind)), set(zip(truth.path, truth.kind))
 
 # %% ../nbs/01a_audit.ipynb #b5e8ef41

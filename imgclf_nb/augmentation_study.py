@@ -12,7 +12,7 @@ import pandas as pd
 
 from .augmentation import get_parts, get_policy
 from .base.machine import get_plt
-from .comparison import compare_runs, correct_rows, describe_comparison
+from .comparison import compare_runs, correct_p_values, describe_comparison
 from .comparison import format_difference, get_class_effects
 from .results.leaderboard import summarise_runs
 from .results.paired_predictions import find_runs
@@ -94,7 +94,7 @@ def compare_policies(
         runs = get_policy_runs(study, [a, b], folds)
         if len(runs) < 2: continue
         rows.append(dict(compare_runs(runs[a], runs[b], metric, draws=draws), a=a, b=b))
-    return correct_rows(rows) if rows and holm else rows
+    return correct_p_values(rows) if rows and holm else rows
 
 # %% ../nbs/07a_augmentation_study.ipynb #0a33b1bd
 def describe_policies_found(
@@ -143,7 +143,7 @@ def compare_studies(
         found = compare_policies(study, policies, holm=False)
         rows += [dict(row, a=f"{name}: {row['a']}") for row in found]
     rows += also
-    return correct_rows(rows) if rows else []
+    return correct_p_values(rows) if rows else []
 
 # %% ../nbs/07a_augmentation_study.ipynb #456b90a1
 def compare_one_policy(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['open_tests', 'compare_runs', 'format_difference', 'describe_comparison', 'get_class_effects', 'plot_differences',
-           'correct_rows', 'compare_many']
+           'correct_p_values', 'compare_many']
 
 # %% ../nbs/07_comparison.ipynb #8f11f3eb
 from pathlib import Path
@@ -203,7 +203,7 @@ def plot_differences(
     return ax
 
 # %% ../nbs/07_comparison.ipynb #58cc14a1
-def correct_rows(
+def correct_p_values(
     rows:list,  # from `compare_runs`
 )->list:
     "The same rows with p-values corrected by Holm's method, and verdicts that follow them"
@@ -228,6 +228,6 @@ def compare_many(
         try: rows.append(compare_runs(runs[0], other, metric, split, draws, looked))
         except UserError as e: errors.append(str(e))
     if not rows: raise UserError(' '.join(errors), 'run')
-    rows = correct_rows(rows)
+    rows = correct_p_values(rows)
     rows[-1]['notes'] += [f'Left out: {error}' for error in errors]
     return rows

@@ -16,9 +16,9 @@ from .data import get_items
 from .images.preprocessing import Preprocessing
 from .models.attention import get_border_table
 from .models.embedding import find_nearest
-from .models.image_rows import say_answer
-from .models.saliency import enlarge, get_agreement, get_saliency_maps
-from .models.saliency import open_feature_map, randomise
+from .models.image_rows import describe_prediction
+from .models.saliency import upsample_maps, get_agreement, get_saliency_maps
+from .models.saliency import open_feature_map, randomise_weights
 from .results.artifacts import read_predictions
 from .splitting import get_splits, seal_test
 from .training.subsets import take_fold, take_images
@@ -98,7 +98,7 @@ def _get_chosen_row(chosen, images, large):
     "The images of one kind, each followed by its saliency map where there are maps"
     row = []
     for i,prediction in chosen.iterrows():
-        row.append((images[i], say_answer(prediction), None))
+        row.append((images[i], describe_prediction(prediction), None))
         if large is not None: row.append((images[i], '' if large[i].any() else 'empty', large[i]))
     return row
 
@@ -132,7 +132,7 @@ def _choose_measured(predictions, n, seed):
 def _get_random_maps(model, card, batches, targets, share=1., seed=0):
     "Saliency maps after a share of the model's tensors was replaced by fresh weights"
     preprocessing = Preprocessing.from_dict(card['preprocessing'])
-    fresh = randomise(model, card, share, seed)
+    fresh = randomise_weights(model, card, share, seed)
     opened = open_feature_map(fresh, card['arch'], preprocessing.size, preprocessing.channels)
     return get_saliency_maps(opened, batches, targets)
 
@@ -149,7 +149,7 @@ def _get_sanity_rows(images, stages, size):
     "A row per image: its map at each stage, with the rank correlation to the trained model's map"
     trained = stages['trained']
     agreement = {name: get_agreement(trained, maps) for name,maps in stages.items()}
-    large = {name: enlarge(maps, size) for name,maps in stages.items()}
+    large = {name: upsample_maps(maps, size) for name,maps in stages.items()}
     return [[(image, f'{name}: {agreement[name][j]:.2f}', large[name][j]) for name in stages]
         for j,image in enumerate(images)]
 
@@ -173,7 +173,7 @@ def _get_part_table(shares, labels, units, untrained):
 # %% ../nbs/06_explanation.ipynb #7dbc0c9c
 def _get_nearest_row(prediction, image, train, near, cosines, preprocessing):
     "An image, followed by its nearest training images with their labels and cosines"
-    row = [(image, say_answer(prediction), None)]
+    row = [(image, describe_prediction(prediction), None)]
     for j,cosine in zip(near, cosines):
         row.append((preprocessing.pixels(train.path[j]), f'{train.label[j]}, {cosine:.2f}', None))
     return row
@@ -203,7 +203,7 @@ def _get_confusion_row(pair, predictions, features, train, known, preprocessing)
     "Up to three images of a confusion, then the two nearest training images of the predicted class"
     confused = (predictions.label == pair.label) & (predictions.predicted == pair.predicted)
     mistakes = predictions[confused].nlargest(3, 'probability')
-    row = [(preprocessing.pixels(o.path), say_answer(o), None) for o in mistakes.itertuples()]
+    row = [(preprocessing.pixels(o.path), describe_prediction(o), None) for o in mistakes.itertuples()]
     row += [(np.full((8, 8), 255, np.uint8), '', None)]*(3 - len(row))
     same = np.flatnonzero(train.label == pair.predicted)
     near, _ = find_nearest(features[[mistakes.index[0]]], known[same], 2)

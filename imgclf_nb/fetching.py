@@ -13,7 +13,7 @@ from pathlib import Path
 from .base.runs import get_now
 from .core import UserError, get_data_root, get_records, get_root, write_json, write_text
 from .data import get_data_hash, get_items, get_manifest
-from .datasets.archives import NoRoom, check_name, check_room, find_columns
+from .datasets.archives import DiskFullError, check_name, check_disk_space, find_columns
 from .datasets.archives import unpack, unpack_parquet
 from .datasets.cards import get_card
 from .datasets.retries import check_reachable, explain_failure, get_size, retry
@@ -72,7 +72,7 @@ def _save(response, part, have):
     left = int(response.headers.get('Content-Length', 0))
     size = have + left or None
     mode = 'ab' if have else 'wb'
-    with check_room(part.parent, left), open(part, mode) as file, _make_bar(size, have) as bar:
+    with check_disk_space(part.parent, left), open(part, mode) as file, _make_bar(size, have) as bar:
         write_json(part.with_suffix('.json'), dict(tag=_get_tag(response.headers), size=size))
         for chunk in response.iter_content(1 << 14):  # as much is lost with a connection
             file.write(chunk)
@@ -110,7 +110,7 @@ def _open_archive(source, part, work):
             raise UserError(f"{source} has the sha256 {got}, expected is {source.sha256}: "
                 "the file was deleted. If it was changed on purpose, give the new sha256.")
         return unpack(part, work/'set'), got
-    except NoRoom: raise
+    except DiskFullError: raise
     except UserError:
         part.unlink()
         raise
@@ -150,7 +150,7 @@ def _save_kaggle(response, part, handle):
     size = int(response.headers.get('Content-Length', 0))
     left = size - get_size(part)
     try:
-        with check_room(part.parent, left): download_file(response, str(part), handle)
+        with check_disk_space(part.parent, left): download_file(response, str(part), handle)
     except DataCorruptionError as error:  # kagglehub has deleted the file
         raise ConnectionError(str(error)) from error
     if size and part.stat().st_size != size:
@@ -204,7 +204,7 @@ def _download_hub(source, commit, files, folder):
     "One try: the files that are missing"
     from huggingface_hub import snapshot_download
     needed = sum(files[name].size or 0 for name in _find_missing(folder, files))
-    with check_room(folder.parent, needed):
+    with check_disk_space(folder.parent, needed):
         snapshot_download(source.address, repo_type='dataset', revision=commit, local_dir=folder)
     missing = _find_missing(folder, files)  # without a network the client only warns
     if missing: raise ConnectionError(f'{len(missing)} of {len(files)} files have not arrived')
@@ -239,7 +239,7 @@ def _open_files(hub, names, work):
     parquet = [hub/name for name in names if name.suffix == '.parquet']
     tables = sorted(path for path in parquet if find_columns(path))
     if tables:
-        with check_room(work, sum(path.stat().st_size for path in tables)):
+        with check_disk_space(work, sum(path.stat().st_size for path in tables)):
             return unpack_parquet(tables, out)
     for name in names: _take(hub, name, out)
     return out

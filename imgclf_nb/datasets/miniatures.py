@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMPUTER_PARTS', 'PETS', 'VERSION', 'MINIATURES', 'draw_shape', 'draw_object', 'save_image', 'draw_pc_parts',
-           'draw_cats_vs_dogs', 'draw_fruits360', 'draw_instruments', 'draw_chest_xray', 'get_miniature', 'get_truth']
+           'draw_cats_vs_dogs', 'draw_fruits360', 'draw_instruments', 'draw_chest_xray', 'get_miniature',
+           'get_planted_defects']
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #4bfcc330
 import json, os, shutil, tempfile
@@ -454,7 +455,7 @@ def get_miniature(
     return folder
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #2ecdb190
-def get_truth(
+def get_planted_defects(
     name:str, # one of `MINIATURES`
 ):
     "The planted defects, a `DataFrame`: `path` (relative), `kind`, `detail`"

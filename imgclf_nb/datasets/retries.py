@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 from ..base.machine import why_unreachable
 from ..core import UserError
-from .archives import say_error
+from .archives import describe_error
 from .sources import Source
 
 # %% ../../nbs/datasets/03a_retries.ipynb #f3a01e53
@@ -73,7 +73,7 @@ def explain_failure(
         wait = _get_requested_wait(error)
         return f"{source} is busy and asks to wait {wait} s: run the same command again after that."
     what = 'The connection kept breaking' if _is_broken(error) else 'Something unexpected happened'
-    return f"{what} at {source} ({say_error(error)}). The same command resumes where it stopped."
+    return f"{what} at {source} ({describe_error(error)}). The same command resumes where it stopped."
 
 # %% ../../nbs/datasets/03a_retries.ipynb #d17f3d43
 def check_reachable(

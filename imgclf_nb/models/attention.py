@@ -22,7 +22,7 @@ def _get_mean(values, units, draws=1000):
 
 # %% ../../nbs/models/03a_attention.ipynb #5d233bd8
 def get_border_table(
-    shares,             # from `get_border`, a row per image
+    shares,             # from `get_attention_shares`, a row per image
     labels,             # of the same images
     units,              # number of each image's unit
     part:str='border',  # border, corners, outside or bars

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from ..base.runs import Run
 from ..datasets.miniatures import MINIATURES
-from .paired_predictions import check_alike, check_comparable, find_items
+from .paired_predictions import check_one_setting, check_comparable, find_items
 from .paired_predictions import get_answers, get_prediction_units, get_tables
 from ..stats.calibration import cross_calibrate, get_ece, set_temperature
 from ..stats.intervals import resample_units, get_aucs, get_confusions, get_scores
@@ -144,7 +144,7 @@ def get_over_seeds(
 )->pd.DataFrame:
     "`value, low, high, spread` by metric; `UserError` where the runs differ in more than the seed"
     check_comparable(runs, runs)
-    check_alike(runs)
+    check_one_setting(runs)
     tables = get_tables(runs, split)
     first = next(iter(tables.values()))
     record = runs[0].record

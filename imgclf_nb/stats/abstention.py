@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..core import UserError
-from .intervals import get_interval, get_unit_share, in_parts
+from .intervals import get_interval, get_unit_share, split_resamples
 
 # %% ../../nbs/stats/05_abstention.ipynb #78dd1552
 def _get_risks(counts, wrong, at):
@@ -37,7 +37,7 @@ def get_risk_coverage(
     wrong = ~np.asarray(right, bool)[order]
     units = np.asarray(units)[order]
     at = np.linspace(1/points, 1, points)
-    parts = in_parts(counts, len(order))
+    parts = split_resamples(counts, len(order))
     risk, *others = np.concatenate([_get_risks(part[:, units], wrong, at) for part in parts])
     low, high = np.percentile(others or [risk], [2.5, 97.5], axis=0)
     table = pd.DataFrame(dict(coverage=at, risk=risk))

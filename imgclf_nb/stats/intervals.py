@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['get_share', 'get_unit_names', 'get_units', 'get_unit_share', 'resample_units', 'get_confusions', 'get_scores',
-           'soften_certain', 'in_parts', 'get_aucs', 'get_interval']
+           'soften_certain', 'split_resamples', 'get_aucs', 'get_interval']
 
 # %% ../../nbs/stats/00_intervals.ipynb #d7e8cc22
 import numpy as np, pandas as pd
@@ -187,7 +187,7 @@ def soften_certain(
     return c | dict(predicted=np.maximum(c['predicted'], c['right']))
 
 # %% ../../nbs/stats/00_intervals.ipynb #65e41c2d
-def in_parts(
+def split_resamples(
     counts,           # from `resample_units` `(resamples, units)`
     n:int,            # numbers per resample
     cells:int=2_000_000, # numbers per part
@@ -217,7 +217,7 @@ def get_aucs(
     negatives = np.flatnonzero(~positive)[np.argsort(score[~positive], kind='stable')]
     ends = [np.searchsorted(score[negatives], score[positive], side) for side in ('left', 'right')]
     inside = units[negatives], units[positive], ends
-    return np.concatenate([_get_part_aucs(o, *inside) for o in in_parts(counts, len(positive))])
+    return np.concatenate([_get_part_aucs(o, *inside) for o in split_resamples(counts, len(positive))])
 
 # %% ../../nbs/stats/00_intervals.ipynb #e1b3a327
 def get_interval(

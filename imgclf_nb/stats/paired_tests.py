@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'LIMITS', 'Answers', 'simulate_answers', 'check_metric', 'get_replicates', 'get_difference', 'get_bounds',
-           'get_value', 'get_p', 'get_minimum_detectable', 'get_verdict', 'compare_answers', 'correct',
+           'get_value', 'get_p_value', 'get_minimum_detectable', 'get_verdict', 'compare_answers', 'correct',
            'compare_classes']
 
 # %% ../../nbs/stats/01_paired_tests.ipynb #57c74a8a
@@ -269,7 +269,7 @@ def _test_swaps(p, q, metric, difference, n, seed):
     return float((1 + as_large)/(1 + len(swapped)))
 
 # %% ../../nbs/stats/01_paired_tests.ipynb #de48b862
-def get_p(
+def get_p_value(
     a:list, b:list,        # as in `get_difference`
     metric:str='accuracy', # in `METRICS`
     d:dict=None,           # from `get_difference`, if it is known
@@ -330,7 +330,7 @@ def compare_answers(
     `UserError` for other images or another number of seeds"""
     _check_pairs(a, b)
     d = get_difference(a, b, metric, draws)
-    p, test = get_p(a, b, metric, d)
+    p, test = get_p_value(a, b, metric, d)
     detectable = get_minimum_detectable(d['error'], free=d['free'])  # NaN where unknown
     out = {name: d[name] for name in ('difference', 'low', 'high')}
     out |= dict(p=p, test=test, n=len(a[0].targs), groups=int(a[0].units.max()) + 1, seeds=len(a))

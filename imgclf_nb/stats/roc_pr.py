@@ -9,7 +9,7 @@ __all__ = ['COLOURS', 'get_average_precisions', 'get_auc_interval', 'get_bands',
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
-from .intervals import resample_units, get_share, in_parts
+from .intervals import resample_units, get_share, split_resamples
 
 # %% ../../nbs/stats/02_roc_pr.ipynb #c45a35f1
 def _get_totals(positive, score, units, counts):
@@ -19,7 +19,7 @@ def _get_totals(positive, score, units, counts):
     positive = np.asarray(positive, bool)[order]
     units = np.asarray(units)[order]
     ends = np.flatnonzero(np.r_[score[1:] != score[:-1], True])  # ties are one threshold
-    for part in in_parts(counts, len(score)):
+    for part in split_resamples(counts, len(score)):
         weights = part[:, units]
         true_positives = np.cumsum(weights*positive, 1, dtype=np.float64)[:, ends]
         yield true_positives, np.cumsum(weights, 1, dtype=np.float64)[:, ends]

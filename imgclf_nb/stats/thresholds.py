@@ -12,7 +12,7 @@ import numpy as np, pandas as pd
 from ..base.machine import get_plt
 from ..core import UserError
 from .calibration import get_unit_folds
-from .intervals import in_parts
+from .intervals import split_resamples
 
 # %% ../../nbs/stats/04_thresholds.ipynb #f45b96a6
 def _find_limit(scores, units, wanted):
@@ -242,7 +242,7 @@ def get_net_benefit(
     "`at, model, low, high, all, none`: true positives less at/(1 - at) false positives, per image"
     truth, p = np.asarray(truth, bool), np.asarray(p)
     at = np.linspace(.01, .99, 99) if at is None else np.asarray(at, float)
-    parts = in_parts(counts, len(p))
+    parts = split_resamples(counts, len(p))
     model, *others = np.concatenate([_get_benefits(part[:, units], truth, p, at) for part in parts])
     low, high = np.percentile(others or [model], [2.5, 97.5], axis=0)
     treat_all = truth.mean() - (1 - truth.mean())*(at/(1 - at))

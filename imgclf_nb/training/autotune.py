@@ -12,7 +12,7 @@ import torch
 
 from ..base.machine import get_device, get_processor
 from ..core import get_cache, sweep, write_json
-from .learner import get_autocast, get_layout, is_out_of_memory, spare_depthwise
+from .learner import get_autocast, get_layout, is_out_of_memory, keep_depthwise_in_fp32
 
 # %% ../../nbs/training/04_autotune.ipynb #99577808
 def _get_copy(model, plan, device):
@@ -20,7 +20,7 @@ def _get_copy(model, plan, device):
     model = copy.deepcopy(model).to(device, memory_format=get_layout(plan['layout'])).train()
     for layer in model.modules():
         if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm): layer.eval()
-    if device == 'cpu' and plan['precision'] != 'fp32': spare_depthwise(model)
+    if device == 'cpu' and plan['precision'] != 'fp32': keep_depthwise_in_fp32(model)
     return model
 
 # %% ../../nbs/training/04_autotune.ipynb #284bd799
