@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'PARTS', 'Warp', 'get_parts', 'get_policy', 'derive_seed', 'draw', 'get_affine', 'apply', 'apply_batch',
-           'cut_square', 'augment', 'show_policies']
+           'crop_square', 'augment', 'show_policies']
 
 # %% ../nbs/02_augmentation.ipynb #13571674
 import math, re
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2, numpy as np
 
 from .base.machine import get_plt
-from .core import UserError, get_close
+from .core import UserError, suggest_names
 from .pixels import to_rgb
 
 # %% ../nbs/02_augmentation.ipynb #3906d8aa
@@ -108,7 +108,7 @@ def _keep_parts(made, keep, size):
 def _find_policy(name, size, asked):
     "The policy of this name; `UserError` where there is none. `asked` is the name with its part"
     if name not in POLICIES:
-        close = get_close(asked, POLICIES)
+        close = suggest_names(asked, POLICIES)
         raise UserError(f"There is no augmentation policy {asked!r}.{close} "
             f"Policies: {', '.join(POLICIES)}.", 'policy')
     made = POLICIES[name][1]
@@ -126,7 +126,7 @@ def get_policy(
     if not how: return made
     parts = get_parts(made)
     if part not in parts:
-        raise UserError(f"The policy {name} has no part {part!r}.{get_close(part, parts)} "
+        raise UserError(f"The policy {name} has no part {part!r}.{suggest_names(part, parts)} "
             f"It has {', '.join(parts) or 'none'}.", 'policy')
     keep = [part] if how == ':' else [other for other in parts if other != part]
     return _keep_parts(made, keep, size)
@@ -347,7 +347,7 @@ def _pad_square(a, fill):
     return np.pad(a, bars, constant_values=fill)
 
 # %% ../nbs/02_augmentation.ipynb #82240748
-def cut_square(
+def crop_square(
     a,   # image `(h, w, channels)`, uint8
     key, # seed, epoch, index
     pre, # a `Preprocessing`
@@ -366,7 +366,7 @@ def cut_square(
 def _apply_compose(a, compose, key, pre, size):
     "The image in this epoch by Albumentations, `uint8 (size, size, channels)`"
     compose.set_random_seed(derive_seed(*key))
-    square = to_rgb(cut_square(a, key, pre), pre.channels)
+    square = to_rgb(crop_square(a, key, pre), pre.channels)
     out = compose(image=square)['image']
     if len(out) == size: return out
     return cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA).reshape(size, size, -1)

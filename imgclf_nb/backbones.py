@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .base.machine import why_unreachable
-from .core import UserError, get_close, put_in_place, write_json
+from .base.machine import explain_unreachable
+from .core import UserError, suggest_names, replace_file, write_json
 
 # %% ../nbs/00a_backbones.ipynb #d3711c9c
 def _check_tag(arch):
@@ -31,7 +31,7 @@ def check_arch(
     "The name, if timm knows it; else a `UserError` with similar names"
     import timm
     if not timm.is_model(arch.split('.')[0]):
-        raise UserError(f"timm has no model {arch!r}.{get_close(arch, timm.list_models())} "
+        raise UserError(f"timm has no model {arch!r}.{suggest_names(arch, timm.list_models())} "
             "timm.list_models('*net*') lists names.", 'arch')
     if '.' in arch: _check_tag(arch)
     return arch
@@ -153,7 +153,7 @@ def _check_hub():
     from huggingface_hub import constants
     if constants.HF_HUB_OFFLINE:
         raise LookupError('not in the hub cache, and HF_HUB_OFFLINE is set')
-    reason = why_unreachable(constants.ENDPOINT)
+    reason = explain_unreachable(constants.ENDPOINT)
     if reason: raise LookupError(reason)
 
 # %% ../nbs/00a_backbones.ipynb #67144776
@@ -297,7 +297,7 @@ def _write_weights(path, model):
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         save_file(_copy_state(model), tmp)
-        put_in_place(tmp, path)
+        replace_file(tmp, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"The model cannot be written into {path.parent}: {error}. "
             "Free some disk space; the same command resumes.", 'run') from None

@@ -15,7 +15,7 @@ from fastcore.script import Param, call_parse
 
 from .base.running import get_defaults, run_notebook
 from .base.runs import Run, get_run_folder, get_runs_root, open_run
-from .core import UserError, to_plain, write_json
+from .core import UserError, to_json_types, write_json
 
 # %% ../nbs/12_commands.ipynb #48a495ce
 def _describe_interrupt(error, stopped):
@@ -69,7 +69,7 @@ def _is_same(record, parameters, notebook='04_train'):
     from imgclf_nb.data import get_items
     defaults = get_defaults(notebook)
     if set(parameters) - set(defaults): return False  # the notebook will refuse the unknown name
-    full = to_plain(fill_recipe({**defaults, **parameters}))
+    full = to_json_types(fill_recipe({**defaults, **parameters}))
     if {**full, 'run': ''} != {**record['parameters'], 'run': ''}: return False
     items = get_items(full['dataset'], full['strict'])
     return items.attrs['data_hash'] == record['data_hash']
@@ -261,8 +261,8 @@ def imgclf_fetch(
     "Bring a data set to data/NAME, whole or not at all."
     from imgclf_nb.datasets.sources import get_source
     known = get_source(name, source, revision, sha256)  # refuses it before the rest is loaded
-    from imgclf_nb.fetching import check_arrived, fetch, get_place
-    print(f'\n{check_arrived(name, fetch(known, get_place(name)))}')
+    from imgclf_nb.fetching import report_arrived, fetch, get_fetch_folder
+    print(f'\n{report_arrived(name, fetch(known, get_fetch_folder(name)))}')
 
 # %% ../nbs/12_commands.ipynb #d39cf420
 @call_parse

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from .base.machine import show_progress
 from .base.parallel import map_forked
-from .core import UserError, get_cache, sweep, write_json
+from .core import UserError, get_cache, delete_leftovers, write_json
 from .datasets.cards import open_set
 from .images.preprocessing import get_decoder
 
@@ -153,7 +153,7 @@ class _Writer:
     "Appends images to a store; its table on disk never lists pixels that the disk does not hold"
     def __init__(self, folder, recipe):
         folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder, 600)
+        delete_leftovers(folder, 600)
         self.folder = folder
         self.rows = _read_index(folder, recipe).tolist()
         self.known = {row[0].decode() for row in self.rows}

@@ -12,7 +12,7 @@ import numpy as np, pandas as pd
 
 from .evidence import ALIKE, get_evidence, get_odds_ratio, get_video_evidence
 from .evidence import is_alike
-from ..core import UserError, get_close
+from ..core import UserError, suggest_names
 from ..datasets.records import decide
 
 # %% ../../nbs/auditing/03_grouping.ipynb #f0d49c33
@@ -257,7 +257,7 @@ def _check_pattern(groups):
     if n: return
     raise UserError(f"groups = {groups!r} captures nothing: give {', '.join(SOURCES)}, "
         "or put the part of the name that identifies the group in parentheses, e.g. (person\\d+)_."
-        f"{get_close(groups, SOURCES)}", 'groups')
+        f"{suggest_names(groups, SOURCES)}", 'groups')
 
 # %% ../../nbs/auditing/03_grouping.ipynb #d78a5ac2
 def _join_proposals(items, facts, source):

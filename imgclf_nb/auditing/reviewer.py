@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core import UserError, get_close
+from ..core import UserError, suggest_names
 from ..datasets.listing import list_items
 from ..datasets.records import decide, read_decisions
 from ..images.preprocessing import open_image
@@ -192,7 +192,7 @@ def relabel(self:Reviewer, label:str):
     "Give the image another of the set's `classes`; `UserError` where the label is none of them"
     if label in self.classes: return _decide(self, 'relabel', label)
     if not label: raise UserError('Choose a class first.')
-    raise UserError(f'{label!r} is not a class of this data set.{get_close(label, self.classes)}')
+    raise UserError(f'{label!r} is not a class of this data set.{suggest_names(label, self.classes)}')
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #338d9ff6
 @patch

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['set_seeds', 'set_allocator', 'get_commit', 'get_device', 'get_processor', 'get_environment', 'get_plt',
-           'show_progress', 'why_unreachable']
+           'show_progress', 'explain_unreachable']
 
 # %% ../../nbs/base/00_machine.ipynb #bb01e6a8
 import importlib.metadata, os, platform, random, socket, subprocess, sys
@@ -119,7 +119,7 @@ def _has_proxy():
     return any(os.environ.get(name) or os.environ.get(name.lower()) for name in names)
 
 # %% ../../nbs/base/00_machine.ipynb #9a54cf52
-def why_unreachable(
+def explain_unreachable(
     endpoint:str, # an address, e.g. 'https://huggingface.co'
 )->str:
     "Why a server cannot be reached; '' where it answers, or where a proxy decides"

@@ -8,8 +8,8 @@ __all__ = ['check_parameters']
 # %% ../../nbs/base/02_parameters.ipynb #7eb4be1d
 import ast, math
 
-from .runs import keep_refusal
-from ..core import ParameterError, get_close
+from .runs import record_refusal
+from ..core import ParameterError, suggest_names
 
 # %% ../../nbs/base/02_parameters.ipynb #7019e685
 def _get_injected(ns):
@@ -25,7 +25,7 @@ def _check_names(names, kinds):
     for name in names:
         if name in kinds: continue
         raise ParameterError(f"Unknown parameter {name}: "
-            f"this notebook has {', '.join(kinds)}.{get_close(name, kinds)}", name)
+            f"this notebook has {', '.join(kinds)}.{suggest_names(name, kinds)}", name)
 
 # %% ../../nbs/base/02_parameters.ipynb #cb0ec019
 _kinds = {
@@ -58,7 +58,7 @@ def _check_range(name, value, low, high):
 def _check_choice(name, value, allowed):
     "`ParameterError` for a value that is none of the allowed ones"
     if value in allowed: return
-    _refuse(name, value, f"one of {', '.join(map(str, allowed))}.{get_close(value, allowed)}")
+    _refuse(name, value, f"one of {', '.join(map(str, allowed))}.{suggest_names(value, allowed)}")
 
 # %% ../../nbs/base/02_parameters.ipynb #c452ceed
 def _check_one(name, value, kind, allowed, optional):
@@ -85,5 +85,5 @@ def check_parameters(
         return {name: _check_one(name, ns[name], kind, limits.get(name), name in optional)
             for name,kind in kinds.items()}
     except ParameterError as error:
-        if notebook: keep_refusal(notebook, {name: ns.get(name) for name in kinds}, error)
+        if notebook: record_refusal(notebook, {name: ns.get(name) for name in kinds}, error)
         raise

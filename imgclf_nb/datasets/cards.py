@@ -11,7 +11,7 @@ import dataclasses, hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import UserError, get_close, get_data_root, get_root
+from ..core import UserError, suggest_names, get_data_root, get_root
 from .miniatures import MINIATURES, get_miniature
 from .sources import SOURCES
 
@@ -145,7 +145,7 @@ def _get_missing_error(dataset):
     names = [*CARDS, *MINIATURES]
     if dataset not in CARDS:
         return UserError(f"There is no data set, folder or CSV {dataset!r}."
-            f"{get_close(dataset, names)} Known names: {', '.join(names)}.", 'dataset')
+            f"{suggest_names(dataset, names)} Known names: {', '.join(names)}.", 'dataset')
     return UserError(f"The set {dataset} is not at {get_data_root()/dataset}. "
         f"`imgclf_fetch {dataset}` gets it from {CARDS[dataset].source}; or unpack it there "
         f"yourself, or set IMGCLF_DATA to the folder that holds {dataset}/. {dataset}_mini is a "

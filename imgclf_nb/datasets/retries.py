@@ -10,7 +10,7 @@ import time
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-from ..base.machine import why_unreachable
+from ..base.machine import explain_unreachable
 from ..core import UserError
 from .archives import describe_error
 from .sources import Source
@@ -80,7 +80,7 @@ def check_reachable(
     endpoint:str, # an address, e.g. 'https://huggingface.co'
 ):
     "`UserError` where the server cannot be reached"
-    reason = why_unreachable(endpoint)
+    reason = explain_unreachable(endpoint)
     if not reason: return
     raise UserError(f"{reason}: connect to the network and run this again, "
         "or fetch the data set elsewhere and copy its folder.")

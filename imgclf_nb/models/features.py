@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backbones import get_backbone, get_expected, get_features
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
-from ..core import UserError, get_cache, put_in_place, sweep, write_json
+from ..core import UserError, get_cache, replace_file, delete_leftovers, write_json
 from ..images.preprocessing import Preprocessing, get_batches, get_decoder
 
 # %% ../../nbs/models/01_features.ipynb #6a365312
@@ -47,7 +47,7 @@ def _write_store(store, known):
     arrays = dict(sha256=np.array(list(known)), x=np.stack(list(known.values())))
     try:
         with open(temporary, 'wb') as file: np.savez(file, **arrays)
-        put_in_place(temporary, store)
+        replace_file(temporary, store)
     except OSError as e:
         print(f"Features are not kept: {store} cannot be written ({e.strerror}).")
     finally: temporary.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ def _watch_time(computed, arch, n, batch_size, ahead, until):
 # %% ../../nbs/models/01_features.ipynb #b9d6e346
 def _get_store(model, arch, pre, mirror, precision):
     "The file of these features; its name holds the hash of everything that decides them"
-    sweep(get_cache('features'), 600)
+    delete_leftovers(get_cache('features'), 600)
     body = _hash_body(model)
     key = json.dumps([arch, body, pre.to_dict(), mirror, precision, _get_versions(), 2])
     return get_cache('features')/f'{arch}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz'

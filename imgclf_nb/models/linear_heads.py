@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..base.machine import set_allocator
-from ..core import get_cache, sweep
+from ..core import get_cache, delete_leftovers
 from .features import get_frozen_features
 from .logistic import choose_c, cross_predict, fit_logistic
 from ..pixels import get_pixel_batches, get_pixels
@@ -92,7 +92,7 @@ def _read_head(store):
 # %% ../../nbs/models/02_linear_heads.ipynb #6baf171e
 def _write_head(store, head):
     "Keep the head; a disk that cannot be written is reported, not raised"
-    sweep(store.parent, 600)
+    delete_leftovers(store.parent, 600)
     temporary = store.with_name(f'.{store.name}.{os.getpid()}')
     try:
         with open(temporary, 'wb') as file: np.savez(file, **head)

@@ -10,7 +10,7 @@ import copy
 
 import cv2, numpy as np, pandas as pd
 
-from ..augmentation import Warp, augment, cut_square, derive_seed, draw
+from ..augmentation import Warp, augment, crop_square, derive_seed, draw
 from ..augmentation import get_affine, get_parts, get_policy
 from ..datasets.cards import get_card
 from ..pixels import get_pixels, to_rgb
@@ -56,13 +56,13 @@ def _track_warp(a, warp, key, pre):
 
 # %% ../../nbs/training/01_augmentation_check.ipynb #8778d6d6
 def _track_square(a, key, pre):
-    "The cells' numbers before and after the square of `cut_square`"
+    "The cells' numbers before and after the square of `crop_square`"
     h, w = a.shape[:2]
     if pre.resize == 'squash':
         cells = _number_cells(min(h, w), min(h, w))
         return cells, cells
     cells = _number_cells(h, w)
-    return cells, cut_square(cells[...,None], key, pre)[...,0]
+    return cells, crop_square(cells[...,None], key, pre)[...,0]
 
 # %% ../../nbs/training/01_augmentation_check.ipynb #b5d7dea7
 def _track(a, policy, key, pre):
@@ -74,7 +74,7 @@ def _track(a, policy, key, pre):
     for transform in policy.transforms:
         if hasattr(transform, 'fill_mask'): transform.fill_mask = 0  # what is dropped is not seen
     policy.set_random_seed(derive_seed(*key))
-    return cells, policy(image=to_rgb(cut_square(a, key, pre), 3), mask=square)['mask']
+    return cells, policy(image=to_rgb(crop_square(a, key, pre), 3), mask=square)['mask']
 
 # %% ../../nbs/training/01_augmentation_check.ipynb #e14e1a54
 def _count_cells(numbers):

@@ -11,7 +11,7 @@ import copy, hashlib, json, math, os, time
 import torch
 
 from ..base.machine import get_device, get_processor
-from ..core import get_cache, sweep, write_json
+from ..core import get_cache, delete_leftovers, write_json
 from .learner import get_autocast, get_layout, is_out_of_memory, keep_depthwise_in_fp32
 
 # %% ../../nbs/training/04_autotune.ipynb #99577808
@@ -155,6 +155,6 @@ def get_execution_plan(
     precisions = ('fp32', 'bf16') if auto else (precision,)
     plan, trial = _find_plan(model, size, batch_size, precisions, whole)
     plan['trial'] = trial
-    sweep(store.parent, 600)
+    delete_leftovers(store.parent, 600)
     write_json(store, dict(key=key, way=plan))
     return plan

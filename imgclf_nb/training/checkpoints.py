@@ -6,7 +6,7 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Checkpoint']
 
 # %% ../../nbs/training/03_checkpoints.ipynb #83060d5f
-from ..core import UserError, put_in_place  # before fastai, whose warnings it keeps quiet
+from ..core import UserError, replace_file  # before fastai, whose warnings it keeps quiet
 
 import json, math, os, random, signal, threading, time
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +97,7 @@ def write_checkpoint(
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         save_file(tensors, tmp, metadata=dict(facts=json.dumps(facts)))
-        put_in_place(tmp, path)
+        replace_file(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/training/03_checkpoints.ipynb #56bc0b13
