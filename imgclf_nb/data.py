@@ -26,12 +26,12 @@ def get_patient(
     name:str,  # file name
     split:str, # the given split, or ''
 )->str:
-    "The patient of a chest X-ray, '' where the name does not tell"
+    "The patient of a chest X-ray; '' if the file name does not identify one"
     found = re.match(r'(?:BACTERIA|VIRUS|NORMAL)-(\d+)-\d+', name)
     if found: return found[1]
     found = re.match(r'(person\d+)_|(?:NORMAL2-)?(IM-\d+)', name)
     if not found: return ''
-    return f'{split}/{found[1] or found[2]}'  # NORMAL2-IM-0123 and IM-0123 may be one person
+    return f'{split}/{found[1] or found[2]}'  # NORMAL2-IM-0123 and IM-0123 may be one patient
 
 # %% ../nbs/01_data.ipynb #d432172a
 def get_video(
@@ -61,14 +61,14 @@ def get_data_hash(
 
 # %% ../nbs/01_data.ipynb #0a79a2b4
 def _is_utf8(name):
-    "False for bytes of another encoding, which some zip files leave in names"
+    "Whether a name is UTF-8; some zip files leave bytes of another encoding in names"
     try: name.encode()
     except UnicodeEncodeError: return False
     return True
 
 # %% ../nbs/01_data.ipynb #5ae83445
 def _read_facts(items, cache):
-    "What `measure_images` finds in each image; a name that is not UTF-8 is an error"
+    "The table of `measure_images`; a name that is not UTF-8 counts as an error"
     is_odd = np.array([not _is_utf8(path) for path in items.path], dtype=bool)
     facts = measure_images(items.path.where(~is_odd, ''), cache)
     facts.loc[is_odd, 'error'] = 'its name is not UTF-8: rename it'
@@ -76,14 +76,14 @@ def _read_facts(items, cache):
 
 # %% ../nbs/01_data.ipynb #8e22d2b7
 def _report_unreadable(bad, n):
-    "Print the first ten of the images that are left out"
+    "Print how many images are left out, and the first ten of them"
     print(f"{len(bad)} of {n} images cannot be read and are left out:")
     for row in bad[:10]: print(f"  {row['file']}: {row['reason']}")
     if len(bad) > 10: print(f"  … and {len(bad)-10} more: items.attrs['unreadable'] lists them all")
 
 # %% ../nbs/01_data.ipynb #c68f090d
 def _get_unreadable(items, facts, strict):
-    "`file` and `reason` of each image that cannot be read, printed; where `strict`, a `UserError`"
+    "`file` and `reason` of each unreadable image, also printed; `UserError` if `strict`"
     bad = [dict(file=f, reason=error) for f,error in zip(items.file, facts.error) if error]
     if bad and strict:
         raise UserError(f"{bad[0]['file']} cannot be read: {bad[0]['reason']} ({len(bad)} such "
@@ -93,7 +93,7 @@ def _get_unreadable(items, facts, strict):
 
 # %% ../nbs/01_data.ipynb #c56dc7e1
 def _keep_readable(items, facts):
-    "The rows of the images that can be read, of both tables; size and hash become items' columns"
+    "The rows of readable images in both tables; size and hash become columns of the items"
     for name in ('sha256', 'bytes', 'width', 'height', 'mode'): items[name] = facts[name].values
     is_good = facts.error.values == ''
     return items[is_good].reset_index(drop=True), facts[is_good].reset_index(drop=True)
@@ -105,7 +105,7 @@ def _check_classes(items, classes, bad, root):
         raise UserError(f"None of the {len(bad)} images in {root} can be read; the first: "
             f"{bad[0]['file']}: {bad[0]['reason']}.", 'dataset')
     if items.empty:
-        raise UserError(f"decisions.csv drops every image of {root}: take some decisions back.",
+        raise UserError(f"decisions.csv drops every image of {root}: undo some decisions.",
             'dataset')
     gone = sorted(classes - set(items.label))
     if gone:
@@ -114,7 +114,7 @@ def _check_classes(items, classes, bad, root):
 
 # %% ../nbs/01_data.ipynb #e3a8dce4
 def _use_decisions(items, found):
-    "`(items, used)`: the items after the recorded decisions, and which decisions were used"
+    "`(items, used)`: the items after the recorded decisions, and the decisions that were used"
     items, used = apply_decisions(items, read_decisions(found))
     done = [f'{action} {used[action]}' for action in ('drop', 'relabel', 'group') if used[action]]
     key = get_decisions_path(found).parent.name
@@ -127,7 +127,7 @@ def _use_decisions(items, found):
 
 # %% ../nbs/01_data.ipynb #13b013bf
 def _get_videos(items, card):
-    "`(sequence, frame)` of each image by its file name, in sets of videos"
+    "`(sequence, frame)` of each image from its file name, if the data set has videos"
     if card.group != 'films': return [('', -1)]*len(items)
     return [get_video(Path(path).name, label) for path,label in zip(items.path, items.label)]
 
@@ -144,36 +144,36 @@ def _add_videos(items, card):
 
 # %% ../nbs/01_data.ipynb #d177950e
 def _report_similar(facts, pairs):
-    "Say how many images are too similar to each other to tell duplicates"
+    "Report how many images are too similar to each other for duplicates to be recognised"
     n = get_similar_clusters(facts, pairs).sum()
     if n:
-        print(f"{n} images look as similar as duplicates do, and are too many to be duplicates (a "
+        print(f"{n} images look as similar as duplicates, but are too many to be duplicates (a "
             f"fixed camera? a form?): they are not grouped. If they belong together, give them a "
             f"group.")
 
 # %% ../nbs/01_data.ipynb #eb610189
 def _find_copies(items, facts):
-    "The name of each image's duplicates; no near-duplicates among video frames, which look alike"
+    "A name that duplicates share; near-duplicates count only outside videos, as frames look alike"
     is_repeated = items.sha256.duplicated(keep=False)
     names = np.where(is_repeated, 'copies-' + items.sha256.str[:12], '').astype(object)
     is_alone = (items.sequence == '').to_numpy()
     single = facts[is_alone].reset_index(drop=True)
     kept = items.kept[is_alone].to_numpy()
     pairs = find_near_duplicates(single)
-    pairs = pairs[~(kept[pairs.a] & kept[pairs.b])]  # somebody has checked: not duplicates
+    pairs = pairs[~(kept[pairs.a] & kept[pairs.b])]  # reviewed by a person: not duplicates
     _report_similar(single, pairs)
     names[is_alone] = get_duplicates(single, pairs)
     return names
 
 # %% ../nbs/01_data.ipynb #9f6d8c5b
 def _get_patients(items, card):
-    "The patient of each image by its file name, in sets of patients"
+    "The patient of each image from its file name, if the data set has patients"
     if card.group != 'patients': return ['']*len(items)
     return [get_patient(Path(path).name, split) for path,split in zip(items.path, items.split)]
 
 # %% ../nbs/01_data.ipynb #1a1ee19a
 def _add_groups(items, facts, card):
-    "`group, sequence, frame` and `copies` of each image, after `path, label, split`"
+    "The items with the columns `group, sequence, frame` and `copies`"
     patients = _get_patients(items, card)
     _add_videos(items, card)
     items['copies'] = _find_copies(items, facts)
@@ -188,12 +188,12 @@ def _add_groups(items, facts, card):
 
 # %% ../nbs/01_data.ipynb #22cb674c
 def get_items(
-    dataset,             # a set's name, a folder or a CSV, or a `DataSet`
+    dataset,             # a data set's name, a folder or a CSV, or a `DataSet`
     strict:bool=False,   # stop at the first image that cannot be read
     cache:bool=True,     # remember which files are readable
-    decisions:bool=True, # apply the set's decisions.csv
+    decisions:bool=True, # apply the data set's decisions.csv
 )->pd.DataFrame:
-    "One row per image; `UserError` without usable images. `.attrs` says what was left out"
+    "One row per image; `UserError` without usable images. `.attrs` lists what was left out"
     found = open_set(dataset)
     items = list_items(found).assign(decided='', kept=False)
     items, used = _use_decisions(items, found) if decisions else (items, {})
@@ -212,7 +212,7 @@ def get_items(
 def get_summary(
     items, # from `get_items`
 )->pd.DataFrame:
-    "Images by class and given split, with each class's share"
+    "The number of images by class and given split, with each class's share"
     split = items.split.replace('', 'not given')
     counts = items.assign(split=split).groupby(['label', 'split']).size().unstack(fill_value=0)
     counts['all'] = counts.sum(axis=1)
@@ -232,7 +232,7 @@ def _show_row(axs, paths):
 def show_items(
     items,           # from `get_items`, or a part of them
     per_class:int=6, # images per class, chosen at random
-    classes:int=8,   # most classes
+    classes:int=8,   # maximum number of classes
     seed:int=0,      # of the random choice
     side:float=1.,   # side of an image, inches
 ):

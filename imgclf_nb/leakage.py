@@ -16,7 +16,7 @@ from .stats.intervals import resample_units
 
 # %% ../nbs/01d_leakage.ipynb #f30c18ea
 def _draw_blocks(labels, blocks, rng, share=.2):
-    "Which images lie in a random share of each class's blocks; never all blocks of a class"
+    "Which images are in a random share of each class's blocks; never all blocks of a class"
     first = pd.DataFrame(dict(label=labels, block=blocks)).groupby('block').label.first()
     chosen = []
     for _,members in first.groupby(first):
@@ -26,7 +26,7 @@ def _draw_blocks(labels, blocks, rng, share=.2):
 
 # %% ../nbs/01d_leakage.ipynb #0a558e89
 def _draw_tested(blocks, drawn, rng):
-    "A random half of each drawn block, rounded down, but one image at least"
+    "A random half of each drawn block, rounded down, but at least one image"
     order = pd.Series(rng.random(len(blocks))).groupby(blocks).rank(method='first').to_numpy()
     sizes = np.bincount(blocks)[blocks]
     return drawn & (order <= np.maximum(1, sizes//2))
@@ -61,7 +61,7 @@ def _choose_training(labels, related, unrelated, rng):
 
 # %% ../nbs/01d_leakage.ipynb #f34129a2
 def draw_split(
-    items,  # without a given test
+    items,  # without a given test split
     blocks, # from `get_blocks`
     rng,    # numpy `Generator`
 )->dict:
@@ -76,7 +76,7 @@ def draw_split(
 
 # %% ../nbs/01d_leakage.ipynb #3bfc163f
 def _check_blocks(labels, blocks):
-    "`UserError` where a class has a single block"
+    "`UserError` if a class has only one block"
     counts = pd.Series(blocks).groupby(labels).nunique()
     if counts.min() >= 2: return
     raise UserError(f"Class {counts.idxmin()!r} is a single group: no image of it can be tested "
@@ -84,7 +84,7 @@ def _check_blocks(labels, blocks):
 
 # %% ../nbs/01d_leakage.ipynb #f9b92408
 def _check_split(split, labels):
-    "`UserError` where nothing is tested or a class has no clean training image"
+    "`UserError` if nothing is tested or a class has no clean training image"
     if len(split['test']) and set(labels[split['clean']]) == set(labels): return
     raise UserError("There are too few groups to leave some out and still train on every class: "
         "the leakage cannot be measured.", 'dataset')
@@ -107,7 +107,7 @@ def _test_probes(x, labels, blocks, split, repeat):
 
 # %% ../nbs/01d_leakage.ipynb #2233ccd0
 def _test_given(probe, x, labels, repeat):
-    "A row for each image of the given test: whether the probe is correct"
+    "A row for each image of the given test split: whether the probe is correct"
     return pd.DataFrame(dict(
         repeat=repeat,
         row=np.arange(len(labels)),
@@ -116,11 +116,11 @@ def _test_given(probe, x, labels, repeat):
 
 # %% ../nbs/01d_leakage.ipynb #65026f36
 def measure_leakage(
-    items,         # without a given test
+    items,         # without a given test split
     x,             # their features `(n, d)`
     repeats:int=10,# splits
     seed:int=0,    # of the splits
-    given=None,    # `(features, labels)` of a given test
+    given=None,    # `(features, labels)` of a given test split
 )->tuple:
     "`repeat, block, label, twins, naive, clean` of tested images, and a table of the given test"
     labels = items.label.to_numpy()
@@ -145,7 +145,7 @@ def _sum_cells(rows, column, shape):
 
 # %% ../nbs/01d_leakage.ipynb #a403d8ea
 def _resample_means(rows, columns, draws, seed):
-    "Means of the columns in each resample, `(draws + 1, columns)`; first of the data itself"
+    "Means of the columns in each resample, `(draws + 1, columns)`; first for the data itself"
     rows = rows.assign(block=pd.factorize(rows.block)[0], one=1.)
     shape = (rows.repeat.max() + 1, rows.block.max() + 1)
     repeat_weights = resample_units(shape[0], draws, seed)
@@ -159,7 +159,7 @@ def _resample_means(rows, columns, draws, seed):
 
 # %% ../nbs/01d_leakage.ipynb #e9582104
 def _get_interval(replicates):
-    "The value, which stands first, and the 95 % percentile interval of the other replicates"
+    "The first replicate as the value, and the 95 % percentile interval of the others"
     low, high = np.nanpercentile(replicates[1:], [2.5, 97.5])
     return dict(value=float(replicates[0]), low=float(low), high=float(high))
 
@@ -180,7 +180,7 @@ def get_leakage(
 )->dict:
     """`naive, clean, leakage` as `{value, low, high}`, and `twins`, the share with related images
 
-    `leakage_on_twins`: of these images alone, where they are some but not all."""
+    `leakage_on_twins`: the leakage on these images alone, if they are some but not all."""
     estimate = _estimate(rows, draws, seed)
     estimate['twins'] = float(rows.twins.mean())
     if 0 < estimate['twins'] < 1:
@@ -200,8 +200,8 @@ def _resample_at_mix(rows, mix, draws, seed):
 # %% ../nbs/01d_leakage.ipynb #209dbec0
 def get_shift(
     rows,           # from `measure_leakage`
-    given_rows,     # likewise
-    units,          # of the given test's images
+    given_rows,     # from `measure_leakage` too
+    units,          # of the images in the given test split
     draws:int=2000, # bootstrap resamples
     seed:int=0,     # of the resamples
 )->dict:
@@ -262,7 +262,7 @@ def _say_shift(estimate):
 def describe_leakage(
     estimate:dict, # from `get_leakage`, with or without the shift
 )->str:
-    "The leakage and, where it was measured, the shift in plain sentences"
+    "The leakage and, if it was measured, the shift in plain sentences"
     sentences = [_say_leakage(estimate)]
     if estimate['twins']:
         digits = 0 if estimate['twins'] >= .01 else 1
@@ -284,7 +284,7 @@ _NAMES = dict(
 def get_leakage_table(
     estimate:dict, # from `get_leakage`
 )->pd.DataFrame:
-    "Naive split against clean split, in percent, with 95 % confidence intervals"
+    "Naive split compared with clean split, in percent, with 95 % confidence intervals"
     table = pd.DataFrame({name: estimate[key] for key,name in _NAMES.items() if key in estimate}).T
     return (100*table).round(1).set_axis(['%', '95 % CI from', 'to'], axis=1)
 

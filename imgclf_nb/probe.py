@@ -36,7 +36,7 @@ def get_probe(
     size:int,       # side of the image, pixels
     resize:str='crop',  # as in `Preprocessing`
     weights:str='auto', # as in `get_backbone`
-    balanced:bool=False,# every class counts the same
+    balanced:bool=False,# make every class count the same
     mirror:bool=True,   # use the mirrored images too
     cache:bool=True,    # False: decode the files
     until:float=None,   # `time.time()` when its features must be ready
@@ -48,14 +48,14 @@ def get_probe(
     head = fit_head(model, arch, items, pre, balanced, mirror, cache, until)
     if head is None:
         raise UserError(f'The head of {arch} is not one linear layer: '
-            'take another model for the probe, or 04_train.', 'arch')
+            'use another model for the probe, or use 04_train.', 'arch')
     labels = items[items.split == 'valid'].label
     score = _score_head(head, labels, classes)
     return dict(arch=arch, model=model, preprocessing=pre, **head, **score)
 
 # %% ../nbs/04a_probe.ipynb #b81570a1
 def _describe_probe(probe):
-    "A probe's numbers on validation, in one line"
+    "A probe's validation metrics, in one line"
     accuracy = format_share(probe['valid_accuracy'])
     return (f"{probe['arch']}: validation accuracy {accuracy}, loss {probe['valid_loss']:.3f}, "
         f"C {probe['c']}, temperature {probe['temperature']:.2f}, {probe['seconds']:.1f} s")
@@ -72,7 +72,7 @@ def _get_row(probe):
 
 # %% ../nbs/04a_probe.ipynb #3b1c3765
 def _try_probe(arch, make, until):
-    "`(probe, row)` of one more model; no probe, and a row with the reason, where it is impossible"
+    "`(probe, row)` of one more model; if that is impossible, None and a row with the reason"
     if time.time() > until: return None, dict(arch=arch, error='no time left')
     try: probe = make(arch)
     except UserError as e:
@@ -91,7 +91,7 @@ def compare_probes(
     first:dict,  # from `get_probe`
     others:list, # names of timm models
     make,        # `make(arch)` gives a probe
-    until:float, # `time.time()` after which no further one is begun
+    until:float, # `time.time()` after which no further model is begun
 )->tuple:
     "`(best probe, ranking)`; the ranking has a row for each model, the best first"
     best = first
@@ -104,7 +104,7 @@ def compare_probes(
 
 # %% ../nbs/04a_probe.ipynb #c2ce0c80
 def _let_all_calibrate(items):
-    "The items with all validation images in the part that calibrates"
+    "The items with all validation images in the part for calibration"
     return items.assign(part=np.where(items.split == 'valid', 'calibrate', ''))
 
 # %% ../nbs/04a_probe.ipynb #8832d90f
@@ -129,7 +129,7 @@ def plot_ranking(
     ranking, # from `compare_probes`, as a `DataFrame`
     ax=None, # matplotlib `Axes`
 ):
-    "Validation accuracy with its 95 % interval against the cost of one image; the `Axes`"
+    "Validation accuracy, with its 95 % interval, by the cost of one image; the `Axes`"
     ax = ax or get_plt().subplots(figsize=(5,2.6))[1]
     t = ranking[ranking.error == '']
     spread = [t.accuracy - t.low, t.high - t.accuracy]

@@ -6,7 +6,7 @@
 __all__ = ['SAME', 'split_model', 'get_sizes', 'FreezeStatistics']
 
 # %% ../nbs/04_train.ipynb #0d06ef16
-import imgclf_nb.core  # before fastai, whose warnings it keeps quiet
+import imgclf_nb.core  # before fastai, whose warnings it suppresses
 
 import copy
 
@@ -21,7 +21,7 @@ from .training.autotune import get_execution_plan
 from .training.checkpoints import read_checkpoint
 from .training.learner import OPTIONS, Trainer, get_class_weights, get_learner
 from .training.loaders import get_dls
-import imgclf_nb.baseline  # teaches timm our own networks
+import imgclf_nb.baseline  # registers our own networks in timm
 
 # %% ../nbs/04_train.ipynb #293ae009
 def _get_head_parameters(model):
@@ -45,17 +45,17 @@ def split_model(
 
 # %% ../nbs/04_train.ipynb #b02493f3
 def get_sizes(
-    size:int,   # the last one
+    size:int,   # the last one, in pixels
     epochs:int, # how many
 )->list:
-    "Side of the training images in each epoch: from 0.6 of the size to all of it at two thirds"
+    "Side of the images in each epoch: from 0.6 of the size to the full size after two thirds"
     shares = np.interp(np.arange(epochs), [0, max(1, 2*epochs//3)], [.6, 1.])
     sides = [16*round(size*share/16) for share in shares]  # multiples of 16
     return [min(size, max(16, side)) for side in sides]
 
 # %% ../nbs/04_train.ipynb #07932a17
 def _get_model(params, n_classes):
-    "The pretrained model; `UserError` where it takes no images of this size"
+    "The pretrained model; `UserError` if it does not accept images of this size"
     arch = params['arch']
     size = params['size']
     model = get_backbone(arch, n_classes, params['weights'])
@@ -77,11 +77,11 @@ def _fit_first_head(model, items, pre, params):
 
 # %% ../nbs/04_train.ipynb #bdbd3931
 SAME = ('size', 'epochs', 'batch_size', 'lr', 'policy', 'layers', 'weights', 'class_weights',
-    'progressive', 'patience', 'seed', *OPTIONS)  # must not change where training resumes
+    'progressive', 'patience', 'seed', *OPTIONS)  # must not change when training resumes
 
 # %% ../nbs/04_train.ipynb #3f6adbc9
 def _get_plan(run, model, params, n_train):
-    "The execution plan of the run's checkpoint, else of a trial"
+    "The execution plan from the run's checkpoint, else from a trial"
     facts = read_checkpoint(run.path/'checkpoint.safetensors')[1]
     if facts: return facts['way']
     steps = params['epochs']*n_train//params['batch_size']
@@ -119,11 +119,11 @@ def fit_all(self:Trainer,
     epochs:int,       # 0 leaves the model as it is
     lr:float,         # peak rate of the late layers and the head; the early ones get 0.3 of it
     pretrained:bool=True, # keep the statistics of batch normalisation
-    layers:str='all', # late: the early ones stay as they are
+    layers:str='all', # late: the early layers stay unchanged
 ):
-    "Train with one-cycle and discriminative learning rates; the best epoch's weights stay"
+    "Train with one-cycle and discriminative learning rates; the best epoch's weights are kept"
     if not epochs: return
-    self.train_bn = layers == 'all'  # else fastai trains normalisation in frozen layers too
+    self.train_bn = layers == 'all'  # by default fastai trains batch norm in frozen layers
     self.freeze_to(int(layers == 'late'))
     rates = np.array([.3*lr, lr, lr]) if pretrained else lr
     callbacks = [FreezeStatistics()] if pretrained else []
@@ -148,7 +148,7 @@ def measure_validation(self:Trainer)->tuple:
 # %% ../nbs/04_train.ipynb #27e4dde6
 @patch
 def _record_head(self:Trainer, seconds):
-    "Epoch 0 of the history: the head on the frozen body, which took these seconds"
+    "Epoch 0 of the history: the head on the frozen body, with its training time"
     loss, accuracy = self.measure_validation()
     row = dict(epoch=0, train_loss=None, valid_loss=loss, accuracy=accuracy, seconds=seconds,
         images=0)
@@ -157,7 +157,7 @@ def _record_head(self:Trainer, seconds):
 
 # %% ../nbs/04_train.ipynb #c1343165
 def _interpolate(before, after, share):
-    "Weights at this share of the way from `before` to `after`; 0 and 1 are exact, also beside NaN"
+    "Weights at this share of the way from `before` to `after`; 0 and 1 are exact, even with NaN"
     if share == 0: return before
     if share == 1: return after
     mixed = {}
@@ -167,13 +167,13 @@ def _interpolate(before, after, share):
 
 # %% ../nbs/04_train.ipynb #54ae6cdb
 def _get_finite_loss(row):
-    "The row's validation loss; infinite where it is NaN, so that it is never the smallest"
+    "The row's validation loss; infinite if it is NaN, so that it is never the smallest"
     return row['valid_loss'] if np.isfinite(row['valid_loss']) else np.inf
 
 # %% ../nbs/04_train.ipynb #2e95f670
 @patch
 def _measure_shares(self:Trainer, before, after, shares):
-    "One row an interpolation: `share, valid_loss, accuracy`"
+    "One row per interpolation: `share, valid_loss, accuracy`"
     rows = []
     for share in shares:
         self.model.load_state_dict(_interpolate(before, after, share))
@@ -185,7 +185,7 @@ def _measure_shares(self:Trainer, before, after, shares):
 @patch
 def blend(self:Trainer,
     before:dict, # state dict to start from
-    shares=(0., .25, .5, .75, 1.), # of the way to the present weights
+    shares=(0., .25, .5, .75, 1.), # of the way to the current weights
 )->pd.DataFrame:
     "Move to the interpolation with the smallest finite validation loss; a row for each share"
     after = copy.deepcopy(self.model.state_dict())
