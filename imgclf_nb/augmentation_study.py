@@ -31,7 +31,7 @@ def add_parts(
 
 # %% ../nbs/07a_augmentation_study.ipynb #85e36e0d
 def plan_policies(
-    base:dict,     # parameters of 04_train that all share
+    base:dict,     # parameters of 04_train that all runs share
     policies:list, # names
     seeds:int,     # repetitions
     folds:int=0,   # of a cross-validation
@@ -173,7 +173,7 @@ def compare_largest(
     rows:list,   # from `compare_policies`
     folds:int=0, # of the plan
 )->pd.DataFrame:
-    "By class: the pair of policies that differs most; empty where there is none"
+    "Differences by class for the pair of policies that differs most; empty where there is none"
     if not rows: return pd.DataFrame()
     largest = max(rows, key=lambda row: abs(row['difference']))
     table = compare_policy_classes(study, largest['a'], largest['b'], folds)

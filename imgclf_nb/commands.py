@@ -40,7 +40,7 @@ def exit_on_error(
 _WORDS = {'True': True, 'False': False, 'None': None}
 
 def _read_value(text):
-    "The value of a text, as papermill's -p reads it"
+    "The value that papermill's -p would read from a text"
     if text in _WORDS: return _WORDS[text]
     for kind in (int, float):
         try: return kind(text)
@@ -54,7 +54,7 @@ def _get_bare_name(dataset):
 
 # %% ../nbs/12_commands.ipynb #de8da988
 def get_run_name(
-    parameters:dict, # given ones, at least `dataset`
+    parameters:dict, # the given parameters, at least `dataset`
 )->str:
     "The default name of a run: data set, model, seed"
     from imgclf_nb.datasets.cards import fill_recipe
@@ -64,7 +64,7 @@ def get_run_name(
 
 # %% ../nbs/12_commands.ipynb #0558e923
 def _is_same(record, parameters, notebook='04_train'):
-    "Whether that run had these parameters, the notebook's other defaults, the recipe and the data"
+    "Whether the run used these parameters, other defaults of the notebook, recipe and data"
     from imgclf_nb.datasets.cards import fill_recipe
     from imgclf_nb.data import get_items
     defaults = get_defaults(notebook)
@@ -144,7 +144,7 @@ def _add_parameters(
     parser,   # an `ArgumentParser`
     what:str, # for its help
 ):
-    "Add `-p NAME VALUE`, any number of times, as papermill has it; fastcore's `call_parse` cannot"
+    "Add `-p NAME VALUE`, repeatable as in papermill, which fastcore's `call_parse` cannot do"
     parser.add_argument('-p', '--parameter', nargs=2, action='append', default=[],
         metavar=('NAME', 'VALUE'), help=what)
 
@@ -169,7 +169,7 @@ def _get_given(args):
 
 # %% ../nbs/12_commands.ipynb #41e561db
 def _read_run_arguments(words=None):
-    "`(name of the run, parameters, quick)` of these words, else of the command line"
+    "`(name of the run, parameters, quick)` from these words or the command line"
     from imgclf_nb.datasets.cards import find_dataset
     args = _get_run_parser().parse_args(words)
     parameters = dict(dataset=args.dataset)
@@ -199,7 +199,7 @@ def evaluate_run(
     run:str,      # name or folder, trained
     **parameters  # of 05_evaluation
 )->Run:
-    "The chapters on a run; 05 is repeated only for new parameters, since each time opens the test"
+    "Run the chapters; 05 is repeated only for new parameters, since it opens the test split"
     r = open_run(str(run))
     for chapter in CHAPTERS:
         first = chapter == CHAPTERS[0]

@@ -89,7 +89,7 @@ def compare_runs(
     if split not in ('valid', 'test'):
         raise UserError(f"There is no split {split!r} to compare on: valid or test.", 'split')
     runs, others, notes = match_runs(find_runs(a), find_runs(b))
-    check_metric(metric, runs[0].record['classes'])  # before the test split is opened in vain
+    check_metric(metric, runs[0].record['classes'])  # before the test split is opened for nothing
     if split == 'test': _open_tests_once(runs + others, set() if looked is None else looked)
     answers, other_answers, note = get_paired_answers(runs, others, split, metric)
     if note: notes.append(note)

@@ -100,7 +100,7 @@ def get_mistakes(
 # %% ../nbs/05_evaluation.ipynb #c2c6b915
 def show_mistakes(
     mistakes, # from `get_mistakes`
-    columns:int=6, # images in a row
+    columns:int=6, # images per row
 ):
     "The images with true and predicted class; the `Figure`, None where there are no mistakes"
     if mistakes.empty: return None

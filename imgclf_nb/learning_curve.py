@@ -108,7 +108,7 @@ def measure_probe(
 
 # %% ../nbs/07c_learning_curve.ipynb #249c2617
 def plan_sizes(
-    base:dict,     # parameters of 04_train that all share
+    base:dict,     # parameters of 04_train that all runs share
     sizes:list,    # of the training part; the last is all
     seeds:int,     # repetitions
 )->list:

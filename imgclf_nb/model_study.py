@@ -28,7 +28,7 @@ PRETRAINED = ['tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet
 
 # %% ../nbs/07b_model_study.ipynb #d85059b0
 def _make_first(archs, make, until):
-    "The first probe that can be made in time, and a row with the error for each model before it"
+    "The first probe that succeeds in time, and a row with the error for each model before it"
     failed = []
     for i,arch in enumerate(archs):
         if time.time() > until:
@@ -62,14 +62,14 @@ def rank_probes(
 
 # %% ../nbs/07b_model_study.ipynb #fa329dea
 def _plan_model(base, arch, weights, epochs, seed):
-    "Parameters of one run; a network of a fixed size keeps it"
+    "Parameters of one run; a network with a fixed input size keeps it"
     parameters = dict(base, arch=arch, weights=weights, seed=seed, epochs=epochs)
     if OWN_SIZES.get(arch): parameters['size'] = None
     return parameters
 
 # %% ../nbs/07b_model_study.ipynb #b5e0eb1e
 def plan_models(
-    base:dict,     # parameters of 04_train that all share
+    base:dict,     # parameters of 04_train that all runs share
     archs:list,    # pretrained models, the most promising first
     scratch:list,  # models from scratch
     seeds:int=1,   # repetitions
@@ -120,7 +120,7 @@ def get_minutes_left(
     until:float, # `time.time()` at which the budget ends
     models:int,  # number of models whose speed is measured afterwards, about 5 s each
 )->float:
-    "Minutes that are left for trainings, not below 0"
+    "Minutes that are left for training, not below 0"
     return max(0., (until - time.time() - 5*models)/60)
 
 # %% ../nbs/07b_model_study.ipynb #230ea2cd
@@ -166,7 +166,7 @@ def _run_for(model, x, seconds):
 
 # %% ../nbs/07b_model_study.ipynb #5a5c6bd7
 def _take_turns(models, sizes, rounds, seconds, until):
-    "`(images a second, joules)` by `(arch, batch size)`, one entry a turn; the first warms up"
+    "`(images per second, joules)` by `(arch, batch size)`, an entry per turn; the first warms up"
     import torch
     turns = {}
     for _ in range(rounds + 1):
@@ -192,7 +192,7 @@ def measure_speed(
     seconds:float=.5, # of each turn
     until:float=np.inf, # `time.time()` after which no further turn starts
 )->pd.DataFrame:
-    "Medians: images a second alone (`one`) and 32 at a time (`many`), `joules` an image"
+    "Medians: images per second, one (`one`) or 32 (`many`) at a time, and `joules` per image"
     import torch
     like = dict(device=get_device(), memory_format=torch.channels_last)
     models = {arch: get_backbone(arch, weights='none').to(**like) for arch in sizes}

@@ -28,7 +28,7 @@ def check_evaluated(
 
 # %% ../nbs/05a_robustness.ipynb #56f8d79e
 STRENGTHS = dict(  # from weak to strong
-    blur=(1, 2, 4),              # standard deviation, pixels of a side of 224
+    blur=(1, 2, 4),              # standard deviation, pixels for a side of 224
     noise=(.05, .1, .2),         # standard deviation, share of the range
     JPEG=(30, 15, 5),            # quality, of 100
     dark=(.6, .35, .2),          # factor

@@ -74,8 +74,8 @@ def describe_operating_point(
     if get_number(point.get('threshold')) is None: return ''
     rule = escape(point.get('rule') or 'not recorded')
     note = escape(point.get('note') or '')
-    threshold = (f"An image is predicted {o.positive} from a probability of "
-        f"{say_number(point['threshold'], '.3f')} on. Rule: {rule}. {note}").strip()
+    threshold = (f"An image is predicted {o.positive} if its probability is at least "
+        f"{say_number(point['threshold'], '.3f')}. Rule: {rule}. {note}").strip()
     sensitivity, specificity = [say_number(point.get(k) or o.at(f'metrics.{o.split}.{k}'))
         for k in ('sensitivity', 'specificity')]
     rates = f'At this threshold: sensitivity {sensitivity}, specificity {specificity}.'
