@@ -107,8 +107,8 @@ def _describe_split(o):
     if not shares: return ''
     how = 'The set is split by this project'
     if o.card.keep_split:
-        how = 'Test and validation folders of the set are kept; missing splits are cut from '
-            'training'
+        how = ('Test and validation folders of the set are kept; missing splits are cut from '
+            'training')
     seed = o.number('split_seed')
     seed = '' if seed is None else f' (split seed {seed})'
     frames = ' Videos are divided into test and training frames too.' if o.p.get('blocked') else ''
