@@ -40,7 +40,7 @@ def exit_on_error(
 _WORDS = {'True': True, 'False': False, 'None': None}
 
 def _read_value(text):
-    "The value of a text, as papermill's -p reads it"
+    "The value that papermill's -p would read from a text"
     if text in _WORDS: return _WORDS[text]
     for kind in (int, float):
         try: return kind(text)
@@ -54,9 +54,9 @@ def _get_bare_name(dataset):
 
 # %% ../nbs/12_commands.ipynb #de8da988
 def get_run_name(
-    parameters:dict, # given ones, at least `dataset`
+    parameters:dict, # the given parameters, at least `dataset`
 )->str:
-    "The name of a run that is given none: data set, model, seed"
+    "The default name of a run: data set, model, seed"
     from imgclf_nb.datasets.cards import fill_recipe
     full = fill_recipe(dict(parameters, arch=parameters.get('arch')))
     name = f"{_get_bare_name(full['dataset'])}-{full['arch']}-s{full.get('seed', 0)}"
@@ -64,7 +64,7 @@ def get_run_name(
 
 # %% ../nbs/12_commands.ipynb #0558e923
 def _is_same(record, parameters, notebook='04_train'):
-    "Whether that run had these parameters, the notebook's other defaults, the recipe and the data"
+    "Whether the run used these parameters, other defaults of the notebook, recipe and data"
     from imgclf_nb.datasets.cards import fill_recipe
     from imgclf_nb.data import get_items
     defaults = get_defaults(notebook)
@@ -90,11 +90,11 @@ def get_first_answer(
 
 # %% ../nbs/12_commands.ipynb #3d26cdb2
 def _say_done(run):
-    "Print that the run is done already"
+    "Print that the run is already done"
     record = run.record
     commit = str(record['git_commit'])[:12]
-    print(f"{run.path.name} is done since {record['started']} (commit {commit}); "
-        'another run name trains again')
+    print(f"{run.path.name} is already done (started {record['started']}, commit {commit}); "
+        'use another run name to train again')
 
 # %% ../nbs/12_commands.ipynb #d831ca83
 def _is_evaluated(run):
@@ -135,7 +135,7 @@ def _show_first(name, parameters, quick):
 
 # %% ../nbs/12_commands.ipynb #ac03b333
 def _say_results(run):
-    "Print the run's metrics and where it lies"
+    "Print the run's metrics and where its files are"
     from imgclf_nb.results.metrics import get_headline, get_locations
     print(f'\n{get_headline(run)}\n{get_locations(run)}')
 
@@ -144,7 +144,7 @@ def _add_parameters(
     parser,   # an `ArgumentParser`
     what:str, # for its help
 ):
-    "Add `-p NAME VALUE`, any number of times, as papermill has it; fastcore's `call_parse` cannot"
+    "Add `-p NAME VALUE`, repeatable as in papermill, which fastcore's `call_parse` cannot do"
     parser.add_argument('-p', '--parameter', nargs=2, action='append', default=[],
         metavar=('NAME', 'VALUE'), help=what)
 
@@ -169,7 +169,7 @@ def _get_given(args):
 
 # %% ../nbs/12_commands.ipynb #41e561db
 def _read_run_arguments(words=None):
-    "`(name of the run, parameters, quick)` of these words, else of the command line"
+    "`(name of the run, parameters, quick)` from these words or the command line"
     from imgclf_nb.datasets.cards import find_dataset
     args = _get_run_parser().parse_args(words)
     parameters = dict(dataset=args.dataset)
@@ -186,8 +186,8 @@ def imgclf_run():
     name, parameters, quick = _read_run_arguments()
     run = _show_first(f'{name}-probe', parameters, quick)
     if quick and run is None:
-        raise UserError('weights = none has learnt nothing yet, so there is no first answer: '
-            'leave --quick out.', 'weights')
+        raise UserError('With weights = none, nothing has been learnt yet, so there is no first '
+            'answer: leave --quick out.', 'weights')
     if not quick: run = train_and_evaluate(name, **parameters)
     _say_results(run)
 
@@ -199,7 +199,7 @@ def evaluate_run(
     run:str,      # name or folder, trained
     **parameters  # of 05_evaluation
 )->Run:
-    "The chapters on a run; 05 is repeated only for new parameters, since each time opens the test"
+    "Run the chapters; 05 is repeated only for new parameters, since it opens the test split"
     r = open_run(str(run))
     for chapter in CHAPTERS:
         first = chapter == CHAPTERS[0]
@@ -258,9 +258,9 @@ def imgclf_fetch(
     revision:str=None, # Kaggle version, or commit, tag or branch of the hub
     sha256:str=None, # of the archive
 ):
-    "Bring a data set to data/NAME, whole or not at all."
+    "Fetch a data set into data/NAME, completely or not at all."
     from imgclf_nb.datasets.sources import get_source
-    known = get_source(name, source, revision, sha256)  # refuses it before the rest is loaded
+    known = get_source(name, source, revision, sha256)  # checked before the rest is loaded
     from imgclf_nb.fetching import report_arrived, fetch, get_fetch_folder
     print(f'\n{report_arrived(name, fetch(known, get_fetch_folder(name)))}')
 
@@ -273,7 +273,7 @@ def imgclf_audit(
     groups:str=None,  # confirm a group key: names, bursts, copies, frames, or a regular expression
     labels:bool=True, # whether to search for suspicious labels, which needs a model
 ):
-    "What is wrong with a data set, its label ceiling, and what to decide, all in audit.html."
+    "Report a data set's problems, its label ceiling and the decisions to make, all in audit.html."
     from imgclf_nb.audit import audit, describe_audit
     result = audit(dataset, out or '', labels, groups or '')
     summary = result['summary']
@@ -285,9 +285,9 @@ def imgclf_audit(
 @call_parse
 @exit_on_error('Nothing else was deleted.')
 def imgclf_cache(
-    clear:str=None, # delete a cache, or all
+    clear:str=None, # the cache to delete, or all
 ):
-    "The caches and their sizes. All of them can be made again."
+    "Show the caches and their sizes. All of them can be rebuilt."
     from imgclf_nb.pixels import clear_cache, get_caches
     from imgclf_nb.core import get_cache
     if clear:
@@ -312,7 +312,7 @@ def _check_comparison(runs, draws):
     "`UserError` for fewer than two runs, or too few or too many resamples"
     if len(runs) < 2:
         raise UserError('Give two or more runs, as in imgclf_compare RUN_A RUN_B.')
-    if not 100 <= draws <= 20_000: raise UserError('--draws must lie from 100 to 20000.')
+    if not 100 <= draws <= 20_000: raise UserError('--draws must be from 100 to 20000.')
 
 # %% ../nbs/12_commands.ipynb #00a38e0e
 def _write_numbers(file, numbers):
@@ -330,10 +330,10 @@ def imgclf_compare(
     metric:_metric='accuracy',
     split:_split='valid',
     draws:int=2000,     # bootstrap resamples
-    classes:bool=False, # the effect on each class too (recall)
+    classes:bool=False, # also the effect on each class (recall)
     json:str=None,      # write the numbers to this file
 ):
-    "Is run A better than run B, by how much, and could it be chance? On the same images."
+    "Compare runs on the same images: is A better than B, by how much, and could it be chance?"
     from imgclf_nb.comparison import compare_many, describe_comparison, get_class_effects
     _check_comparison(runs, draws)
     rows = compare_many(runs, metric, split, draws)
@@ -358,7 +358,7 @@ def imgclf_leaderboard(
     cost:_cost='macs',
     out:str=None, # folder for leaderboard.csv and leaderboard.png (default: that of the runs)
 ):
-    "All finished runs in one table and one plot, on their validation images."
+    "Show all finished runs in one table and one plot, by their validation images."
     from imgclf_nb.results.leaderboard import format_leaderboard, get_leaderboard, write_leaderboard
     folder = Path(runs or get_runs_root())
     if not folder.is_dir(): raise UserError(f'There is no folder {folder}.')

@@ -31,7 +31,7 @@ def _get_compared(run_a, run_b, a='', b=''):
         raise UserError('Give run_a and run_b alone, without their old names a and b.', 'run_a')
     first, second = run_a or a, run_b or b
     if bool(first) != bool(second):
-        raise UserError('Give both run_a and run_b, or none of them.', 'run_b')
+        raise UserError('Give both run_a and run_b, or neither of them.', 'run_b')
     return first, second
 
 # %% ../nbs/07_comparison.ipynb #8865fa4f
@@ -46,7 +46,7 @@ def _train_examples():
 
 # %% ../nbs/07_comparison.ipynb #680f1d22
 def _log_opening(run):
-    "Write a look at the test split into the ledger of the data set, if the set is available"
+    "Record an opening of the test split in the ledger of the data set, if the set is available"
     try: items = get_items(run.record['dataset'])
     except UserError: return
     predictions = read_predictions(run)
@@ -57,7 +57,7 @@ def _log_opening(run):
 def open_tests(
     runs:list,  # comparable `Run`s
 ):
-    "Evaluate the runs whose test split is closed; count another look for the others"
+    "Evaluate the runs whose test split is closed; count another opening for the others"
     for run in runs:
         if not (read_predictions(run).split == 'test').any():
             run_notebook('05_evaluation', str(run.path), quiet=True)
@@ -82,14 +82,14 @@ def compare_runs(
     metric:str='accuracy',  # in `METRICS`
     split:str='valid',      # or test, which opens the test split and is counted
     draws:int=2000,         # bootstrap resamples
-    looked:set=None,        # folders of runs whose look at the test split is counted already
+    looked:set=None,        # folders of runs whose opening of the test split is already counted
 )->dict:
     "`metric, split, a, b, notes` and the numbers of `compare_answers`, as fractions; `UserError`"
     check_metric(metric)
     if split not in ('valid', 'test'):
         raise UserError(f"There is no split {split!r} to compare on: valid or test.", 'split')
     runs, others, notes = match_runs(find_runs(a), find_runs(b))
-    check_metric(metric, runs[0].record['classes'])  # before the test split is opened in vain
+    check_metric(metric, runs[0].record['classes'])  # before the test split is opened for nothing
     if split == 'test': _open_tests_once(runs + others, set() if looked is None else looked)
     answers, other_answers, note = get_paired_answers(runs, others, split, metric)
     if note: notes.append(note)
@@ -222,7 +222,7 @@ def compare_many(
     split:str='valid',      # or test
     draws:int=2000,         # bootstrap resamples
 )->list:
-    "`compare_runs` of the first with each other, p-values corrected; `UserError` where none works"
+    "`compare_runs` of the first with each other one, p-values corrected; `UserError` if all fail"
     rows, errors, looked = [], [], set()
     for other in runs[1:]:
         try: rows.append(compare_runs(runs[0], other, metric, split, draws, looked))

@@ -41,7 +41,7 @@ def read_explained_split(
     gone = t.path[[not Path(path).exists() for path in t.path]]
     if len(gone):
         raise UserError(f"{len(gone)} of {len(t)} images that {run.path.name} has predicted are no "
-            f"longer there, e.g. {gone.iloc[0]}: put them back, or train and evaluate anew.", 'run')
+            f"longer there, e.g. {gone.iloc[0]}: restore them, or train and evaluate again.", 'run')
     return t
 
 # %% ../nbs/06_explanation.ipynb #ccac5246
@@ -50,7 +50,7 @@ def _describe_split(split, n, wrong):
     said = [f'{n} {split} images, {wrong} of them predicted incorrectly.']
     if split == 'valid':
         said.append('The test split of this run is still closed: 05_evaluation opens it.')
-    if not wrong: said.append('The least certain predictions take the place of mistakes.')
+    if not wrong: said.append('The least certain predictions are shown instead of mistakes.')
     return said
 
 # %% ../nbs/06_explanation.ipynb #b07dfa4f
@@ -87,7 +87,7 @@ def choose_images(
 
 # %% ../nbs/06_explanation.ipynb #ce5b1f37
 def _try_feature_map(model, card):
-    "The opened model of `open_feature_map`; None where it has no feature map, which is printed"
+    "The model opened by `open_feature_map`; None where it has no feature map, with a message"
     preprocessing = Preprocessing.from_dict(card['preprocessing'])
     try: return open_feature_map(model, card['arch'], preprocessing.size, preprocessing.channels)
     except UserError as e: print(f'{e} The analyses that need no map follow.')
@@ -130,7 +130,7 @@ def _choose_measured(predictions, n, seed):
 
 # %% ../nbs/06_explanation.ipynb #fe786782
 def _get_random_maps(model, card, batches, targets, share=1., seed=0):
-    "Saliency maps after a share of the model's tensors was replaced by fresh weights"
+    "Saliency maps after a share of the model's tensors was replaced by random weights"
     preprocessing = Preprocessing.from_dict(card['preprocessing'])
     fresh = randomise_weights(model, card, share, seed)
     opened = open_feature_map(fresh, card['arch'], preprocessing.size, preprocessing.channels)
@@ -159,11 +159,11 @@ def _describe_empty(shares):
     empty = shares.border.isna().sum()
     if not empty: return []
     return [f'{empty} of {len(shares)} saliency maps are empty: nothing in the last feature map '
-        f'speaks for the predicted class.']
+        f'supports the predicted class.']
 
 # %% ../nbs/06_explanation.ipynb #70da9e6f
 def _get_part_table(shares, labels, units, untrained):
-    "Attention on each part with more than 1 % of the area; `untrained`: shares with fresh weights"
+    "Attention on each part with more than 1 % of the area; `untrained`: shares of random weights"
     parts = ('border', 'corners', 'outside', 'bars')
     parts = [part for part in parts if shares[f'{part}_area'].mean() > .01]
     rows = {part: get_border_table(shares, labels, units, part).loc['all'] for part in parts}

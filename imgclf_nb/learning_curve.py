@@ -23,7 +23,7 @@ from .results.paired_predictions import find_runs
 from .results.studies import Study, run_study
 from .stats.intervals import get_units
 from .training.subsets import take_images
-import imgclf_nb.baseline  # teaches timm our own networks
+import imgclf_nb.baseline  # registers our own networks with timm
 
 # %% ../nbs/07c_learning_curve.ipynb #bdb4fa8b
 def get_part_sizes(
@@ -34,11 +34,11 @@ def get_part_sizes(
     "Sizes from the smallest to all, in equal ratios; `UserError` where fewer than four fit"
     sizes = sorted({int(round(o)) for o in np.geomspace(smallest, n, points)})
     if smallest < n and len(sizes) >= 4: return sizes
-    raise UserError(f"{n} training images leave no room for {points} sizes from {smallest} on: "
-        "give smallest and points that fit.", 'smallest')
+    raise UserError(f"{n} training images are too few for {points} sizes from {smallest} on: "
+        "give another smallest or other points.", 'smallest')
 
 # %% ../nbs/07c_learning_curve.ipynb #de97328f
-C_VALUES = (.03, .1, .3, 1., 3.)  # inverse strengths of the penalty that are tried
+C_VALUES = (.03, .1, .3, 1., 3.)  # inverse strengths of the penalty to try
 
 # %% ../nbs/07c_learning_curve.ipynb #c8aaa9f8
 class _Parts:
@@ -52,7 +52,7 @@ class _Parts:
         numbers = {label: number for number,label in enumerate(classes)}
         self.y = self.train.label.map(numbers).to_numpy()
         self.valid_y = valid.label.map(numbers).to_numpy()
-        self.c = {}  # chosen once a size
+        self.c = {}  # chosen once for each size
 
 # %% ../nbs/07c_learning_curve.ipynb #68621fe4
 @patch
@@ -90,7 +90,7 @@ def measure_probe(
     sizes:list,    # of the training part
     seeds:int,     # repetitions
     weights:str='auto', # as in `get_backbone`
-    until:float=np.inf, # `time.time()` after which no further seed is begun
+    until:float=np.inf, # `time.time()` after which no further seed starts
 )->dict:
     """`wrong` `(sizes, seeds, validation images)`, `pictures` (how many) `(sizes, seeds)`: a
     logistic regression on frozen features, C chosen at each size inside the part; `UserError`
@@ -103,12 +103,12 @@ def measure_probe(
     if len(rows) < 2:
         raise UserError(f'{len(rows)} of {seeds} seeds were measured before the time was over: too '
             'few for a curve. Give more minutes; the features are kept.', 'budget_minutes')
-    if len(rows) < seeds: print(f'The time is over: {len(rows)} of {seeds} seeds are measured.')
+    if len(rows) < seeds: print(f'The time is up: {len(rows)} of {seeds} seeds were measured.')
     return _stack(zip(*rows))
 
 # %% ../nbs/07c_learning_curve.ipynb #249c2617
 def plan_sizes(
-    base:dict,     # parameters of 04_train that all share
+    base:dict,     # parameters of 04_train that all runs share
     sizes:list,    # of the training part; the last is all
     seeds:int,     # repetitions
 )->list:
@@ -119,7 +119,7 @@ def plan_sizes(
 
 # %% ../nbs/07c_learning_curve.ipynb #c8645ccd
 def _get_complete(got, sizes, seeds):
-    "Sizes and seeds that form a whole table: all sizes, or those that two seeds have"
+    "Sizes and seeds that form a complete table: all sizes, or those that two seeds have"
     def has_all(seed, some): return all((size, seed) in got for size in some)
     kept = list(sizes)
     whole = [seed for seed in range(seeds) if has_all(seed, kept)]
@@ -155,10 +155,10 @@ def measure_training(
     sizes:list,     # of the training part
     seeds:int,      # repetitions
     data_hash:str,  # of the items
-    minutes:float,  # no run is begun that would not end in time
-    factor:float,   # of the forecast that is printed meanwhile
+    minutes:float,  # no run starts that would not finish in time
+    factor:float,   # of the forecast that is printed during the study
 )->dict:
-    "As `measure_probe`, with 04_train for every point; `UserError` where too few runs end"
+    "As `measure_probe`, with 04_train for every point; `UserError` where too few runs finish"
     def describe(study):
         measured = read_sizes(study, sizes, seeds)
         return describe_forecast(get_forecast(measured, factor)) if measured else ''
@@ -195,7 +195,7 @@ def _fit_exponents(points, weights, powers):
 
 # %% ../nbs/07c_learning_curve.ipynb #4e765952
 def _choose_laws(chi, draws):
-    "One law of each trial, with a probability by its fit"
+    "One law for each trial, with a probability that depends on its fit"
     share = np.exp(-.5*(chi - chi.min(1, keepdims=True)))
     share /= share.sum(1, keepdims=True)
     return (share.cumsum(1) < draws).sum(1).clip(max=len(EXPONENTS) - 1)
@@ -232,7 +232,7 @@ def predict_laws(
 
 # %% ../nbs/07c_learning_curve.ipynb #57ccf06e
 def _get_noise(wrong):
-    "Standard error of an error rate's change from one size to the next, by the images that change"
+    "Standard error of the change in error rate from one size to the next, from images that change"
     change = np.diff(wrong.mean(1), axis=0)[-2:]  # of the two largest steps
     total = (change**2).sum(1).mean() + 1  # and one more that could have changed
     return float(np.sqrt(total)/wrong.shape[2])
@@ -280,7 +280,7 @@ def get_forecast(
 
 # %% ../nbs/07c_learning_curve.ipynb #2facca6e
 def _get_word(gain):
-    "What a gain in accuracy, with its band, comes to"
+    "The verdict on a gain in accuracy with its band"
     if gain['low'] > .005: return 'would help'
     return 'would hardly help' if gain['high'] < .01 else 'may help'
 
@@ -288,7 +288,7 @@ def _get_word(gain):
 def describe_forecast(
     f:dict, # from `get_forecast`
 )->str:
-    "Would more images help, and how well the forecast was checked: two sentences"
+    "Whether more images would help, and the check of the forecast, in two sentences"
     gain, then, check = f['gain'], f['then'], f['check']
     points = {key: f'{100*gain[key]:+.1f}' for key in ('value', 'low', 'high')}
     band = f"{100*f['level']:g} % band {points['low']} to {points['high']}"
@@ -326,7 +326,7 @@ def plot_curve(
     forecast:dict, # from `get_forecast`
     ax=None,       # matplotlib `Axes`
 ):
-    "Accuracy against the number of images, the band of the laws up to the forecast; the `Axes`"
+    "Accuracy by number of images, with the band of the laws up to the forecast; the `Axes`"
     if ax is None: ax = get_plt().subplots(figsize=(5.5, 3.2), layout='constrained')[1]
     n, accuracy = measured['pictures'], 1 - measured['wrong'].mean(2)
     mean, check = n.mean(1), forecast['check']

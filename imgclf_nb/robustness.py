@@ -14,7 +14,7 @@ from .backbones import get_probabilities
 from .base.machine import get_plt, show_progress
 from .core import UserError
 from .stats.intervals import get_unit_share, resample_units
-import imgclf_nb.baseline  # teaches timm our own networks
+import imgclf_nb.baseline  # registers our own networks with timm
 
 # %% ../nbs/05a_robustness.ipynb #df06c604
 def check_evaluated(
@@ -28,7 +28,7 @@ def check_evaluated(
 
 # %% ../nbs/05a_robustness.ipynb #56f8d79e
 STRENGTHS = dict(  # from weak to strong
-    blur=(1, 2, 4),              # standard deviation, pixels of a side of 224
+    blur=(1, 2, 4),              # standard deviation, pixels for a side of 224
     noise=(.05, .1, .2),         # standard deviation, share of the range
     JPEG=(30, 15, 5),            # quality, of 100
     dark=(.6, .35, .2),          # factor
@@ -71,7 +71,7 @@ def get_corruptions(
 def corrupt(
     pixels,     # `uint8 (n, size, size, channels)`
     transform,  # from `get_corruptions`
-    seed:int=0, # of noise and place, image by image
+    seed:int=0, # of the noise and the position, image by image
 )->np.ndarray:
     "The corrupted images `uint8 (n, size, size, channels)`; the same for the same seed"
     import albumentations as A
@@ -88,7 +88,7 @@ def choose_images(
     most:int,   # images; at least one whole group, none for 0
     seed:int=0, # of the choice
 )->np.ndarray:
-    "The places of images in whole groups, chosen at random, in order"
+    "Positions of randomly chosen images, in whole groups and in order"
     if not most: return np.array([], int)
     if len(units) <= most: return np.arange(len(units))
     order = np.random.default_rng(seed).permutation(units.max() + 1)
@@ -121,10 +121,10 @@ def _find_correct(model, pixels, preprocessing, targs):
 def try_corruptions(
     model,        # returns logits
     pixels,       # `uint8 (n, size, size, channels)`
-    preprocessing,# the contract
+    preprocessing,# a `Preprocessing`
     kinds:dict,   # from `get_corruptions`
     targs,        # true classes as numbers `(n,)`
-    seed:int=0,   # of noise and place
+    seed:int=0,   # of the noise and the position
 )->dict:
     "Which images are correct `(n,)`, by `(kind, strength)`; `('clean', 0)` is uncorrupted"
     todo = [(kind, i, o) for kind,transforms in kinds.items() for i,o in enumerate(transforms, 1)]
@@ -211,7 +211,7 @@ def _get_corners(x, share):
 def get_views(
     x,              # batch `(n, channels, size, size)`
     flip:bool,      # may images be mirrored?
-    share:float=.9, # side of a corner
+    share:float=.9, # side of a corner, as a share of the image's side
 )->list:
     "The batch, mirrored, and its corners scaled up, each `(n, channels, size, size)`"
     views = [x, x.flip(-1)] if flip else [x]

@@ -106,7 +106,7 @@ _ROBUSTNESS = dict(
     pictures=120,
     relative_drop=_number(.11, .07, .16),
     worst=dict(corruption='noise', strength=3, accuracy=.66),
-    tta=dict(difference=.006, low=-.01, high=.02, verdict='no difference seen'),
+    tta=dict(difference=.006, low=-.01, high=.02, verdict='no difference found'),
 )
 
 # %% ../../nbs/reporting/00a_facts.ipynb #f85b3c50
@@ -134,7 +134,7 @@ _TRAINING = dict(
 
 # %% ../../nbs/reporting/00a_facts.ipynb #42235ffb
 def get_example()->tuple:
-    "A run.json and a model.json by hand, with everything that a card can show"
+    "A handwritten run.json and model.json with everything that a card can show"
     valid = dict(accuracy=_number(.970, .951, .987), majority_rate=_number(.783, .718, .838))
     record = dict(run='xrays', notebook='04_train', dataset='chest_xray', arch=_PARAMETERS['arch'],
         parameters=dict(_PARAMETERS), **_DATA, **_FINDINGS, **_TRAINING, test_opened=2, notes=[],
@@ -147,7 +147,7 @@ def get_example()->tuple:
     return record, model
 
 # %% ../../nbs/reporting/00a_facts.ipynb #f9a5afa0
-SPLITS = dict(test='test', valid='validation', train='training')  # as people say them
+SPLITS = dict(test='test', valid='validation', train='training')  # names for readers
 
 def _collect_splits(record):
     "`splits` with metrics, the one that counts first; `split`, that one; `n`, its images"
@@ -170,7 +170,7 @@ def _collect_classes(record, model):
 
 # %% ../../nbs/reporting/00a_facts.ipynb #20c50f2e
 def _collect_dataset(dataset, folders):
-    "`card`, `name` and public `source` of the set; is it a miniature, a private folder"
+    "`card`, `name` and public `source` of the set; whether it is a miniature or a private folder"
     name = get_last_name(dataset)
     return dict(card=get_card(dataset), name=name, source=SOURCES.get(name),
         mini=dataset in MINIATURES, private=dataset in folders)
@@ -179,7 +179,7 @@ def _collect_dataset(dataset, folders):
 def collect(
     record:dict,       # run.json
     model:dict,        # model.json
-    people:bool=False, # the images are of people, also where their groups are not patients
+    people:bool=False, # the images show people, even if their groups are not patients
 )->SimpleNamespace:
     "What the sections read; `.at` and `.number` look up a path in the record"
     folders = find_folders(record, model)

@@ -27,7 +27,7 @@ def _get_defaults(p, notebook):
 
 # %% ../../nbs/reporting/02_model_card.ipynb #16354e54
 def _get_given(o, notebook):
-    "The set, the network, and the parameters that are not the notebook's defaults or the recipe's"
+    "The set, the network, and the parameters that differ from the notebook's and recipe's defaults"
     p = {k: v for k,v in o.p.items() if k != 'run'}
     defaults = _get_defaults(p, notebook)
     def is_default(k): return k in defaults and defaults[k] == p[k]
@@ -59,7 +59,7 @@ def describe_reproduction(
         o.number('test_opened') and evaluation]
     block = '\n'.join(['```bash', *filter(None, lines), '```'])
     if not o.private: return block
-    return f'Replace {escape(o.name)} by the path of your own folder or file.\n\n{block}'
+    return f'Replace {escape(o.name)} with the path of your own folder or file.\n\n{block}'
 
 # %% ../../nbs/reporting/02_model_card.ipynb #3a7ca448
 _HUB_LICENCES = {  # the Hub's identifiers of the licences that timm's weights have
@@ -77,7 +77,7 @@ _HUB_LICENCES = {  # the Hub's identifiers of the licences that timm's weights h
 
 # %% ../../nbs/reporting/02_model_card.ipynb #a57ce130
 def _get_terms(o):
-    "The licence of the weights, as the Hub wants it"
+    "The licence of the weights, in the Hub's form"
     licence, repo = o.licence['licence'], o.licence['repo']
     if licence in _HUB_LICENCES: return dict(license=licence)
     not_chosen = 'not-chosen-yet' if o.model.get('weights') == 'none' else 'unknown'
@@ -92,7 +92,7 @@ _HUB_METRICS = dict(  # the Hub's type, and a name to show
 )
 
 def _get_results(o, hub):
-    "The metrics of the split that counts, as the Hub wants them"
+    "The metrics of the split that counts, in the Hub's form"
     from huggingface_hub import EvalResult
     name = o.card.title + ' (synthetic miniature)'*o.mini
     where = dict(task_type='image-classification', dataset_name=name)
@@ -135,7 +135,7 @@ def _summarise(o):
 def make_card(
     record:dict,       # run.json
     model:dict,        # model.json
-    people:bool=False, # the images are of people: add the checklist, as for sets with patients
+    people:bool=False, # the images show people: add the checklist, as for sets of patients
 )->str:
     "The model card in Markdown with the Hub's metadata, without paths of this machine"
     o = collect(record, model, people)

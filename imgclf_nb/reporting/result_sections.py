@@ -24,7 +24,7 @@ _METRICS = dict(  # name, format, meaning
     specificity=('specificity', '.1%', 'share of {other} predicted correctly'),
     log_loss=('log loss', '.3f', 'penalty on incorrect probabilities; 0 is best'),
     brier=('Brier score', '.3f', 'squared error of the probabilities; 0 is best'),
-    ece=('expected calibration error', '.3f', 'distance of confidence and accuracy; 0 is best'),
+    ece=('expected calibration error', '.3f', 'gap between confidence and accuracy; 0 is best'),
     ece_before=('the same before calibration', '.3f', ''),
 )
 
@@ -74,8 +74,8 @@ def describe_operating_point(
     if get_number(point.get('threshold')) is None: return ''
     rule = escape(point.get('rule') or 'not recorded')
     note = escape(point.get('note') or '')
-    threshold = (f"An image is predicted {o.positive} from a probability of "
-        f"{say_number(point['threshold'], '.3f')} on. Rule: {rule}. {note}").strip()
+    threshold = (f"An image is predicted {o.positive} if its probability is at least "
+        f"{say_number(point['threshold'], '.3f')}. Rule: {rule}. {note}").strip()
     sensitivity, specificity = [say_number(point.get(k) or o.at(f'metrics.{o.split}.{k}'))
         for k in ('sensitivity', 'specificity')]
     rates = f'At this threshold: sensitivity {sensitivity}, specificity {specificity}.'
@@ -136,7 +136,8 @@ def _describe_sets(o):
     wanted, reached, size, exchangeable, note = [o.at(f'doubt.sets.{k}')
         for k in ('wanted_coverage', 'reached', 'mean_size', 'exchangeable', 'note')]
     if get_number(wanted) is None: return ''
-    return ('Prediction sets (conformal) hold several classes where one is not certain. '
+    return ('Prediction sets (conformal) hold several classes where a single one is not '
+        'certain. '
         f'The correct class should be in {say_number(wanted)} of the sets and is in '
         f"{say_number(reached)}; mean size {say_number(size, '.2f')} classes. "
         f"{_APPLIES.get(exchangeable)} {escape(note or '')}").strip()
@@ -152,7 +153,7 @@ def describe_abstention(
 def describe_groups(
     o, # from `collect`
 )->str:
-    "The metrics with each patient or group counted once; '' where they were not measured"
+    "The metrics with each patient or group counted once; '' where they were not computed"
     metrics = o.at(f'by_group.{o.split}')
     if not isinstance(metrics, dict): return ''
     n = get_number(metrics.get('n')) or 'An unknown number of'
@@ -235,7 +236,7 @@ def _describe_border(o):
     text = f'{say_number(share)} of the saliency lies on the border of the image'
     if get_number(area) is None: return text + '.'
     text += f', which is {say_number(area)} of its area'
-    if get_number(share) > get_number(area): text += ': the model may use what is not the subject'
+    if get_number(share) > get_number(area): text += ': the model may use more than the subject'
     return text + '.'
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #0b99ae10

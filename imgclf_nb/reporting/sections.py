@@ -19,7 +19,7 @@ from .wording import make_markdown_table, say_names, say_number
 def _describe_network(o):
     "Architecture, parameters and operations"
     text = f'Network: `{o.arch}` of [timm](https://github.com/huggingface/pytorch-image-models)'
-    units = dict(parameters='parameters', macs='multiply–accumulate operations an image')
+    units = dict(parameters='parameters', macs='multiply–accumulate operations per image')
     for k,unit in units.items():
         if n := o.number(f'cost.{k}'): text += f', {n/1e6:,.1f} million {unit}'
     return text + '.'
@@ -53,16 +53,17 @@ def describe_model(
     return make_bullets([_describe_network(o), _describe_input(o), *_describe_licences(o)])
 
 # %% ../../nbs/reporting/01_sections.ipynb #5c10137f
-FACTS = dict(  # about people in a set, by its authors
+FACTS = dict(  # about the people in a data set, by its authors
     chest_xray='The X-rays are of children one to five years old, from the routine care of one '
-        'hospital in Guangzhou, selected in retrospect; X-rays of low quality were removed. Two '
+        'hospital in Guangzhou, selected retrospectively; X-rays of low quality were removed. Two '
         'physicians graded them, and a third checked the evaluation set (Kermany et al. 2018, '
         'doi:10.17632/rscbjbr9sj).',
 )
 
 # %% ../../nbs/reporting/01_sections.ipynb #454234c4
-_NOT_MEDICAL = ('**Not a medical device.** It makes no diagnosis, no authority has approved it, '
-    'and no clinical study was made with it. No decision about a patient may rest on it.')
+_NOT_MEDICAL = ('**Not a medical device.** It is not intended for diagnosis, no authority has '
+    'approved it, and it was not tested in a clinical study. Do not base decisions about patients '
+    'on it.')
 
 # %% ../../nbs/reporting/01_sections.ipynb #94d8d426
 _OTHER_PEOPLE = ('Not intended for people unlike those in its images, such as people of another '
@@ -71,13 +72,13 @@ _OTHER_PEOPLE = ('Not intended for people unlike those in its images, such as pe
 def describe_use(
     o, # from `collect`
 )->str:
-    "What the model is intended for, and what not"
+    "What the model is intended for, and what it is not intended for"
     medical = o.card.group == 'patients'
     return make_bullets([
         'Intended to classify images like its training images into '
             f"{len(o.classes) or 'its'} classes: for learning, for comparison, and as a starting "
             'point for other work.',
-        'Not intended for other images. It predicts one of its classes for every image, also for '
+        'Not intended for other images. It predicts one of its classes for every image, even for '
             'one that shows none of them.',
         _NOT_MEDICAL if medical else 'Not intended for decisions without human review.',
         o.people and _OTHER_PEOPLE,
@@ -104,9 +105,10 @@ def _describe_split(o):
         share = get_number(o.p.get(split))
         if share: shares.append(f'{100*share:.3g} % for {SPLITS[split]}')
     if not shares: return ''
-    how = 'The set is divided anew'
+    how = 'The set is split by this project'
     if o.card.keep_split:
-        how = 'Test and validation folders of the set are kept; what is missing is split off'
+        how = ('Test and validation folders of the set are kept; missing splits are cut from '
+            'training')
     seed = o.number('split_seed')
     seed = '' if seed is None else f' (split seed {seed})'
     frames = ' Videos are divided into test and training frames too.' if o.p.get('blocked') else ''
@@ -170,7 +172,7 @@ def describe_data(
 _COSTS = dict(
     train_seconds='seconds',
     images_per_second='images a second',
-    peak_memory_mb='MB of memory at most',
+    peak_memory_mb='MB of memory at peak',
 )
 
 def _describe_cost(o):
@@ -206,18 +208,18 @@ def describe_training(
 
 # %% ../../nbs/reporting/01_sections.ipynb #8899cd48
 def _limit_split(o):
-    "Limits from the split: no test, a test opened several times, few images"
+    "Limits from the split: test split not opened, or opened several times; few images"
     times = o.number('test_opened') or 0
     return [
         o.split == 'valid' and 'The test split was not opened. Validation was used to choose the '
             'model, so its metrics are optimistic.',
-        times > 1 and f'The test split was opened {times} times. Whoever changes the model after a '
-            'look at the test selects by it, and its metrics become optimistic.',
+        times > 1 and f'The test split was opened {times} times. Changing the model after '
+            'looking at the test results makes the test metrics optimistic.',
         o.n is not None and o.n < 200 and f'The metrics are based on only {o.n} images.']
 
 # %% ../../nbs/reporting/01_sections.ipynb #a9800839
 def _limit_accuracy(o):
-    "Limits from the accuracy: its interval, the majority class, and validation"
+    "Limits from the accuracy: its interval, the majority-class baseline, and validation"
     low, high = [o.number(f'metrics.{o.split}.accuracy.{k}') for k in ('low', 'high')]
     if low is None or high is None: return []
     baseline = o.number(f'metrics.{o.split}.majority_rate')
@@ -233,7 +235,7 @@ def _limit_accuracy(o):
 
 # %% ../../nbs/reporting/01_sections.ipynb #bae918b0
 def _limit_evidence(o):
-    "Limits from subgroups, labels, saliency and the single seed"
+    "Limits from slices, labels, saliency maps and the single seed"
     worse = [f"{s.get('slice')} {s.get('value')}" for s in get_slices(o)[1]]
     differs = o.split == 'test' and o.at('doubt.sets.exchangeable') is False
     return [
@@ -243,8 +245,8 @@ def _limit_evidence(o):
         _describe_ceiling(o),
         o.at('explanation.sanity.passed') is False and 'Its saliency maps do not depend on what it '
             'learnt.',
-        o.splits and 'The intervals cover the choice of images, not of the training seed, which '
-            'would change the metrics too.']
+        o.splits and 'The intervals cover the choice of images, not that of the training seed, '
+            'which changes the metrics too.']
 
 # %% ../../nbs/reporting/01_sections.ipynb #11352ee3
 def describe_limits(
@@ -260,12 +262,12 @@ def describe_limits(
 def describe_openings(
     o, # from `collect`
 )->str:
-    "How often the test was opened"
+    "How often the test split was opened"
     times = o.number('test_opened') or 0
     if not times: return 'Never.'
     how_often = 'Once' if times == 1 else f'{times} times'
-    return (f'{how_often}. The labels of the test are sealed until it is opened, and every opening '
-        'is counted.')
+    return (f'{how_often}. The labels of the test split are sealed until it is opened, and every '
+        'opening is counted.')
 
 # %% ../../nbs/reporting/01_sections.ipynb #7d8c6e96
 SECTIONS = {
