@@ -30,7 +30,7 @@ def _get_calibrating(table):
 
 # %% ../../nbs/results/02_metrics.ipynb #e37434d4
 _SHORTAGE = ('{}: temperature, threshold and prediction sets are cross-fitted on all validation '
-    'images, which may have selected the epoch.')
+    'images, on which the epoch may have been selected.')
 
 def _find_shortage(valid, own):
     "Why the images reserved for calibration do not suffice, '' if they do"

@@ -285,8 +285,8 @@ _GUARANTEES = dict(
         'does not apply to them.',
     given='The test was not drawn from the same source as validation, so the guarantee does not '
         'apply to it; the coverage reached shows how far it deviates.',
-    unreserved='The images that set the limit may also have selected the epoch, so the guarantee '
-        'is not proved.',
+    unreserved='The epoch may have been selected on the images that set the limit, so the '
+        'guarantee is not proved.',
     holds='Test and validation were drawn from the same source by whole groups, so the guarantee '
         'holds for an image of a new group.')
 
