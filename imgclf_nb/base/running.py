@@ -134,7 +134,7 @@ def _fail_killed(folder):
 
 # %% ../../nbs/base/04_running.ipynb #654b538e
 def _raise_kernel_error(error, tmp, out, late):
-    "Raise the meaning of an error outside the cells: time is up, a killed kernel, or the error itself"
+    "Raise the meaning of an error outside the cells: time is up, a killed kernel, or itself"
     from nbclient.exceptions import DeadKernelError
     if late:  # the kernel was still starting
         _keep_failed(tmp, out)
