@@ -45,10 +45,10 @@ def map_forked(
     function,         # of one argument, at a module's top level
     things:list,      # its arguments
     workers:int=None, # processes; None: one for each core, 0: none
-    few:int=200,      # fewer arguments are worked on without new processes
+    few:int=200,      # with fewer arguments, no process is started
     chunk:int=32,     # arguments that a process takes at a time
 ):
-    "Yield `function(thing)` of each, in order; `UserError` where a process is ended from outside"
+    "Yield `function(thing)` for each, in order; `UserError` if a process is ended from outside"
     if workers == 0 or len(things) < few:
         yield from map(function, things)
         return

@@ -27,7 +27,7 @@ def get_split_hash(
 
 # %% ../../nbs/results/00_artifacts.ipynb #4588f5db
 def _check_unchanged(run, hashes):
-    "`UserError` where a finished run saw other data"
+    "`UserError` if a finished run saw other data"
     changed = [name for name,value in hashes.items() if run.record[name] != value]
     if not changed: return
     raise UserError(f'Run {run.path.name} is done, but the data have changed since '
@@ -45,7 +45,7 @@ def describe_data(
     items,      # with splits
     card,       # the data set's
 )->list:
-    "The classes; data and splits go into run.json. `UserError` where a finished run saw other data"
+    "The classes; data and splits go into run.json. `UserError` if a finished run saw other data"
     classes = sorted(items.label.unique())
     hashes = dict(data_hash=items.attrs['data_hash'], split_hash=get_split_hash(items))
     if run.done:
@@ -63,7 +63,7 @@ def tabulate(
     items,         # the images
     preprocessing, # the contract, with the classes
 )->pd.DataFrame:
-    "The table of predictions: `group` holds the name of the unit, '' for an image alone"
+    "The table of predictions: `group` holds the name of the unit, '' for a single image"
     names = np.array(preprocessing.classes, object)
     columns = dict(path=items.path.values, label=items.label.values, split=items.split.values,
         predicted=names[probs.argmax(1)], probability=probs.max(1))
@@ -78,9 +78,9 @@ def get_predictions(
     items,         # the images
     preprocessing, # the contract, with the classes
     temperature:float=1., # of the softmax
-    batches=None,  # their tensors, where they are at hand; None: from the files
+    batches=None,  # their tensors, if at hand; None: read from the files
 )->pd.DataFrame:
-    "One row an image, as in `tabulate`, with the model's probabilities"
+    "One row per image, as in `tabulate`, with the model's probabilities"
     batches = batches or get_batches(items.path, preprocessing)
     return tabulate(get_probabilities(model, batches, temperature), items, preprocessing)
 
@@ -97,13 +97,13 @@ def read_predictions(
 def format_share(
     share:dict, # `value, low, high`
 )->str:
-    "A share in per cent with its interval"
+    "A share in percent with its interval"
     low, high = [f'{100*share[k]:.1f}' for k in ('low', 'high')]
     return f"{100*share['value']:.1f} % (95 % CI {low}–{high})"
 
 # %% ../../nbs/results/00_artifacts.ipynb #7dedcd31
 def _get_peak_memory():
-    "Peak memory of this process in MB: the GPU's where there is one, else resident memory"
+    "Peak memory of this process in MB: the GPU's if there is one, else resident memory"
     import torch
     if torch.cuda.is_available(): return round(torch.cuda.max_memory_allocated()/2**20, 1)
     try: import resource
@@ -121,7 +121,7 @@ def _get_accuracy(predictions):
 
 # %% ../../nbs/results/00_artifacts.ipynb #2e0b645d
 def _get_speed(history):
-    "Training images per second; 0 where nothing was trained"
+    "Training images per second; 0 if nothing was trained"
     seconds = history.seconds[history.images > 0].sum()
     return history.images.sum()/max(1e-9, seconds)
 
@@ -140,9 +140,9 @@ def keep_model(
     preprocessing,   # the contract
     arch:str,        # the model's name
     seconds:float,   # spent in training
-    history,         # one row an epoch: `epoch, train_loss, valid_loss, accuracy, seconds, images`
+    history,         # one row per epoch: `epoch, train_loss, valid_loss, accuracy, seconds, images`
     temperature:float=1., # of the softmax
-    batches=None,    # tensors of the validation images, where they are at hand
+    batches=None,    # tensors of the validation images, if at hand
     probs=None,      # or the model's probabilities for them
     **more           # further entries of run.json
 ):

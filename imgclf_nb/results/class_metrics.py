@@ -44,14 +44,14 @@ def get_class_table(
 
 # %% ../../nbs/results/02b_class_metrics.ipynb #4aa5abc4
 def _format_interval(value, low, high, digits):
-    "`0.90 (0.84–0.94)`; '' where the value is not known"
+    "`0.90 (0.84–0.94)`; '' if the value is not known"
     if np.isnan(value): return ''
     return f'{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})'
 
 # %% ../../nbs/results/02b_class_metrics.ipynb #fab9e955
 def fold_intervals(
     table,        # with columns `x, x_low, x_high`
-    digits:int=2, # after the point
+    digits:int=2, # after the decimal point
 )->pd.DataFrame:
     "The table for reading: `x` and its interval in one text"
     out = pd.DataFrame(index=table.index)
@@ -68,7 +68,7 @@ def describe_missing_classes(
     classes:list, # in order
     split:str,    # test or valid
 )->str:
-    "A sentence about classes that do not occur in the split, '' where all do"
+    "A sentence about classes that do not occur in the split, '' if all do"
     missing = [c for i,c in enumerate(classes) if i not in set(targs)]
     if not missing: return ''
     where = f"among the {'test' if split == 'test' else 'validation'} images"

@@ -30,7 +30,7 @@ COSTS = dict(
 
 # %% ../../nbs/results/03_leaderboard.ipynb #3b2f7e6e
 def _is_pretrained(record):
-    "Whether training started from pretrained weights; the network of 03 never does"
+    "Whether training started from pretrained weights; the network of 03 never uses them"
     weights = record['parameters'].get('weights', 'auto')
     return weights != 'none' and not record['notebook'].startswith('03')
 
@@ -59,7 +59,7 @@ def _join(names):
 
 # %% ../../nbs/results/03_leaderboard.ipynb #87216101
 def _get_name(runs):
-    "The common beginning of the runs' names"
+    "The common prefix of the runs' names"
     names = [run.path.name for run in runs]
     if len(names) == 1: return names[0]
     differ = (i for i,letters in enumerate(zip(*names)) if len(set(letters)) > 1)
@@ -91,7 +91,7 @@ def _is_model(run):
 
 # %% ../../nbs/results/03_leaderboard.ipynb #7f17e0e6
 def _why_no_row(run):
-    "Why a run cannot be ranked, '' where it can"
+    "Why a run cannot be ranked, '' if it can"
     why = get_unusable_reason(run)
     if why: return why
     kinds = dict(notebook=str, cost=dict, split_sizes=dict)
@@ -110,7 +110,7 @@ def _get_setting(run):
 
 # %% ../../nbs/results/03_leaderboard.ipynb #45a56cfb
 def _group_runs(folder, left_out):
-    "Lists of runs of one setting; the reasons against other runs are added to `left_out`"
+    "Lists of runs of one setting; why other runs are left out is added to `left_out`"
     groups = {}
     for path in sorted(folder.glob('*/run.json')):
         run = Run(path.parent)
@@ -122,7 +122,7 @@ def _group_runs(folder, left_out):
 
 # %% ../../nbs/results/03_leaderboard.ipynb #459f2256
 def _try_row(runs, metric, draws, left_out):
-    "A row in a list; an empty list where it cannot be computed, with the reason in `left_out`"
+    "A row in a list; an empty list if it cannot be computed, with the reason in `left_out`"
     try: return [_describe_row(runs, metric, draws)]
     except UserError as e: why = str(e)
     except (KeyError, TypeError, ValueError) as e:
@@ -134,7 +134,7 @@ def _try_row(runs, metric, draws, left_out):
 _lists = ['dataset', 'data_hash', 'split_hash', 'pretrained']  # equal within one ranked list
 
 def _rank(t, more):
-    "Rows in ranked lists, the best first; `more`: more of the metric is better"
+    "Rows in ranked lists, the best first; `more`: a higher metric is better"
     t = t.sort_values([*_lists, 'value'], ascending=[True, True, True, False, not more])
     t = t.reset_index(drop=True)
     t.insert(0, 'rank', t.groupby(_lists, sort=False).cumcount() + 1)
@@ -183,7 +183,7 @@ def get_leaderboard(
 def get_pareto_front(
     t,               # with `value` and the cost
     cost:str,        # in `COSTS`
-    more:bool=True,  # more of the value is better
+    more:bool=True,  # a higher value is better
 )->pd.Series:
     "Which rows lie on the Pareto front: no other is at least as good and cheap, and better in one"
     values = t.value if more else -t.value
@@ -197,7 +197,7 @@ def get_pareto_front(
 
 # %% ../../nbs/results/03_leaderboard.ipynb #42f117f8
 def _plot_points(ax, t, cost):
-    "Metric with interval against cost; filled for pretrained models, open for models from scratch"
+    "Metric with interval against cost; filled for pretrained models, open for the others"
     for on,d in t.groupby('pretrained'):
         ax.errorbar(d[cost], d.value, [d.value - d.low, d.high - d.value], fmt='o', color='#0072B2',
             mfc='#0072B2' if on else 'white', capsize=2, ms=5, lw=.8,
@@ -205,7 +205,7 @@ def _plot_points(ax, t, cost):
 
 # %% ../../nbs/results/03_leaderboard.ipynb #450fbadd
 def _plot_fronts(ax, t, cost):
-    "The Pareto front of the pretrained models, and dotted that of the models from scratch"
+    "The Pareto front of the pretrained models, and, dotted, that of the other models"
     more = METRICS[t.metric.iloc[0]]
     steps = 'steps-pre' if cost == 'images_per_second' else 'steps-post'
     for on,d in t.groupby('pretrained'):
@@ -216,7 +216,7 @@ def _plot_fronts(ax, t, cost):
 
 # %% ../../nbs/results/03_leaderboard.ipynb #d881fc73
 def _label_points(ax, t, cost, names):
-    "Name each point; the names of points in one place are written below each other"
+    "Name each point; the names of coinciding points are written below each other"
     places = [(round(np.log(c + 1e-9), 1), round(v, 2)) for c,v in zip(t[cost], t.value)]
     for i,row in enumerate(t.to_dict('records')):
         line = places[:i].count(places[i])
@@ -225,7 +225,7 @@ def _label_points(ax, t, cost, names):
 
 # %% ../../nbs/results/03_leaderboard.ipynb #5b3562cc
 def _set_cost_axis(ax, costs):
-    "Letters for powers of 1000; a logarithmic axis where costs differ more than fivefold"
+    "Unit prefixes for powers of 1000; a logarithmic axis if costs differ more than fivefold"
     from matplotlib.ticker import EngFormatter
     if costs.max() > 5*costs.min():
         ax.set_xscale('log')
@@ -309,7 +309,7 @@ def write_leaderboard(
     folder,           # where leaderboard.csv and leaderboard.png are written
     cost:str='macs',  # in `COSTS`
 )->list:
-    "Write the table, and one plot per data set and split; the files"
+    "Write the table, and one plot per data set and split; return the files"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder/'leaderboard.csv', t)

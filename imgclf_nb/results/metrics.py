@@ -30,10 +30,10 @@ def _get_calibrating(table):
 
 # %% ../../nbs/results/02_metrics.ipynb #e37434d4
 _SHORTAGE = ('{}: temperature, threshold and prediction sets are cross-fitted on all validation '
-    'images, which may have selected the epoch.')
+    'images, on which the epoch may have been selected.')
 
 def _find_shortage(valid, own):
-    "Why the images reserved for calibration do not suffice, '' where they do"
+    "Why the images reserved for calibration do not suffice, '' if they do"
     if valid is None: return ''
     if not own.any(): return _SHORTAGE.format('No validation images were reserved for calibration')
     if own.sum() < 10: return _SHORTAGE.format('Fewer than 10 images were reserved for calibration')
@@ -42,7 +42,7 @@ def _find_shortage(valid, own):
 
 # %% ../../nbs/results/02_metrics.ipynb #ddbc36b0
 def _take_split(answers, keep, t):
-    "The predictions of one split, set back from temperature `t` to 1; None for a split without images"
+    "The predictions of one split, reset from temperature `t` to 1; None for a split without images"
     if not keep.any(): return None
     part = answers.take(keep.to_numpy())
     return replace(part, probs=set_temperature(part.probs, 1/t))
@@ -52,9 +52,9 @@ def split_answers(
     table,          # predictions of one run
     record:dict,    # its run.json
     t:float,        # temperature at which they were written
-    items=None,     # of the set: used where the predictions have no column `group`
+    items=None,     # of the set: used if the predictions have no column `group`
 )->dict:
-    "`Answers` at temperature 1 as `valid` and `test`, `own` (may calibrate, of bool), and `notes`"
+    "`Answers` at temperature 1 as `valid` and `test`, `own` (to calibrate, of bool), and `notes`"
     units, note = get_prediction_units(table, items)
     answers = get_answers(table, record, units)
     out = {split: _take_split(answers, table.split == split, t) for split in ('valid', 'test')}
@@ -66,7 +66,7 @@ def split_answers(
 # %% ../../nbs/results/02_metrics.ipynb #9586faf3
 def calibrate(
     valid, # `Answers` at temperature 1
-    own,   # those that may calibrate, of bool
+    own,   # which of them may be used for calibration, of bool
 )->tuple:
     "`(temperature, Answers)`: each fold of `own` calibrated by the other folds, the rest by `own`"
     fitted = valid.take(own)
@@ -126,7 +126,7 @@ def get_metrics(
     positives=None,   # is the image predicted positive `(n,)` of bool; None: by the likelier class
     draws:int=2000,   # bootstrap resamples
 )->dict:
-    "The metrics of run.json, each `{value, low, high}`; NaN where the images do not allow one"
+    "The metrics of run.json, each `{value, low, high}`; NaN if the images do not allow one"
     counts = resample_units(int(a.units.max()) + 1, draws)
     metrics = _get_class_metrics(a, counts) | _get_probability_metrics(a, raw, counts)
     if a.positive is None: return metrics
@@ -138,11 +138,11 @@ def get_metrics(
 
 # %% ../../nbs/results/02_metrics.ipynb #1656fe69
 def get_over_seeds(
-    runs:list,        # `Run`s of one setting, evaluated, that differ in seed alone
+    runs:list,        # `Run`s of one setting, evaluated, that differ only in the seed
     split:str='test', # or valid
     draws:int=1000,   # bootstrap resamples
 )->pd.DataFrame:
-    "`value, low, high, spread` by metric; `UserError` where the runs differ in more than the seed"
+    "`value, low, high, spread` by metric; `UserError` if the runs differ in more than the seed"
     check_comparable(runs, runs)
     check_one_setting(runs)
     tables = get_tables(runs, split)
@@ -168,7 +168,7 @@ def check_against_chance(
     occur:int, # classes that occur in it
     k:int,     # classes that the model knows
 )->str:
-    "A warning where the model is not shown to beat chance or the majority class; else ''"
+    "A warning if the model is not shown to beat chance or the majority class; else ''"
     balanced = m['balanced_accuracy']
     if occur < 2: return _CHANCE['one_class']
     if balanced['high'] < 1/k: return _CHANCE['worse'].format(100/k)
@@ -191,7 +191,7 @@ def _describe_images(split, n, n_units, kind):
 
 # %% ../../nbs/results/02_metrics.ipynb #3b27cffd
 def _summarise_accuracy(m, images, ceiling):
-    "Accuracy, the majority-class baseline, and the label ceiling where it is below 99.95 %"
+    "Accuracy, the majority-class baseline, and the label ceiling if it is below 99.95 %"
     text = f"Accuracy {_format_share(m['accuracy'], '95 % CI ')} on {images}; "
     text += f"majority-class baseline {100*m['majority_rate']['value']:.1f} %"
     if ceiling < .9995:
@@ -201,7 +201,7 @@ def _summarise_accuracy(m, images, ceiling):
 
 # %% ../../nbs/results/02_metrics.ipynb #d48b37c5
 def _summarise_threshold(m, point):
-    "Sensitivity and specificity at the chosen threshold, '' where one is not known"
+    "Sensitivity and specificity at the chosen threshold, '' if one is not known"
     if not point: return ''
     if np.isnan([m['sensitivity']['value'], m['specificity']['value']]).any(): return ''
     sensitivity = _format_share(m['sensitivity'])
@@ -217,9 +217,9 @@ def _summarise_calibration(m):
 
 # %% ../../nbs/results/02_metrics.ipynb #0ba5eff3
 def _summarise_split(split, given):
-    "What limits the conclusions from this split, '' where nothing does"
+    "What limits the conclusions from this split, '' if nothing does"
     if split != 'test':
-        return ('There is no test split; the validation images are the split that chose the model, '
+        return ('There is no test split; the model was selected on these validation images, '
             'so these figures are optimistic.')
     if given: return 'The test split was given, not drawn from the same source as validation.'
     return ''
@@ -259,7 +259,7 @@ def _format_metrics(metrics):
 def get_headline(
     run:Run, # with metrics
 )->str:
-    "The run's metrics with their intervals, and its summary where it was evaluated"
+    "The run's metrics with their intervals, and its summary if it was evaluated"
     r = run.record
     title = f"{r['dataset']}, {r.get('arch') or r['parameters'].get('arch')}"
     if r['dataset'] in MINIATURES:
@@ -276,6 +276,6 @@ def get_headline(
 def get_locations(
     run:Run, # any
 )->str:
-    "Where the run's folder and its executed notebooks lie"
+    "The paths of the run's folder and of its executed notebooks"
     notebooks = [f'notebook    {path}' for path in sorted(run.path.glob('0*.ipynb'))]
     return '\n'.join([f'run folder  {run.path}', *notebooks])

@@ -28,7 +28,7 @@ from ..stats.thresholds import plot_predictive_values, shift_prior
 
 # %% ../../nbs/results/02a_operating.ipynb #67d1ce9a
 def _cross_judge(p, own, fold, choose):
-    "Is each image in `own` predicted positive by the threshold of the other folds"
+    "Whether each image in `own` is predicted positive by the threshold of the other folds"
     places = np.flatnonzero(own)
     positives = np.zeros(len(places), bool)
     for k in np.unique(fold):
@@ -62,7 +62,7 @@ _ONE_CLASS = ('Validation holds images of one class only, so no operating point 
 
 # %% ../../nbs/results/02a_operating.ipynb #4841a654
 def choose_operating_point(
-    answers:dict, # calibrated `Answers` by split, `valid` and, where there is one, `test`
+    answers:dict, # calibrated `Answers` by split, `valid` and, if there is one, `test`
     own,          # validation images that may choose the threshold, of bool
     classes:list, # in order
     rule:dict,    # one of sensitivity, specificity, miss_cost, as in `choose_threshold`
@@ -115,7 +115,7 @@ def get_curve_point(
     a:Answers,   # of one split
     positives,   # is the image predicted positive `(n,)` of bool; None without a threshold
 )->tuple:
-    "`(false positive rate, sensitivity, precision)`; None where there is no such point"
+    "`(false positive rate, sensitivity, precision)`; None if there is no such point"
     if positives is None or len(set(a.targs)) != 2: return None
     truth = a.targs == a.positive
     found = (positives & truth).sum()
@@ -124,7 +124,7 @@ def get_curve_point(
 
 # %% ../../nbs/results/02a_operating.ipynb #10eda038
 def _spread_certain(rates, n_units, draws):
-    "Replicates of a rate; those of the exact interval where the observed rate is 0 or 1"
+    "Replicates of a rate; those of the exact interval if the observed rate is 0 or 1"
     if rates[0] not in (0, 1) or not n_units: return rates
     levels = np.random.default_rng(0).permutation((np.arange(draws) + .5)/draws)
     at_one = levels**(1/n_units)  # Clopper and Pearson's distribution for n of n
@@ -161,7 +161,7 @@ def get_predictive_value_intervals(
 def plot_decisions(
     a:Answers,   # of one split
     rates:tuple, # from `get_rates`
-    prevalence:float=None, # another one than the set's, to be marked
+    prevalence:float=None, # another one than the set's, to mark
 ):
     "Predictive values by prevalence, and net benefit; the `Figure`"
     truth = a.targs == a.positive
@@ -178,7 +178,7 @@ def _get_shares(a):
 
 # %% ../../nbs/results/02a_operating.ipynb #cfeb9572
 def _estimate_shares(valid, test, classes):
-    "Class shares: assumed by the probabilities, of validation, estimated and true of the test"
+    "Class shares: assumed by the probabilities, in validation, estimated and true in the test"
     assumed = get_own_prior(valid.probs, _get_shares(valid))
     return pd.DataFrame(index=classes, data=dict(
         holds=assumed,
@@ -193,7 +193,7 @@ def get_prior_shift(
     classes:list,   # in order
     draws:int=2000, # bootstrap resamples
 )->dict:
-    "Class shares and the change in `log_loss`; None where validation lacks a class"
+    "Class shares and the change in `log_loss`; None if validation lacks a class"
     if len(set(valid.targs)) != len(classes): return None
     shares = _estimate_shares(valid, test, classes)
     probs = shift_prior(test.probs, shares.holds.to_numpy(), shares.guessed.to_numpy())
@@ -251,7 +251,7 @@ def describe_contradicting(
 
 # %% ../../nbs/results/02a_operating.ipynb #d6795f94
 def take_unseen(
-    a:Answers,  # of the split whose metrics count
+    a:Answers,  # of the split whose metrics are reported
     own,        # validation images that calibrated, of bool
     split:str,  # test or valid
 )->Answers:
@@ -270,7 +270,7 @@ def evaluate_abstention(
     wanted:float,        # share of errors among the predictions kept, 0 to 1
     draws:int=2000,      # bootstrap resamples
 )->tuple:
-    "`(dictionary of wanted_error, threshold, answered, error; a note where there is no threshold)`"
+    "`(dictionary of wanted_error, threshold, answered, error; a note if there is no threshold)`"
     right = calibrating.preds == calibrating.targs
     threshold = choose_abstention(calibrating.probs.max(1), right, calibrating.units, wanted)
     counts = resample_units(int(judged.units.max()) + 1, draws)
@@ -281,12 +281,12 @@ def evaluate_abstention(
 
 # %% ../../nbs/results/02a_operating.ipynb #b5a02b07
 _GUARANTEES = dict(
-    no_test='There is no test split: these images selected the epoch, so the guarantee does not '
-        'apply to them.',
+    no_test='There is no test split: the epoch was selected on these images, so the guarantee '
+        'does not apply to them.',
     given='The test was not drawn from the same source as validation, so the guarantee does not '
         'apply to it; the coverage reached shows how far it deviates.',
-    unreserved='The images that set the limit may also have selected the epoch, so the guarantee '
-        'is not proved.',
+    unreserved='The epoch may have been selected on the images that set the limit, so the '
+        'guarantee is not proved.',
     holds='Test and validation were drawn from the same source by whole groups, so the guarantee '
         'holds for an image of a new group.')
 
@@ -304,7 +304,7 @@ def check_exchangeable(
 
 # %% ../../nbs/results/02a_operating.ipynb #74c87d92
 def evaluate_prediction_sets(
-    asked:Answers,       # at temperature 1, to which nothing was fitted; None where there are none
+    asked:Answers,       # at temperature 1, to which nothing was fitted; None if there are none
     calibrating:Answers, # at temperature 1, reserved for calibration
     classes:list,        # in order
     coverage:float,      # wanted, 0 to 1
@@ -325,7 +325,7 @@ def evaluate_prediction_sets(
 def try_prediction_sets(
     *args, # as in `evaluate_prediction_sets`
 )->tuple:
-    "`(dictionary, table, '')`, or `(None, None, why not)` where there are too few images"
+    "`(dictionary, table, '')`, or `(None, None, why not)` if there are too few images"
     try: sets, table = evaluate_prediction_sets(*args)
     except UserError as error: return None, None, str(error)
     return sets, table, ''

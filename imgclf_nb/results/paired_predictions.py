@@ -28,13 +28,13 @@ def _is_run(text):
     except (OSError, ValueError): return False  # longer than a name may be: several names
 
 def _get_notebook(run):
-    "The notebook that made a run; None where run.json is damaged, which its reader reports"
+    "The notebook that made a run; None if run.json is damaged, which its reader reports"
     try: return run.record.get('notebook')
     except UserError: return None
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #046446c8
 def _find_matching(pattern):
-    "The `Run`s whose name or folder matches; without probes where other runs match too"
+    "The `Run`s whose name or folder matches; without probes if other runs match too"
     roots = (glob.escape(str(get_runs_root())) + '/', '')
     files = [file for root in roots for file in glob.glob(f'{root}{pattern}/run.json')]
     if not files:
@@ -48,7 +48,7 @@ def _find_matching(pattern):
 def find_runs(
     text:str,  # a name, a folder, a pattern with * or ?, or several of these separated by commas
 )->list:
-    "The `Run`s that a text names, each once; `UserError` where there is none"
+    "The `Run`s that a text names, each once; `UserError` if there is none"
     text = str(text)
     parts = [text] if _is_run(text) else [part.strip() for part in text.split(',')]
     runs = []
@@ -60,7 +60,7 @@ def find_runs(
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #dd971c85
 def _why_record_unusable(record):
-    "Why the content of a run.json does not allow a comparison, '' where it does"
+    "Why the content of a run.json does not allow a comparison, '' if it does"
     if not record: return 'it has no run.json'
     if record.get('status') != 'done':
         error = record.get('error')
@@ -73,7 +73,7 @@ def _why_record_unusable(record):
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #d3212802
 def _why_table_unusable(table, classes):
-    "Why the content of a predictions.csv does not allow a comparison, '' where it does"
+    "Why the content of a predictions.csv does not allow a comparison, '' if it does"
     columns = [f'p_{c}' for c in classes]
     missing = [c for c in ('path', 'label', 'split', 'predicted', *columns) if c not in table]
     if missing: return f'its predictions.csv has no column {missing[0]}'
@@ -91,7 +91,7 @@ def _why_table_unusable(table, classes):
 def get_unusable_reason(
     run,  # a `Run`
 )->str:
-    "Why a run cannot be compared, '' where it can"
+    "Why a run cannot be compared, '' if it can"
     try: record = run.record
     except UserError as e: return str(e)
     why = _why_record_unusable(record)
@@ -121,7 +121,7 @@ def check_comparable(
     a:list,  # `Run`s of one setting
     b:list,  # `Run`s of the other
 ):
-    "`UserError` where two settings used different data, splits or classes"
+    "`UserError` if two settings used different data, splits or classes"
     for key in ('data_hash', 'split_hash', 'classes'):
         if _get_values(a, key) == _get_values(b, key): continue
         raise UserError(f"{a[0].path.name} and {b[0].path.name} used different "
@@ -133,7 +133,7 @@ def find_items(
     table,        # predictions
     record:dict,  # the run.json
 ):
-    "The set's items where the predictions have no column `group` and the set is there; else None"
+    "The set's items if the predictions have no column `group` and the set is available; else None"
     if 'group' in table: return None
     try: return get_items(record['dataset'])
     except UserError: return None
@@ -144,7 +144,7 @@ _units_unknown = ('The groups of the images are not known (predictions.csv has n
 
 def get_prediction_units(
     table,       # predictions
-    items=None,  # of the set, from `get_items`: used where the predictions have no column `group`
+    items=None,  # of the set, from `get_items`: used if the predictions have no column `group`
 )->tuple:
     "`(number of each image's unit, '' or a sentence that the groups are not known)`"
     if 'group' in table:
@@ -181,7 +181,7 @@ def _reset_temperature(table, record):
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #00a89b46
 def _read_split(run, split, plain):
-    "A run's predictions for one split, on request at temperature 1"
+    "A run's predictions for one split, at temperature 1 if `plain` is True"
     table = read_predictions(run)
     if plain: table = _reset_temperature(table, run.record)
     table = table[table.split == split]
@@ -268,7 +268,7 @@ def _get_setting(run):
 def check_one_setting(
     runs:list,  # `Run`s
 ):
-    "`UserError` where they differ in more than seed and fold, and so are not one setting"
+    "`UserError` if they differ in more than seed and fold, and so are not one setting"
     for run in runs[1:]:
         p = _get_setting(runs[0])
         q = _get_setting(run)
@@ -281,14 +281,14 @@ def check_one_setting(
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #e1569782
 def _get_usable(runs, notes):
-    "The usable runs; the reasons against the others are added to the notes"
+    "The usable runs; why the others are left out is added to the notes"
     reasons = [get_unusable_reason(run) for run in runs]
     notes += [f'{run.path.name} is left out: {why}.' for run,why in zip(runs, reasons) if why]
     return [run for run,why in zip(runs, reasons) if not why]
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #16fd88d7
 def _get_setting_runs(runs, notes):
-    "The runs that count of one setting; what `select_complete_runs` says is added to the notes"
+    "The runs of one setting that count; the notes of `select_complete_runs` are added to `notes`"
     check_one_setting(runs)
     runs, more = select_complete_runs(runs)
     notes += more
@@ -307,7 +307,7 @@ def match_runs(
     a:list,  # `Run`s of one setting
     b:list,  # `Run`s of the other
 )->tuple:
-    "`(a, b, notes)`: the usable runs with a partner; `UserError` for none and for different data"
+    "`(a, b, notes)`: the usable runs with a partner; `UserError` for no pair or different data"
     notes = []
     a, b = _get_usable(a, notes), _get_usable(b, notes)
     if not a or not b: raise UserError(' '.join(['Nothing can be compared.', *notes]), 'run')
@@ -320,16 +320,16 @@ def match_runs(
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #473c4b0e
 def check_folds(
-    runs:list,  # `Run`s whose predictions for the test split are wanted
+    runs:list,  # `Run`s whose predictions for the test split are compared
 ):
-    "`UserError` where a run is a fold of a cross-validation"
+    "`UserError` if a run is a fold of a cross-validation"
     if any(run.record['parameters'].get('folds') for run in runs):
         raise UserError("The folds of a cross-validation all predict the same test images: compare "
             "them on valid.", 'split')
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #311c2ecc
 def _check_same_images(tables, names, split):
-    "`UserError` where predictions are not about the same images with the same labels"
+    "`UserError` if predictions are not for the same images with the same labels"
     for table in tables[1:]:
         same = list(table.key) == list(tables[0].key) and list(table.label) == list(tables[0].label)
         if not same:
@@ -338,7 +338,7 @@ def _check_same_images(tables, names, split):
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #348f61d5
 def _get_common_units(first, second, record):
-    "The units of images that two tables share, by the table that has the column `group`"
+    "The units of the images in two tables, from the table that has the column `group`"
     table = second if 'group' in second and 'group' not in first else first
     return get_prediction_units(table, find_items(table, record))
 
@@ -352,7 +352,7 @@ def get_paired_answers(
     split:str='valid',      # or test, of runs whose test split is open
     metric:str='accuracy',  # to be compared
 )->tuple:
-    "`(answers of a, answers of b, '' or a note)`, by seed; `UserError` where the images differ"
+    "`(answers of a, answers of b, '' or a note)`, by seed; `UserError` if the images differ"
     if split == 'test': check_folds(a + b)
     mixed = len({'temperature' in read_predictions(run) for run in a + b}) > 1
     first, second = get_tables(a, split, mixed), get_tables(b, split, mixed)

@@ -57,7 +57,7 @@ def select_runs(
     study,  # a `Study`
     **where # parameters and their values
 )->Study:
-    "The part of a study whose runs have these parameters; both share what becomes of the runs"
+    "The part of a study whose runs have these parameters; both share the states of the runs"
     part = copy(study)
     kept = [all(row.get(k) == v for k,v in where.items()) for row in study.rows]
     part.plan = [parameters for parameters,keep in zip(study.plan, kept) if keep]
@@ -79,7 +79,7 @@ def show_settings(
 
 # %% ../../nbs/results/05_projects.ipynb #a98f9c01
 def count_cleaning(
-    findings,  # of an audit: `path, kind`, one line a finding
+    findings,  # of an audit: `path, kind`, one row per finding
     decisions, # from `read_decisions`: `path, action`
 )->pd.DataFrame:
     "By kind of finding: `found` images, and how many of them a decision drops, relabels or keeps"
@@ -151,7 +151,7 @@ def get_newcombe_difference(
 
 # %% ../../nbs/results/05_projects.ipynb #adb6ee72
 def get_test_value(
-    runs:list, # `Run`s that differ in seed alone, their test opened
+    runs:list, # `Run`s that differ only in the seed, their test opened
 )->dict:
     "Their test accuracy `{value, low, high}`, and how often the test was `opened` at most"
     record = runs[0].record

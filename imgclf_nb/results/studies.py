@@ -75,7 +75,7 @@ def fill_scale(
 
 # %% ../../nbs/results/04_studies.ipynb #961e5071
 def _read(name):
-    "The run.json of a run, empty where it is missing or damaged"
+    "The run.json of a run, empty if it is missing or damaged"
     run = Run(get_runs_root()/name)
     try: return run.record
     except UserError: return {}
@@ -97,7 +97,7 @@ class Study:
     def __init__(self,
         plan:list,                # parameters of each run, the most informative run first
         data_hash:str,            # of the items
-        minutes:float=10.,        # no run is started that would not end in this time
+        minutes:float=10.,        # a run that would not finish in this time is not started
         notebook:str='04_train',  # that makes the runs
         verdict=None,             # `verdict(study)` returns a provisional result in words
     ):
@@ -137,7 +137,7 @@ def _get_kind(p):
 # %% ../../nbs/results/04_studies.ipynb #5c20e5d1
 @patch
 def _expect_seconds(self:Study, i):
-    "How long run number i will take: the median of its kind; None where none is done"
+    "How long run number i will take: the median of similar runs; None if none is done"
     kind = _get_kind(self.plan[i])
     done = [row['run'] for row in self.rows if row['status'] == 'done' and _get_kind(row) == kind]
     spent = [_read(run).get('seconds') for run in done]
@@ -152,7 +152,7 @@ def _format_time(seconds):
 # %% ../../nbs/results/04_studies.ipynb #2a9028d2
 @patch
 def _get_verdict(self:Study):
-    "The provisional result in words, '' where there is none"
+    "The provisional result in words, '' if there is none"
     if not self.verdict: return ''
     try: said = self.verdict(self)
     except UserError as e: return f'; no result so far: {e}'
@@ -161,7 +161,7 @@ def _get_verdict(self:Study):
 # %% ../../nbs/results/04_studies.ipynb #11ebc8cc
 @patch
 def _report(self:Study, i, left):
-    "Print how far the study is after run number i, with so many seconds left"
+    "Print the progress of the study after run number i, with `left` seconds remaining"
     done = sum(row['status'] == 'done' for row in self.rows)
     planned = [j for j,row in enumerate(self.rows) if row['status'] == 'planned']
     needed = [self._expect_seconds(j) for j in planned]
@@ -172,13 +172,13 @@ def _report(self:Study, i, left):
 
 # %% ../../nbs/results/04_studies.ipynb #8ca6370b
 def _make_run(study, i, left):
-    "Make run number i of the plan within so many seconds, and write into its row how it ended"
+    "Make run number i of the plan within `left` seconds, and record in its row how it ended"
     p, row = study.plan[i], study.rows[i]
     given = {k: v for k,v in p.items() if k != 'run'}
     began = time.time()
     try: run_notebook(study.notebook, p['run'], quiet=True, seconds=left, **given)
     except TimeUp:
-        state = _get_state(p['run'])  # it may have ended in the moment of the interrupt
+        state = _get_state(p['run'])  # it may have finished at the moment of the interrupt
         if state['status'] == 'planned': state['error'] = 'no time left'
         row.update(state)
     except KeyboardInterrupt:

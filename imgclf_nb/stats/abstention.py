@@ -46,7 +46,7 @@ def get_risk_coverage(
 # %% ../../nbs/stats/05_abstention.ipynb #d4bf23dc
 def plot_risk_coverage(
     table,           # from `get_risk_coverage`
-    answered=None,   # `(coverage, risk)` of a chosen threshold, to be marked
+    answered=None,   # `(coverage, risk)` of a chosen threshold, to mark
     ax=None,         # matplotlib `Axes`
 ):
     "Error among the answers by coverage, with its band; the `Axes`"

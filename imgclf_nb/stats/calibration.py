@@ -20,14 +20,14 @@ def set_temperature(
     probs,       # probabilities `(n, classes)` at temperature 1
     t:float,     # divides the logits; an array gives each image its own
 )->np.ndarray:
-    "The probabilities at another temperature `(n, classes)`; 1/t takes it back"
+    "The probabilities at another temperature `(n, classes)`; 1/t reverses it"
     z = np.log(np.clip(probs, 1e-300, None))/np.reshape(t, (-1, 1))
     e = np.exp(z - z.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
 
 # %% ../../nbs/stats/03_calibration.ipynb #a6bf40cd
 def _get_penalised_loss(log_t, z, targs):
-    "Summed log loss at a temperature, and a normal prior of log t (standard deviation 1/2)"
+    "Summed log loss at a temperature, plus a normal prior on log t (standard deviation 1/2)"
     scaled = z/np.exp(log_t)
     scaled = scaled - scaled.max(1, keepdims=True)
     loss = np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(targs)), targs]
@@ -38,7 +38,7 @@ def get_temperature(
     p, # probabilities of images that the model was not fitted to `(n, classes)`
     y, # their true classes as numbers `(n,)`
 )->float:
-    "The temperature with the smallest log loss, .1 to 10; near 1 for few images"
+    "The temperature with the smallest log loss, from .1 to 10; close to 1 for few images"
     from scipy.optimize import minimize_scalar
     z = np.log(np.clip(p, 1e-15, 1))
     bounds = np.log(.1), np.log(10)
@@ -52,7 +52,7 @@ def get_unit_folds(
     folds:int=5, # at most as many as there are units
     seed:int=0,  # of the folds
 )->np.ndarray:
-    "The fold of each image, whole units, stratified by class; all 0 if there is one unit only"
+    "The fold of each image, by whole units and stratified by class; all 0 for a single unit"
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
     k = min(folds, len(set(units)))
     out = np.zeros(len(targs), int)
@@ -103,10 +103,10 @@ def decompose_brier(
 # %% ../../nbs/stats/03_calibration.ipynb #a62c0867
 def get_edges(
     confidence,  # probability of the predicted class `(n,)`
-    most:int=15, # number of bins at most
-    least:int=20,# images of a bin at least
+    most:int=15, # maximum number of bins
+    least:int=20,# minimum number of images per bin
 )->np.ndarray:
-    "Inner edges of bins with equally many images"
+    "Inner edges of bins with equal numbers of images"
     k = int(np.clip(len(confidence)//least, 1, most))
     return np.unique(np.quantile(confidence, np.linspace(0, 1, k + 1)[1:-1]))
 
@@ -127,7 +127,7 @@ def get_bins(
 def get_plain_ece(
     bins, # from `get_bins`
 )->float:
-    "The usual expected calibration error (Naeini et al. 2015): too large, most for few images"
+    "The usual expected calibration error (Naeini et al. 2015): biased upwards, most for few images"
     return float((bins.n*bins.gap.abs()).sum()/bins.n.sum())
 
 # %% ../../nbs/stats/03_calibration.ipynb #8e6cffe4
@@ -171,7 +171,7 @@ def get_ece(
     counts,         # from `resample_units` `(resamples, units)`
     seed:int=0,     # of the noise of claimed probabilities
 )->dict:
-    "Expected calibration error, `value, low, high` without bias by test inversion, and `plain`"
+    "Expected calibration error, `value, low, high` corrected by test inversion, and `plain`"
     confidence, right = probs.max(1), (probs.argmax(1) == targs).astype(float)
     gap, share, noise = _get_gaps(right, confidence, units, counts, seed)
     plain = (share*np.abs(gap)).sum()
@@ -179,7 +179,7 @@ def get_ece(
     above = np.maximum.accumulate((simulated >= plain).mean(1))
     value = _invert(plain, np.maximum.accumulate(simulated.mean(1)), plain)
     low = _invert(.025, above, plain)
-    # a plain error that is small even for a calibrated model rejects every factor: it is the bound
+    # an error that is unusually small even for a calibrated model rejects all factors: it bounds
     high = plain if above[0] >= .975 else _invert(.975, above, plain)
     return dict(value=value, low=min(low, value), high=max(high, value), plain=float(plain))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 # %% ../../nbs/stats/00a_contributions.ipynb #73f423f3
 MEANS = ('accuracy', 'log_loss', 'brier')  # means over images
-COUNTED = ('accuracy', 'balanced_accuracy', 'macro_f1')  # of the predicted class alone
+COUNTED = ('accuracy', 'balanced_accuracy', 'macro_f1')  # depend only on the predicted class
 
 # %% ../../nbs/stats/00a_contributions.ipynb #6052e061
 def get_brier(

@@ -13,7 +13,7 @@ from .paired_tests import Answers, get_difference, get_replicates, simulate_answ
 
 # %% ../../nbs/stats/01a_coverage.ipynb #095ccda8
 def _simulate_rare_class(rng, n=100, rare=.15, a=(.95, .9), b=(.95, .9)):
-    "`Answers` of two models with these recalls of both classes, for n images; lists of one seed"
+    "`Answers` of two models with these recalls for both classes, for n images; lists of one seed"
     from scipy.stats import norm
     targs = (np.arange(n) < round(rare*n))*1
     common, *own = rng.normal(size=(3, n))

@@ -16,7 +16,7 @@ def get_share(
     level:float=.95, # confidence level of the interval
     method:str='wilson', # or 'exact' (Clopper-Pearson)
 )->dict:
-    "`value, low, high` of a proportion, by scipy's `binomtest`; NaN where n is 0"
+    "`value, low, high` of a proportion, by scipy's `binomtest`; NaN if n is 0"
     if n == 0: return dict(value=np.nan, low=np.nan, high=np.nan)
     from scipy.stats import binomtest
     ci = binomtest(int(k), int(n)).proportion_ci(level, method)
@@ -39,7 +39,7 @@ def get_units(
     items,      # with columns `group`, `sequence`, `frame` and `file`
     arcs:int=5, # number of units into which a video is divided
 )->np.ndarray:
-    "The number of each image's unit `(n,)`, from 0 on without gaps"
+    "The number of each image's unit `(n,)`, counted from 0 without gaps"
     names = get_unit_names(items, arcs)
     return pd.factorize(names.where(names != '', items.file))[0]
 
@@ -72,7 +72,7 @@ def get_unit_share(
     of,    # which images are counted `(n,)` of bool; without any the result is NaN
     units, # from `get_units` `(n,)`
 )->dict:
-    "`value, low, high` (95 %) of a proportion; Wilson's where each image is a unit"
+    "`value, low, high` (95 %) of a proportion; Wilson's if each image is a unit"
     from scipy.stats import t
     of = np.asarray(of, bool)
     size, hits = _count_successes(np.asarray(hit, bool), of, units)
@@ -92,7 +92,7 @@ def resample_units(
     "How often each unit is drawn `(n + 1, n_units)` in float32; the first row is the original data"
     rng = np.random.default_rng(seed)
     counts = np.ones((n + 1, n_units), np.float32)
-    for rows in np.array_split(counts[1:], max(1, n*n_units//20_000)):  # as many as fit the cache
+    for rows in np.array_split(counts[1:], max(1, n*n_units//20_000)):  # sized for the cache
         drawn = rng.integers(0, n_units, rows.shape, dtype=np.int32)
         cells = drawn + n_units*np.arange(len(rows))[:,None]
         rows[:] = np.bincount(cells.ravel(), minlength=rows.size).reshape(rows.shape)
@@ -148,7 +148,7 @@ def get_scores(
 
 # %% ../../nbs/stats/00_intervals.ipynb #7cdc431c
 def _find_certain_class(c, targs, units, correct):
-    "`(class, its units)`: the rarest that is all correct, or all incorrect; or `(None, 0)`"
+    "`(class, its units)` of the rarest class that is all correct, or all incorrect; or `(None, 0)`"
     true, right = c['true'][0], c['right'][0]
     certain = [i for i in range(len(true)) if true[i] and right[i] == true[i]*correct]
     sizes = {i: len(set(units[targs == i])) for i in certain}
@@ -164,7 +164,7 @@ def _get_exact_quantiles(n_resamples, n_units, seed):
 
 # %% ../../nbs/stats/00_intervals.ipynb #35bcde40
 def _move_predictions(c, i, moved):
-    "Move so many predictions `(resamples,)` to class i, evenly from the other classes (in place)"
+    "Move `moved` predictions `(resamples,)` to class i, evenly from the others (in place)"
     others = max(1, c['predicted'].shape[1] - 1)
     c['right'][:,i] += moved
     c['predicted'] -= moved[:,None]/others
@@ -177,7 +177,7 @@ def soften_certain(
     units,      # from `get_units` `(n,)`
     seed:int=0, # of the random order
 )->dict:
-    "The same, uncertain about one class without errors and one without successes; row 0 stays"
+    "The same, but uncertain for one class without errors and one without successes; row 0 is kept"
     c = {name: v.astype(np.float64) for name,v in c.items()}
     for correct in (True, False):
         i, n_units = _find_certain_class(c, targs, units, correct)
@@ -189,8 +189,8 @@ def soften_certain(
 # %% ../../nbs/stats/00_intervals.ipynb #65e41c2d
 def split_resamples(
     counts,           # from `resample_units` `(resamples, units)`
-    n:int,            # numbers per resample
-    cells:int=2_000_000, # numbers per part
+    n:int,            # values per resample
+    cells:int=2_000_000, # values per part
 )->list:
     "The resamples in parts that fit the processor's cache"
     return np.array_split(counts, max(1, counts.shape[0]*n//cells))
@@ -208,11 +208,11 @@ def _get_part_aucs(counts, negatives, positives, ends):
 # %% ../../nbs/stats/00_intervals.ipynb #8aa04ccc
 def get_aucs(
     positive, # truth `(n,)` of bool
-    score,    # the higher, the more positive `(n,)`
+    score,    # higher means more positive `(n,)`
     units,    # from `get_units` `(n,)`
     counts,   # from `resample_units` `(resamples, units)`
 )->np.ndarray:
-    "Area under the ROC curve for each resample; ties count half; NaN where a class is missing"
+    "Area under the ROC curve for each resample; ties count half; NaN if a class is missing"
     positive, score, units = np.asarray(positive, bool), np.asarray(score), np.asarray(units)
     negatives = np.flatnonzero(~positive)[np.argsort(score[~positive], kind='stable')]
     ends = [np.searchsorted(score[negatives], score[positive], side) for side in ('left', 'right')]
@@ -226,7 +226,7 @@ def get_interval(
     level:float=.95, # confidence level of the interval
     most:float=1.,   # the largest possible value; the smallest is 0
 )->dict:
-    "`value, low, high` by percentiles; exact where a proportion never varies; NaN if undefined"
+    "`value, low, high` by percentiles; exact if a proportion never varies; NaN if undefined"
     value = float(replicates[0])
     rest = replicates[1:][~np.isnan(replicates[1:])]
     if np.isnan(value) or not len(rest): return dict(value=value, low=np.nan, high=np.nan)

@@ -26,7 +26,7 @@ METRICS = dict(  # True: more is better
     auc=True,
     log_loss=False,
     brier=False)
-LIMITS = dict(log_loss=np.inf, brier=2.)  # the largest values, where these are not 1
+LIMITS = dict(log_loss=np.inf, brier=2.)  # the largest possible values, if not 1
 
 # %% ../../nbs/stats/01_paired_tests.ipynb #af03ae00
 @dataclass
@@ -35,7 +35,7 @@ class Answers:
     targs:np.ndarray   # true classes `(n,)`
     preds:np.ndarray   # predicted classes `(n,)`
     probs:np.ndarray   # probabilities `(n, classes)`
-    units:np.ndarray   # number of each image's unit `(n,)`, from 0 on without gaps
+    units:np.ndarray   # number of each image's unit `(n,)`, counted from 0 without gaps
     positive:int=None  # for two classes: the positive one
 
     def take(self, keep):
@@ -52,7 +52,7 @@ def _draw_by_patient(rng, xrays, mean, a, b):
 
 # %% ../../nbs/stats/01_paired_tests.ipynb #36a7cdbc
 def _make_answers(targs, correct, units):
-    "Answers of two classes with certain probabilities, correct where it is said"
+    "`Answers` for two classes with probabilities of 0 and 1, correct where `correct` is True"
     preds = np.where(correct, targs, 1-targs)
     return Answers(targs, preds, np.eye(2)[preds], units, 1)
 
@@ -74,7 +74,7 @@ def _simulate_seed(rng, differ, wins):
 def simulate_answers(
     rng,               # numpy's `Generator`
     patients:int=60,   # number of patients
-    most:int=8,        # X-rays of a patient at most
+    most:int=8,        # maximum number of X-rays per patient
     better:float=0.,   # true difference in accuracy
     seeds:int=1,       # training seeds of each model
     spread:float=0.,   # standard deviation of the difference between seeds
@@ -95,7 +95,7 @@ def simulate_answers(
 # %% ../../nbs/stats/01_paired_tests.ipynb #1d1d5c84
 def check_metric(
     metric:str,   # in `METRICS`
-    classes=None, # of the data set, where they are known
+    classes=None, # of the data set, if they are known
 ):
     "`UserError` for an unknown metric, or for `auc` with more than two classes"
     if metric not in METRICS:
@@ -159,13 +159,13 @@ def _get_corrected_bounds(a, b, metric, d, level, seed):
 
 # %% ../../nbs/stats/01_paired_tests.ipynb #69fc8a34
 def _get_two_way_p(value, error, free):
-    "p-value of a difference with this standard error; 1 where there is none"
+    "p-value of a difference with this standard error; 1 if either is 0"
     from scipy.stats import t
     return float(2*t.sf(abs(value)/error, free)) if value and error else 1.
 
 # %% ../../nbs/stats/01_paired_tests.ipynb #2277d234
 def get_difference(
-    a:list, b:list,      # `Answers` for the same images, one a seed, in the same order of seeds
+    a:list, b:list,      # `Answers` for the same images, one per seed, in the same order of seeds
     metric:str='accuracy', # in `METRICS`
     draws:int=2000,      # number of bootstrap resamples
     level:float=.95,     # confidence level of the interval
@@ -202,7 +202,7 @@ def get_bounds(
     n:int,     # number of units
     limit:float=1., # largest possible value; the smallest is 0
 )->dict:
-    "`value` (mean over seeds), `low`, `high`; exact if nothing varies, NaN where undefined"
+    "`value` (mean over seeds), `low`, `high`; exact if nothing varies, NaN if undefined"
     if np.isnan(d[:,0]).any(): return dict(value=np.nan, low=np.nan, high=np.nan)
     d = d[:, ~np.isnan(d).any(0)]
     value = float(d[:,0].mean())
@@ -212,7 +212,7 @@ def get_bounds(
 
 # %% ../../nbs/stats/01_paired_tests.ipynb #27a5e97d
 def get_value(
-    a:list,                # `Answers` for the same images, one a seed
+    a:list,                # `Answers` for the same images, one per seed
     metric:str='accuracy', # in `METRICS`
     draws:int=1000,        # number of bootstrap resamples
     seed:int=0,            # of the resamples
@@ -220,7 +220,7 @@ def get_value(
     "`value` (mean over seeds), `low`, `high`, `spread` (standard deviation, NaN for one seed)"
     n = int(a[0].units.max()) + 1
     if any(not np.array_equal(p.units, a[0].units) for p in a):
-        raise UserError("The seeds predict different images, so their mean means nothing.")
+        raise UserError("The seeds predict different images, so their mean is not meaningful.")
     counts = resample_units(n, draws, seed)
     with np.errstate(all='ignore'): rows = [get_replicates(p, metric, counts) for p in a]
     d = _drop_undefined(np.stack(rows))
@@ -327,11 +327,11 @@ def compare_answers(
     draws:int=2000,        # number of bootstrap resamples
 )->dict:
     """`difference, low, high, p, test, n, groups, seeds, smallest_detectable, verdict` for a and b;
-    `UserError` for other images or another number of seeds"""
+    `UserError` if the images or the numbers of seeds differ"""
     _check_pairs(a, b)
     d = get_difference(a, b, metric, draws)
     p, test = get_p_value(a, b, metric, d)
-    detectable = get_minimum_detectable(d['error'], free=d['free'])  # NaN where unknown
+    detectable = get_minimum_detectable(d['error'], free=d['free'])  # NaN if unknown
     out = {name: d[name] for name in ('difference', 'low', 'high')}
     out |= dict(p=p, test=test, n=len(a[0].targs), groups=int(a[0].units.max()) + 1, seeds=len(a))
     out |= dict(smallest_detectable=float(np.minimum(LIMITS.get(metric, 1.), detectable)))

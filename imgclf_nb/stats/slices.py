@@ -81,7 +81,7 @@ def get_slices(
 
 # %% ../../nbs/stats/06_slices.ipynb #38145f23
 def _flip_signs(inside, wrong, units, flips, seed):
-    "One-sided p-value of each slice: how often random signs of units add up to as many errors"
+    "One-sided p-value of each slice: how often random signs of units give as many errors"
     excess = (inside - inside.mean(0))*(wrong - wrong.mean())[:,None]
     sums = pd.DataFrame(excess).groupby(np.asarray(units)).sum().to_numpy()
     rng = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def _describe_slice(name, value, inside, right, units, p):
 _columns = ['slice', 'value', 'pictures', 'groups', 'accuracy', 'low', 'high', 'difference',
     'p', 'worse']
 def _find_large_slices(kinds, least):
-    "Slices with at least so many images, not all of them, and which images lie in each"
+    "Slices with at least `least` images, but not all, and which images are in each"
     slices = [(name, value) for name in kinds for value in kinds[name].unique()]
     inside = [(kinds[name] == value).to_numpy() for name,value in slices]
     return [(*o, rows) for o,rows in zip(slices, inside) if least <= rows.sum() < len(kinds)]
@@ -135,10 +135,10 @@ def find_slices(
     kinds,        # from `get_slices`
     right,        # is each prediction correct `(n,)` of bool
     units,        # from `get_units` `(n,)`
-    least:int=5,  # images of a slice, at least
+    least:int=5,  # minimum number of images in a slice
 )->pd.DataFrame:
     """`slice, value, pictures, groups, accuracy, low, high, difference, p, worse`:
-    each slice against the other images, with corrected p, the worst first"""
+    each slice compared with the other images, with corrected p, the worst first"""
     right, units = np.asarray(right, bool), np.asarray(units)
     slices = _find_large_slices(kinds, least)
     if not slices: return pd.DataFrame(columns=_columns)
@@ -155,7 +155,7 @@ def _get_slice_label(row):
 
 # %% ../../nbs/stats/06_slices.ipynb #414012c2
 def _plot_slice(ax, y, row):
-    "A point with its interval, orange where the slice is worse"
+    "A point with its interval, orange if the slice is worse"
     low, high = max(0, row.accuracy - row.low), max(0, row.high - row.accuracy)
     colour = '#D55E00' if row.worse else '#0072B2'
     ax.errorbar(row.accuracy, y, xerr=[[low], [high]], fmt='o', ms=4, capsize=2, color=colour)
@@ -164,10 +164,10 @@ def _plot_slice(ax, y, row):
 def plot_slices(
     table,       # from `find_slices`
     whole:float, # accuracy on all images
-    n:int=16,    # number of slices at most
+    n:int=16,    # maximum number of slices
     ax=None,     # matplotlib `Axes`
 ):
-    "Accuracy of the worst slices with 95 % intervals, orange where beyond chance; the `Axes`"
+    "Accuracy of the worst slices with 95 % intervals, orange if worse beyond chance; the `Axes`"
     rows = list(table.head(n).iloc[::-1].itertuples())
     figsize = (6.5, .8 + .24*max(3, len(rows)))
     ax = ax or get_plt().subplots(figsize=figsize, layout='constrained')[1]
