@@ -32,7 +32,7 @@ def _get_skill(y, p):
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #f093ed15
 def _rank_issues(y, p):
-    "Rows whose label confident learning distrusts, the least probable label first"
+    "Rows with labels that confident learning suspects, the least probable label first"
     from cleanlab.filter import find_label_issues
     return find_label_issues(y, p, return_indices_ranked_by='self_confidence', n_jobs=1)
 
@@ -50,9 +50,9 @@ def _tabulate(files, y, p, classes):
 _columns = ['file', 'label', 'suggested', 'probability', 'p_label']
 
 def find_suspicious(
-    items,           # from `get_items`, without a given test split: its labels stay sealed
+    items,           # from `get_items`, without a given test split: its labels stay unseen
     x,               # their features `(n, d)`
-    sure:float=.8,   # least probability of another class, 0 to 1
+    sure:float=.8,   # smallest probability of another class, 0 to 1
 )->pd.DataFrame:
     "`file, label, suggested, probability, p_label` of suspicious labels, the least probable first"
     nothing = pd.DataFrame(columns=_columns)

@@ -150,7 +150,7 @@ def look(self:Reviewer, i:int)->dict:
 # %% ../../nbs/auditing/04_reviewer.ipynb #dc9caa7a
 @patch(as_prop=True)
 def current(self:Reviewer)->dict:
-    "What is looked at now, as from `look`"
+    "The current image, as `look` returns it"
     return self.look(self.at)
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #46db2e3b
@@ -240,7 +240,7 @@ def get_jpeg(
 def _get_img(path):
     "An image for a page, or why it cannot be shown"
     try: return f'<img src="data:image/jpeg;base64,{base64.b64encode(get_jpeg(path)).decode()}">'
-    except Exception as e:  # Pillow raises many kinds
+    except Exception as e:  # Pillow raises many types of errors
         there = path and Path(path).exists()
         return f"<p>cannot be shown: {type(e).__name__ if there else 'the file is gone'}</p>"
 
@@ -400,7 +400,7 @@ def _act(widget, message):
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #6c8840cc
 def _get_widget(reviewer, table):
-    "A widget at the reviewer's current image; `table` is for where no widgets are shown"
+    "A widget at the reviewer's current image; `table` is shown where widgets cannot be"
     widget = _get_class()()
     widget.reviewer = reviewer
     widget.table = table
@@ -411,11 +411,11 @@ def _get_widget(reviewer, table):
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #f6500ca4
 def is_live()->bool:
-    "Whether a front end with a person runs this cell"
+    "Whether this cell runs in a front end where a person can answer"
     if 'IPython' not in sys.modules: return False
     shell = sys.modules['IPython'].get_ipython()
     try: return bool(shell.kernel.get_parent()['content']['allow_stdin'])
-    except (AttributeError, KeyError, TypeError): return False  # no kernel, or one of another kind
+    except (AttributeError, KeyError, TypeError): return False  # no kernel, or one of another type
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #d0c942fd
 def _propose(now, paths):
