@@ -167,7 +167,7 @@ def skip(self:Reviewer):
 def _decide(reviewer, action, value=''):
     "Write a decision about the current image and go to the next one"
     now = reviewer.current
-    if not now: raise UserError('All images have been looked at: go back to change a decision.')
+    if not now: raise UserError('All images have been reviewed: go back to change a decision.')
     path, reason = now['path'], '; '.join(now['says'])
     decide(reviewer.dataset, path, action, value, reason)
     reviewer._done.append((reviewer.at, reviewer.decided.get(path)))

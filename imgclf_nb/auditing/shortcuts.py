@@ -51,7 +51,7 @@ def _list_units(items):
     single = n.index[n < 2]
     if len(single):
         names = ', '.join(map(str, single))
-        print(f'Shortcuts: these classes are left out, each is one image, group or video: {names}')
+        print(f'Shortcuts: left out are classes with one image, group or video only: {names}')
     return table[~table.label.isin(single)]
 
 # %% ../../nbs/auditing/02_shortcuts.ipynb #2ba55300

@@ -59,14 +59,14 @@ def check_name(
     "The name as a relative `Path`; `UserError` if it leads out of its folder"
     if _leads_out(name):
         raise UserError(f"{where} holds the name {name!r}, which leads out of its folder: "
-            f"nothing of it is kept. Take another source.")
+            f"nothing from it is kept. Use another source.")
     return Path(*[part for part in name.split('/') if part not in ('', '.')])
 
 # %% ../../nbs/datasets/03_archives.ipynb #83dd96c1
 def _get_link_error(path, name):
     "The `UserError` for a member that is neither a file nor a folder"
-    return UserError(f"{path.name} holds {name!r}, a link or device: nothing of it is kept. "
-        f"Take another source.")
+    return UserError(f"{path.name} holds {name!r}, a link or device: nothing from it is kept. "
+        f"Use another source.")
 
 # %% ../../nbs/datasets/03_archives.ipynb #8f588a71
 def _get_zip_members(path):
@@ -109,7 +109,7 @@ def _check_limits(archive, files, written, max_files, max_bytes):
         raise UserError(f"{archive.name} holds more than {max_files:,} files: check it by hand.")
     if written > max_bytes:
         raise UserError(f"{archive.name} unpacks to more than {max_bytes:,} bytes, from "
-            f"{archive.stat().st_size:,}: no set of images does. Check it by hand.")
+            f"{archive.stat().st_size:,}: images do not compress this much. Check it by hand.")
 
 # %% ../../nbs/datasets/03_archives.ipynb #4a2a13dc
 def _write_members(archive, folder, max_files, max_bytes):
@@ -140,7 +140,7 @@ def _unpack_by_way_of(tmp, archive, folder, max_files, max_bytes):
     except UserError: raise
     except Exception as e:  # a broken archive can raise nearly anything
         raise UserError(f"{archive.name} cannot be unpacked ({describe_error(e)}): fetch it again, or "
-            f"take another source.") from e
+            f"use another source.") from e
 
 # %% ../../nbs/datasets/03_archives.ipynb #08afc823
 def unpack(

@@ -53,7 +53,7 @@ def _check_name(name, address):
             'dataset')
     if not address and name not in SOURCES:
         raise UserError(f"No source is known for {name!r}.{suggest_names(name, SOURCES)} "
-            f"Known are {', '.join(SOURCES)}; for another data set "
+            f"Known names: {', '.join(SOURCES)}; for another data set "
             "add --source kaggle:owner/name, hf:owner/name or https://….zip.", 'dataset')
     if not re.fullmatch(r'\w[\w.-]*', name) or name == 'records':
         raise UserError(f"{name!r} cannot be a data set's folder: "
@@ -76,7 +76,7 @@ def _read_address(address, sha256):
         kind, name = repository.groups()
         return Source('hub' if kind == 'hf' else kind, name)
     if not re.fullmatch(r'https?://.+', address):
-        raise UserError(f"{address!r} is no source: "
+        raise UserError(f"{address!r} is not a source: "
             "give kaggle:owner/name, hf:owner/name or https://….zip.")
     _check_secure(address, sha256)
     return Source('https', address)
@@ -86,7 +86,7 @@ def _check_sum(source, sha256):
     "`UserError` for an invalid checksum, or for a source that has no checksum"
     if not sha256: return
     if source.kind == 'hub':
-        raise UserError(f"{source} is no archive, so it has no sha256: give --revision COMMIT.")
+        raise UserError(f"{source} is not an archive, so it has no sha256: give --revision COMMIT.")
     if not re.fullmatch('[0-9a-fA-F]{64}', sha256):
         raise UserError(f"sha256 {sha256!r} is not 64 hexadecimal digits.")
 

@@ -169,7 +169,7 @@ def from_dict(cls:Preprocessing, d:dict)->Preprocessing:
     unknown = set(d) - known
     if unknown:
         raise UserError(f"Preprocessing has no {', '.join(sorted(unknown))}: the file was "
-            f"made by another version; known are {', '.join(sorted(known))}.")
+            f"made by another version; known keys: {', '.join(sorted(known))}.")
     return cls(**d)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #fc72fa99

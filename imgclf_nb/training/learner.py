@@ -143,8 +143,8 @@ def _halve(self:Trainer, n):
     if now == 1:
         raise UserError('One image does not fit into memory: give a smaller size or arch.', 'size')
     self.micro = (now + 1)//2
-    self.note(f'out of memory with micro-batches of {now} images: from here on they hold '
-        f'{self.micro}, and a step still sees {n}', micro=self.micro)
+    self.note(f'out of memory with micro-batches of {now} images: from now on they hold '
+        f'{self.micro}, and a step still uses {n}', micro=self.micro)
 
 # %% ../../nbs/training/02_learner.ipynb #f61e4f98
 @patch
