@@ -100,7 +100,7 @@ def get_video_evidence(
     videos,        # with `video` ('' for none) and `frame`, one row per image
     most:int=5000, # about how many images to use
 )->np.ndarray:
-    "As `get_evidence`, where the partners of a frame are the previous and the next one"
+    "Like `get_evidence`, but the partners of a frame are the previous and the next one"
     videos = videos.reset_index(drop=True)
     sizes = videos.video[videos.video != ''].value_counts()
     names = sizes.index[sizes >= 5].astype(object)

@@ -226,8 +226,8 @@ def _describe_small_class(label, n):
 # %% ../../nbs/auditing/00_findings.ipynb #8caa3c69
 def find_class_problems(
     items,        # from `get_items`
-    test:float=.2, # share of the test split, where none is given, 0 to 1
-    enough:int=8, # least number of test images or groups of a class
+    test:float=.2, # share of the test split, if none is given, 0 to 1
+    enough:int=8, # smallest number of test images or groups of a class
 )->pd.DataFrame:
     "Findings about the sizes of classes; images of one group count once"
     counts = _count_test_units(items, test)

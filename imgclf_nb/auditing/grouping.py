@@ -113,7 +113,7 @@ def _restarts(items, facts, names, column):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #0d26fd05
 def _get_named(items, facts, pattern):
-    "The group of each image: what the pattern captures, with class or split where names restart"
+    "The group of each image: what the pattern captures, with class or split if names restart"
     names = _get_names(items).map(lambda name: _capture(pattern, name))
     for column in ('label', 'split'):
         if _restarts(items, facts, names, column):
@@ -189,7 +189,7 @@ def _get_bursts(items, facts, seconds=5):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #12a78673
 def _propose_others(items, facts):
-    "Bursts and duplicates, where there are any"
+    "Bursts and duplicates, if there are any"
     bursts = _get_bursts(items, facts)
     if (bursts != '').any():
         yield _make_proposal('bursts', '', bursts, get_evidence(items, facts, bursts))
@@ -283,7 +283,7 @@ def choose_groups(
     facts,      # of the same images, from `measure_images`
     groups:str, # '', one of `SOURCES`, or a regular expression
 )->pd.Series:
-    "The group of each image, '' for none; `UserError` where a pattern is broken or groups nothing"
+    "The group of each image, '' for none; `UserError` if a pattern is broken or groups nothing"
     if not groups: return pd.Series('', items.index, dtype=str)
     if groups in SOURCES: return _join_proposals(items, facts, groups)
     _check_pattern(groups)
@@ -300,7 +300,7 @@ def confirm_groups(
     names,       # of groups, '' for none
     reason:str='', # written into decisions.csv
 )->int:
-    "Write groups of two or more images into the set's decisions.csv; the number of these images"
+    "Write groups of two or more images into the set's decisions.csv; returns their number"
     names = pd.Series(np.asarray(names, object), items.index)
     names = names[(names != '') & names.duplicated(keep=False)]
     files = items.file[names.index].tolist()

@@ -70,7 +70,7 @@ def find_suspicious(
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #64c5459a
 def _get_store(items, name):
-    "The cache file for these images, labels, blocks and this model; None where there is no cache"
+    "The cache file for these images, labels, blocks and this model; None if there is no cache"
     columns = ['file', 'sha256', 'label', 'group', 'copies', 'sequence', 'frame']
     key = name + items[columns].sort_values('file').to_csv(index=False)
     try: folder = get_cache('suspicion')
@@ -108,7 +108,7 @@ def show_suspicious(
     n:int=12,    # images at most
     columns:int=6, # images in a row
 ):
-    "The images with labels and predicted classes; the `Figure`, None where nothing is suspicious"
+    "The images with labels and predicted classes; the `Figure`, None if nothing is suspicious"
     if found.empty: return None
     paths = items.set_index('file').path
     some = found.head(n)

@@ -123,7 +123,7 @@ _columns = ['cue', 'score', 'low', 'high', 'chance', 'above', 'most', 'most_abov
 def get_shortcuts(
     items,             # from `get_items`
     facts,             # of the same images, from `measure_images`
-    folds:int=5,       # of the cross-validation; fewer where a class has fewer units
+    folds:int=5,       # of the cross-validation; fewer if a class has fewer units
     seed:int=0,        # of folds and resamples
     margin:float=.25,  # smallest lower bound of the share above chance, over all classes, 0 to 1
     one:float=.5,      # smallest lower bound of the share for a single class, 0 to 1

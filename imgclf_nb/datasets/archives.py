@@ -164,7 +164,7 @@ def unpack(
 
 # %% ../../nbs/datasets/03_archives.ipynb #995f35c5
 def _get_features(schema):
-    "What Hugging Face's metadata say about the columns of a parquet file"
+    "What Hugging Face's metadata says about the columns of a parquet file"
     text = (schema.metadata or {}).get(b'huggingface', b'{}')
     return json.loads(text).get('info', {}).get('features', {})
 

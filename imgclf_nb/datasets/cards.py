@@ -24,7 +24,7 @@ RECIPE = dict(  # for cards that do not say otherwise
 @dataclass
 class Card:
     "What is known about a data set before anybody has looked at it"
-    title:str              # name for readers
+    title:str              # full name
     source:str             # where it comes from, and how to get it
     licence:str            # of the images
     n_classes:int          # expected number of classes
@@ -32,7 +32,7 @@ class Card:
     group:str = 'copies'   # what must never be divided: `copies`, `patients` or `films` (videos)
     keep_split:bool = True # False: given train / valid / test folders are pooled and split again
     positive:str = None    # the positive class of a two-class problem
-    miss_cost:float = 1.   # two classes: cost of a false negative per false positive
+    miss_cost:float = 1.   # two classes: cost of a false negative, in false positives
     resize:str = 'crop'    # as in `Preprocessing`
     own_size:int = 224     # shorter side of a typical image, pixels
     defects:str = ''       # known defects
@@ -81,7 +81,7 @@ MINI_RECIPE = dict(epochs=1, size=128, batch_size=16, lr=2e-4, ema=0., mixup=0.)
 def get_card(
     dataset:str, # name of a set or a miniature; a folder or CSV gets a plain card
 )->Card:
-    "The card of a data set, with its whole recipe"
+    "The card of a data set, with its complete recipe"
     name = Path(str(dataset)).name
     plain = Card(name, 'a folder of yours', 'yours', 0, 0)
     card = CARDS.get(name.removesuffix('_mini'), plain)
@@ -185,7 +185,7 @@ class DataSet:
 def open_set(
     dataset, # a set's name, a folder or a CSV; a `DataSet` is returned as it is
 )->DataSet:
-    "Find a set once; `UserError` where it is missing"
+    "Find a set once; `UserError` if it is missing"
     if isinstance(dataset, DataSet): return dataset
     root = find_dataset(dataset)
     return DataSet(str(dataset), root, get_card(dataset), _make_key(dataset, root))

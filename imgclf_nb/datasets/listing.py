@@ -160,7 +160,7 @@ def _drop_repeats(df, path):
 
 # %% ../../nbs/datasets/04_listing.ipynb #b12c654f
 def _check_split(name, path):
-    "The split that a CSV's word means, '' where it is empty; `UserError` for unknown words"
+    "The split that a CSV's word means, '' if it is empty; `UserError` for unknown words"
     split = _get_split(name)
     if name and not split:
         raise UserError(f"{path} has the split {name!r}: use train, valid, test, or leave it "

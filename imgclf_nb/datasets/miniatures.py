@@ -221,7 +221,7 @@ def draw_cats_vs_dogs(
     rng,              # numpy `Generator`
     per_class:int=45, # images per class
 )->list:
-    "2 classes, 100 to 479 pixels a side; seven broken or unusual files"
+    "2 classes, 100 to 479 pixels per side; seven broken or unusual files"
     root = folder/'PetImages'
     for name,shape in PETS.items():
         for i in range(per_class):
@@ -268,7 +268,7 @@ def _draw_fruit(rng, colour, spot_colour, aspect, angle, spots):
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #d4184dad
 def _draw_video(folder, rng, name, prefix, frames):
-    "All frames of one fruit; a row for each frame that goes to Test/"
+    "Save all frames of one fruit; returns a row for each frame that goes to Test/"
     main, spot_colour, aspect = _FRUITS[name]
     spots = np.c_[rng.uniform(0, 2*np.pi, 9), rng.uniform(-1.1, 1.1, 9), rng.uniform(3, 9, 9)]
     colour = (np.array(main) + rng.normal(0, 8, 3)).clip(0, 255).tolist()
@@ -375,7 +375,7 @@ def _get_xray_name(split, i, number):
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #dadc6755
 def _draw_patient(folder, rng, split, i, number):
-    "All X-rays of one patient; rows of the planted defects, which patients 5, 7 and 8 have"
+    "Save all X-rays of one patient; returns the planted defects of patients 5, 7 and 8"
     sick, start = _get_xray_name(split, i, number)
     body = _draw_body(rng)
     width, height = (int(o) for o in rng.integers(240, 400, 2))
@@ -432,7 +432,7 @@ def _is_current(folder):
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #557dcd0a
 def _put_folder(tmp, folder):
-    "Give a new miniature its final name; `UserError` where something else has that name"
+    "Give a new miniature its final name; `UserError` if something else has that name"
     is_old = (folder/'miniature.json').exists() and not _is_current(folder)
     if is_old: shutil.rmtree(folder)
     try: os.rename(tmp, folder)

@@ -70,7 +70,7 @@ def read_decisions(
 
 # %% ../../nbs/datasets/05_records.ipynb #b8f1783e
 def _make_folder(folder):
-    "Make a folder for records; `UserError` where that is not allowed"
+    "Make a folder for records; `UserError` if that is not allowed"
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"{folder} cannot be written ({e.strerror}): set IMGCLF_RECORDS to a "

@@ -17,7 +17,7 @@ from .sources import Source
 
 # %% ../../nbs/datasets/03a_retries.ipynb #f3a01e53
 def _get_response(error):
-    "The HTTP response that an error or one of its causes carries; None where there is none"
+    "The HTTP response that an error or one of its causes carries; None if there is none"
     while error is not None:
         response = getattr(error, 'response', None)
         if response is not None: return response
@@ -25,7 +25,7 @@ def _get_response(error):
 
 # %% ../../nbs/datasets/03a_retries.ipynb #816c1445
 def _get_status(error):
-    "The HTTP status code behind an error; None where no server answered"
+    "The HTTP status code behind an error; None if no server answered"
     return getattr(_get_response(error), 'status_code', None)
 
 # %% ../../nbs/datasets/03a_retries.ipynb #04786698
@@ -79,7 +79,7 @@ def explain_failure(
 def check_reachable(
     endpoint:str, # an address, e.g. 'https://huggingface.co'
 ):
-    "`UserError` where the server cannot be reached"
+    "`UserError` if the server cannot be reached"
     reason = explain_unreachable(endpoint)
     if not reason: return
     raise UserError(f"{reason}: connect to the network and run this again, "
@@ -89,14 +89,14 @@ def check_reachable(
 def get_size(
     path, # of a file, or None
 )->int:
-    "The file's size in bytes, 0 where it does not exist"
+    "The file's size in bytes, 0 if it does not exist"
     return path.stat().st_size if path and path.exists() else 0
 
 # %% ../../nbs/datasets/03a_retries.ipynb #179d1a39
 _busy = (408, 429, 500, 502, 503, 504)
 
 def _get_wait(error, tried):
-    "Seconds until the next try, 1, 2, 4, … or as the server asks; None where it would not help"
+    "Seconds until the next try, 1, 2, 4, … or as the server asks; None if it would not help"
     status = _get_status(error)
     broken = status is None and _is_broken(error)
     if status not in _busy and not broken: return None
@@ -117,7 +117,7 @@ def retry(
     tries:int=5,       # without new bytes
     longest:float=300, # longest wait in seconds
 ):
-    "The result of a step, retried where that may help; `UserError` if it still fails"
+    "The result of a step, retried if that may help; `UserError` if it still fails"
     tried = 0
     size = get_size(part)
     while True:

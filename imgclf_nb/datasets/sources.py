@@ -102,7 +102,7 @@ def _check_revision(source, revision):
 
 # %% ../../nbs/datasets/00_sources.ipynb #f1ecd466
 def get_source(
-    name:str,          # a data set's name, or any folder name where an address is given
+    name:str,          # a data set's name, or any folder name if an address is given
     address:str=None,  # kaggle:owner/name, hf:owner/name or an archive's URL; None: by name
     revision:str=None, # instead of the pinned one
     sha256:str=None,   # of an archive, 64 hexadecimal digits

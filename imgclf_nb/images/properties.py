@@ -203,7 +203,7 @@ def measure_images(
 def get_thumbs(
     facts, # from `measure_images`
 )->np.ndarray:
-    "The grey thumbnails, `uint8 (images, 32, 32)`; zeros where there is none"
+    "The grey thumbnails, `uint8 (images, 32, 32)`; zeros if there is none"
     blank = bytes(1024)
     data = b''.join(base64.b64decode(thumb) or blank for thumb in facts.thumb)
     return np.frombuffer(data, np.uint8).reshape(-1, 32, 32)

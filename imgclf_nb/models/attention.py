@@ -48,9 +48,9 @@ def _describe_share(name, row, where):
 def describe_border(
     table,                      # from `get_border_table`
     where:str='on the border',  # or another part
-    least:int=10,               # images of a class that is reported
+    least:int=10,               # images that a class needs to be reported
 )->list:
-    "Sentences on all and on the classes whose attention is certainly above the area"
+    "Sentences on all images and on classes whose whole interval lies above the area"
     if table.empty: return ['All saliency maps are empty.']
     high = table[(table.low > table.area) & (table.images >= least)]
     sentences = [f'{_describe_share(name, row, where)}. Is there a mark, a frame, a text?'

@@ -32,7 +32,7 @@ def get_preprocessing(
 
 # %% ../../nbs/models/01_features.ipynb #11769054
 def _read_store(store):
-    "Vectors by SHA-256; none where the file is missing or damaged"
+    "Vectors by SHA-256; none if the file is missing or damaged"
     if not store.exists(): return {}
     try:
         with np.load(store) as arrays: return dict(zip(arrays['sha256'].tolist(), arrays['x']))
@@ -87,7 +87,7 @@ def _time_precisions(model, size, device):
 
 # %% ../../nbs/models/01_features.ipynb #4d348ee6
 def _get_key(arch, size, device):
-    "Everything that decides which precision is faster"
+    "Everything that determines which precision is faster"
     import torch
     return dict(arch=arch, size=size, device=device.type, machine=get_processor(),
         torch=torch.__version__, threads=torch.get_num_threads())
@@ -107,7 +107,7 @@ def choose_precision(
     arch:str, # its name
     size:int, # pixels
 )->str:
-    "fp32, or bf16 where it is 1.2 times as fast on this machine; measured once and kept"
+    "fp32, or bf16 if it is 1.2 times as fast on this machine; measured once and stored"
     device = next(model.parameters()).device
     key = _get_key(arch, size, device)
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]

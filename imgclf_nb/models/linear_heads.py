@@ -61,7 +61,7 @@ def _softmax(z):
 
 # %% ../../nbs/models/02_linear_heads.ipynb #18546408
 def _cross_validate(x, y, units, c, balanced, most=4000):
-    "Temperature and accuracy; 1 and NaN where a class has too few units for folds"
+    "Temperature and accuracy; 1 and NaN if a class has too few units for folds"
     keep = np.random.default_rng(0).permutation(len(y))[:most]
     x, y, units = x[keep], y[keep], np.asarray(units)[keep]
     labels, codes = np.unique(y, return_inverse=True)
@@ -135,7 +135,7 @@ def get_reader(
 
 # %% ../../nbs/models/02_linear_heads.ipynb #d7d406c4
 def _get_linear_layer(model):
-    "The model's last layer; None where it is not one linear layer"
+    "The model's last layer; None if it is not one linear layer"
     import torch
     names = model.pretrained_cfg.get('classifier')
     layer = model.get_classifier()

@@ -27,7 +27,7 @@ def fit_logistic(
 
 # %% ../../nbs/models/00_logistic.ipynb #4fb118ac
 def _count_folds(y, units, folds):
-    "At most as many folds as the smallest class has units; `UserError` where it has one"
+    "At most as many folds as the smallest class has units; `UserError` if it has only one"
     units_of_class = pd.Series(units).groupby(np.asarray(y)).nunique()
     folds = min(folds, int(units_of_class.min()))
     if folds >= 2: return folds
@@ -74,7 +74,7 @@ def choose_c(
     balanced:bool=False, # every class has the same weight
     most:int=4000,       # images used at most
 )->float:
-    "C with the smallest log loss in 3 folds; the middle one where a class has under 3 units"
+    "C with the smallest log loss in 3 folds; the middle one if a class has under 3 units"
     from sklearn.metrics import log_loss
     keep = np.random.default_rng(0).permutation(len(y))[:most]
     x, y, units = x[keep], y[keep], units[keep]

@@ -85,7 +85,7 @@ def _open_channels(model):
 
 # %% ../../nbs/models/03_saliency.ipynb #c5981942
 def _open_last_block(model, inputs, n):
-    "For a transformer: the patches that enter its last block; None where they form no square"
+    "For a transformer: the patches that enter its last block; None if they form no square"
     prefix = getattr(model, 'num_prefix_tokens', 0)
     fits = [extra for tokens in inputs for extra in (prefix, 0)
         if tokens.ndim == 3 and len(tokens) == n and _is_square(tokens.shape[1] - extra)]
@@ -113,7 +113,7 @@ def _open_last_output(model, x):
 
 # %% ../../nbs/models/03_saliency.ipynb #f391c9cb
 def _open(model, x):
-    "`(model, layer)`, or None where no map is found"
+    "`(model, layer)`, or None if no map is found"
     with torch.no_grad(): features = model.forward_features(x)
     if not torch.is_tensor(features): return None
     if features.ndim == 4: return _open_channels(model)
@@ -243,7 +243,7 @@ def randomise_weights(
     model,           # a timm model
     card:dict,       # its model.json
     share:float=1.,  # of the tensors, the last ones first; 0: the head alone
-    seed:int=0,      # of the fresh weights
+    seed:int=0,      # of the random weights
 ):
     "A copy of the model whose last tensors have fresh random weights"
     with torch.random.fork_rng(devices=[]):

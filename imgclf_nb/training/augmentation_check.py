@@ -83,7 +83,7 @@ def _count_cells(numbers):
 
 # %% ../../nbs/training/01_augmentation_check.ipynb #8d2aa70e
 def _get_whole(before, after, share):
-    "The pixels of complete cells after a policy, relative to before: scaling changes them"
+    "The pixels of complete cells after a policy, divided by those before: the effect of scaling"
     seen = (share > 0).reshape(GRID, GRID).astype(np.uint8)
     neighbours = np.ones((3, 3), np.uint8)  # a cell is complete if all of them are seen
     surrounded = cv2.erode(seen, neighbours).ravel() > 0
@@ -144,7 +144,7 @@ def count_results(
     epochs:int=2,   # times to read them
     workers:int=2,  # loader processes
 )->float:
-    "Share of results that are distinct, over epochs and workers; 1 where none repeats"
+    "Share of results that are distinct, over epochs and workers; 1 if none repeats"
     from imgclf_nb.training.loaders import count_distinct, get_dls  # imports fastai
     items = items.assign(label=preprocessing.classes[0])  # does not matter here, and may be unknown
     copies = [items.assign(split='train')]*workers

@@ -47,7 +47,7 @@ def time_steps(
     model,          # in the state in which it is trained
     way:dict,       # `layout`, `precision`, `micro`
     size:int,       # side of the image, pixels
-    batch_size:int, # images a step
+    batch_size:int, # images per step
     steps:int=2,    # timed steps, after one step to warm up
 )->float:
     "Seconds of the fastest of some steps on random images; infinite if the memory is too small"
@@ -86,7 +86,7 @@ def _get_speed(row):
 
 # %% ../../nbs/training/04_autotune.ipynb #ff0c741c
 def _choose(rows):
-    "The fastest row, but the first one where the difference is within the noise of 5 %"
+    "The fastest row, but the first one if the difference is within the noise of 5 %"
     first = rows[0]
     best = max(rows, key=_get_speed)
     return best if _get_speed(best) > 1.05*_get_speed(first) else first
@@ -99,7 +99,7 @@ def _list_plans(precisions):
 
 # %% ../../nbs/training/04_autotune.ipynb #bebed1f2
 def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
-    "`(plan, rows)` of the trial; micro-batches only where few images are faster than the batch"
+    "`(plan, rows)` of the trial; micro-batches only if few images are faster than the batch"
     until = time.time() + seconds
     rows = _time_plans(model, _list_plans(precisions), size, min(batch_size, 8), until)
     best = _choose(rows)
@@ -127,7 +127,7 @@ def _get_store(key):
 
 # %% ../../nbs/training/04_autotune.ipynb #119543e7
 def _read_plan(store):
-    "The plan in a file; None where there is none or the file is damaged"
+    "The plan in a file; None if there is none or the file is damaged"
     if not store.exists(): return None
     try: return json.loads(store.read_text())['way']
     except (ValueError, KeyError, TypeError):
@@ -138,7 +138,7 @@ def get_execution_plan(
     model,           # as it is trained
     arch:str,        # its name
     size:int,        # side of the image, pixels
-    batch_size:int,  # images a step
+    batch_size:int,  # images per step
     precision:str='auto', # fp32, bf16, fp16 (GPU only), or auto: the faster one of fp32 and bf16
     steps:int=1000,  # planned; below 30 there is no trial
     whole:bool=False,# no micro-batches, which would change the statistics of batch normalisation

@@ -6,7 +6,7 @@
 __all__ = ['EpochLine', 'KeepBest', 'Averaged', 'Mixed']
 
 # %% ../../nbs/training/01a_callbacks.ipynb #e43d7e5a
-import imgclf_nb.core  # before fastai, whose warnings it keeps quiet
+import imgclf_nb.core  # before fastai, to silence its warnings
 
 import copy, time
 
@@ -83,7 +83,7 @@ class KeepBest(Callback):
 # %% ../../nbs/training/01a_callbacks.ipynb #5e89af34
 @patch
 def _keep(self:KeepBest):
-    "Copy the weights, or their average where there is one"
+    "Copy the weights, or their average if there is one"
     averaged = hasattr(self.learn, 'averaged')
     now = self.learn.averaged.state if averaged else self.learn.model.state_dict()
     last = self.learn.history[-1]
@@ -115,7 +115,7 @@ class Averaged(Callback):
 # %% ../../nbs/training/01a_callbacks.ipynb #d2fd5322
 @patch
 def _move(self:Averaged):
-    "Move the average towards the weights after a step of training"
+    "Move the average towards the weights after a training step"
     self.n += 1
     decay = min(self.decay, (1 + self.n)/(10 + self.n))
     now = self.learn.model.state_dict()

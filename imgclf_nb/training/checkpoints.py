@@ -6,7 +6,7 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Checkpoint']
 
 # %% ../../nbs/training/03_checkpoints.ipynb #83060d5f
-from ..core import UserError, replace_file  # before fastai, whose warnings it keeps quiet
+from ..core import UserError, replace_file  # before fastai, to silence its warnings
 
 import json, math, os, random, signal, threading, time
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +91,7 @@ def write_checkpoint(
     tensors:dict, # by name
     facts:dict,   # values that JSON can hold
 ):
-    "Write both into one safetensors file; nobody can read an incomplete file"
+    "Write both into one safetensors file, atomically: an incomplete file is never visible"
     from safetensors.torch import save_file
     path = Path(path)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
@@ -104,7 +104,7 @@ def write_checkpoint(
 def read_checkpoint(
     path, # the file
 )->tuple:
-    "`(tensors, facts)`, or `(None, None)` where there is no file; `UserError` for a damaged one"
+    "`(tensors, facts)`, or `(None, None)` if there is no file; `UserError` for a damaged one"
     from safetensors import safe_open
     if not Path(path).exists(): return None, None
     try:
@@ -126,13 +126,13 @@ class Checkpoint(Callback):
         self.key = key  # what must be the same for a resume
         self.every = every  # seconds from one checkpoint to the next, at most
         self.pool = ThreadPoolExecutor(1)
-        self.writing = None  # the write that is under way
+        self.writing = None  # the write in progress
         self.took = 0.  # seconds that training waited for checkpoints
         self.earlier = 0.  # seconds of training before the resume
         self.resumed = None  # (epoch, step) of the resume
         self.stopping = False  # after Ctrl-C
-        self.pressed = -math.inf  # when Ctrl-C came last
-        self.warned = False  # that the file cannot be written
+        self.pressed = -math.inf  # time of the last Ctrl-C
+        self.warned = False  # whether a failed write was reported
         self.unsound = False  # whether the last weights were infinite or NaN
 
 # %% ../../nbs/training/03_checkpoints.ipynb #c3fdf14f
@@ -206,7 +206,7 @@ def after_epoch(self:Checkpoint):
 # %% ../../nbs/training/03_checkpoints.ipynb #a76cdd90
 @patch
 def _on_interrupt(self:Checkpoint, *args):
-    "Stop after this step; immediately where the last Ctrl-C came less than ten seconds ago"
+    "Stop after this step; immediately if the last Ctrl-C came less than ten seconds ago"
     now = time.monotonic()
     since = now - self.pressed
     self.pressed = now
@@ -355,7 +355,7 @@ def before_train(self:Checkpoint):
 # %% ../../nbs/training/03_checkpoints.ipynb #7e532bf0
 @patch
 def keep_checkpoints(self:Trainer,
-    run,            # a `Run` with its data described
+    run,            # a `Run` whose data are recorded
     every:float=60, # seconds from one checkpoint to the next, at most
     **key           # what else must be the same
 ):

@@ -7,7 +7,7 @@ __all__ = ['OPTIONS', 'get_class_weights', 'Trainer', 'get_autocast', 'get_layou
            'get_learner']
 
 # %% ../../nbs/training/02_learner.ipynb #b540f553
-from ..core import UserError  # before fastai, whose warnings it keeps quiet
+from ..core import UserError  # before fastai, to silence its warnings
 
 import contextlib
 from functools import partial
@@ -41,7 +41,7 @@ def get_class_weights(
 class Trainer(Learner):
     "A fastai `Learner` that can resume within an epoch and computes a batch in micro-batches"
     first_epoch = 0
-    first_iter = 0  # batches of the first epoch that are done already
+    first_iter = 0  # batches of the first epoch that are already done
     layout = torch.channels_last
     precision = 'fp32'
     micro = None  # images in a micro-batch; None: the whole batch
@@ -127,7 +127,7 @@ def note(self:Trainer,
     event:str, # one sentence
     **facts    # numbers that belong to it
 ):
-    "Print an event, and keep it in run.json where there is a run"
+    "Print an event, and keep it in run.json if there is a run"
     print(event, flush=True)
     row = dict(epoch=self.epoch + 1, step=self.iter + 1, event=event, **facts)
     self.events.append(row)
@@ -136,7 +136,7 @@ def note(self:Trainer,
 # %% ../../nbs/training/02_learner.ipynb #783303f0
 @patch
 def _halve(self:Trainer, n):
-    "Halve the micro-batch of a batch of n images; `UserError` where it is one image already"
+    "Halve the micro-batch of a batch of n images; `UserError` if it is one image already"
     self.opt.zero_grad()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     now = min(self.micro or n, n)
@@ -170,7 +170,7 @@ def _do_one_batch(self:Trainer):
 # %% ../../nbs/training/02_learner.ipynb #fac7af71
 @patch
 def _step(self:Trainer):
-    "Clip the gradients where asked, and change the weights"
+    "Clip the gradients if `clip` is set, and update the weights"
     if self.clip:
         self.scaler.unscale_(self.opt.opt)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
@@ -257,7 +257,7 @@ _adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9, .99), eps=1e-5,
 
 # %% ../../nbs/training/02_learner.ipynb #96d29bae
 def _get_callbacks(n_classes, patience, ema, mixup, cutmix, label_smoothing):
-    "Our callbacks, and those of the options that are on"
+    "The project's callbacks, and those of the options that are on"
     callbacks = [EpochLine(), KeepBest()]
     if ema: callbacks.append(Averaged(ema))
     if mixup or cutmix: callbacks.append(Mixed(mixup, cutmix, label_smoothing, n_classes))
@@ -295,7 +295,7 @@ def get_learner(
     clip:float=0.,      # largest norm of the gradient
     **kw                # as for fastai's `Learner`
 )->Trainer:
-    "A `Trainer` with cross-entropy, accuracy and our callbacks, on the GPU where there is one"
+    "A `Trainer` with cross-entropy, accuracy and callbacks, on the GPU if there is one"
     device = get_device()
     way = way or _PLAIN
     weight = None if class_weights is None else class_weights.to(device)

@@ -6,7 +6,7 @@
 __all__ = ['ExactMaker', 'Maker', 'DeviceMaker', 'ImageDL', 'ToInput', 'Column', 'get_dls', 'count_distinct']
 
 # %% ../../nbs/training/00_loaders.ipynb #67416acb
-from ..core import UserError  # before fastai, whose warnings it keeps quiet
+from ..core import UserError  # before fastai, to silence its warnings
 
 import hashlib, os, random
 from concurrent.futures import ThreadPoolExecutor

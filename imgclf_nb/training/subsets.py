@@ -14,7 +14,7 @@ from ..stats.intervals import get_unit_names
 
 # %% ../../nbs/training/05_subsets.ipynb #4d348457
 def _check_fold(pool, divided, fold, folds):
-    "`UserError` where this fold leaves a class without training images, or no validation images"
+    "`UserError` if this fold leaves a class without training images, or no validation images"
     training = set(divided[divided.split == 'train'].label)
     lost = sorted(set(pool.label) - training)
     missing = ''
