@@ -505,7 +505,7 @@ except fetching.UserError as e: print(e)"""
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
         env=env(tmp_path)).stdout
     assert 'The disk is full' in out and f'{len(BIG):,} bytes are needed' in out, out
-    assert 'Make room' in out, out
+    assert 'Free some space' in out, out
     assert seen(tmp_path/'data') == []
     fetch(source, folder)  # room was made
     assert net.ranges()[0] > 500_000, 'what had arrived was thrown away'
@@ -529,7 +529,7 @@ def fake_hub(monkeypatch, tmp_path):
 def test_a_disk_that_fills_up_under_the_hub(tmp_path, fake_hub):
     def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
     fake_hub(full)
-    says = 'The disk is full: 1,234 bytes are needed.*Make room'
+    says = 'The disk is full: 1,234 bytes are needed.*Free some space'
     refuses(says, Source('hub', 'me/pets'), tmp_path/'data'/'pets')
 
 

@@ -21,7 +21,7 @@ def _get_room_error(why, folder, needed):
     "The `DiskFullError` with the needed and the free bytes"
     free = shutil.disk_usage(folder).free
     return DiskFullError(f"{why}: {needed:,} bytes are needed in {folder}, {free:,} are free. "
-        f"Make room; the same command then resumes.")
+        f"Free some space; the same command then resumes.")
 
 # %% ../../nbs/datasets/03_archives.ipynb #84d63145
 @contextlib.contextmanager

@@ -50,11 +50,11 @@ def _get_requested_wait(error):
 
 # %% ../../nbs/datasets/03a_retries.ipynb #9202af72
 _access = dict(
-    kaggle="Make a token at https://www.kaggle.com/settings (API), set KAGGLE_API_TOKEN to it "
+    kaggle="Create a token at https://www.kaggle.com/settings (API), set KAGGLE_API_TOKEN to it "
         "or write it to ~/.kaggle/access_token, open {0.page} once in a browser to accept its "
         "terms, and run this again.",
-    hub="It does not exist, or is private or gated: open {0.page}, accept its terms, make a token "
-        "at https://huggingface.co/settings/tokens, set HF_TOKEN to it, and run this again.",
+    hub="It does not exist, or is private or gated: open {0.page}, accept its terms, create a "
+        "token at https://huggingface.co/settings/tokens, set HF_TOKEN to it, and run this again.",
     https="Open it in a browser: if it asks for a login, download it there and unpack it by hand.")
 
 # %% ../../nbs/datasets/03a_retries.ipynb #05984233

@@ -114,7 +114,7 @@ def _measure_bytes(data, facts):
 # %% ../../nbs/images/01_properties.ipynb #83b9d0e0
 def _describe_error(error):
     "Why a file cannot be read, in one line"
-    if isinstance(error, Image.UnidentifiedImageError): return 'not an image that Pillow knows'
+    if isinstance(error, Image.UnidentifiedImageError): return 'not an image that Pillow can read'
     if isinstance(error, Image.DecompressionBombError):
         return f'larger than {2*Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller first'
     return f'{type(error).__name__}: {error}'.splitlines()[0]
