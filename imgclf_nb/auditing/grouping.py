@@ -33,7 +33,7 @@ _part = re.compile(r'\d+|[\s_.\-/]+|[^\d\s_.\-/]+')
 _separator = re.compile(r'[\s_.\-/]')
 
 def _get_shape(parts):
-    "How a name is built: 0 for each number, a for each text, and its separators"
+    "The structure of a name: 0 for each number, a for each text, and its separators"
     shape = ''
     for part in parts:
         if part[0].isdecimal(): shape += '0'
@@ -42,7 +42,7 @@ def _get_shape(parts):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #f064b49e
 def _get_shapes(names, most=12):
-    "A table of parts for each way of building names, the most frequent first"
+    "A table of parts for each structure of names, the most frequent first"
     parts = names.map(_part.findall)
     shapes = parts.map(_get_shape)
     for shape,n in shapes.value_counts().head(most).items():
@@ -60,14 +60,14 @@ def _get_regex(values):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #8bd9b514
 def _get_keys(table):
-    "`(first, last, key)` of each part, and of all parts up to it: a number for each text"
+    "`(first, last, key)` of each part, and of all parts up to it; a key has a number for each text"
     lead = np.zeros(len(table), int)
     seen = set()
     for last,column in enumerate(table):
         codes, values = pd.factorize(table[column])
         lead = pd.factorize(lead*len(values) + codes)[0]
         for first,key in ((last, codes), (0, lead)):
-            if hash(key.tobytes()) in seen: continue  # the same groups by another part
+            if hash(key.tobytes()) in seen: continue  # another part gives the same groups
             seen.add(hash(key.tobytes()))
             yield first, last, key
 
@@ -82,7 +82,7 @@ def _write_pattern(regex, constant, first, last):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #e25cd649
 def _get_patterns(table, labels):
-    "Patterns whose captured part repeats inside classes, with the mean size of their groups there"
+    "Patterns whose captured part repeats within classes, with the mean size of their groups there"
     values = [table[c].unique() for c in table]
     regex = [_get_regex(o) for o in values]
     constant = [len(o) == 1 for o in values]
@@ -113,7 +113,7 @@ def _restarts(items, facts, names, column):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #0d26fd05
 def _get_named(items, facts, pattern):
-    "The group of each image: what the pattern captures, with class or split where names restart"
+    "The group of each image: what the pattern captures, with class or split if names restart"
     names = _get_names(items).map(lambda name: _capture(pattern, name))
     for column in ('label', 'split'):
         if _restarts(items, facts, names, column):
@@ -128,7 +128,7 @@ def _make_proposal(source, pattern, names, evidence):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #7975ae5d
 def _choose_coarsest(sizes, found):
-    "The supported proposal of the largest groups, or else the one of the smallest groups"
+    "The supported proposal with the largest groups; if there is none, the one with the smallest"
     best = max((o['alike'] for o in found if o['good']), default=None)
     if best is None: return found[int(np.argmin(sizes))]
     strong = [o['good'] and o['alike'] >= best/2 for o in found]
@@ -136,7 +136,7 @@ def _choose_coarsest(sizes, found):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #adaaba54
 def _propose_names(items, facts):
-    "The best pattern for each way of building names"
+    "The best pattern for each structure of names"
     for table in _get_shapes(_get_names(items)):
         sizes, found = [], []
         for size,pattern in _get_patterns(table, items.label[table.index]):
@@ -161,7 +161,7 @@ def _get_videos(items, pattern):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #eb2b04f7
 def _propose_frames(items, facts):
-    "The best number for each way of building names, if neighbouring numbers look alike"
+    "The best number for each structure of names, if images with neighbouring numbers look alike"
     for table in _get_shapes(_get_names(items)):
         regex = [_get_regex(table[c].unique()) for c in table]
         found = []
@@ -189,7 +189,7 @@ def _get_bursts(items, facts, seconds=5):
 
 # %% ../../nbs/auditing/03_grouping.ipynb #12a78673
 def _propose_others(items, facts):
-    "Bursts and duplicates, where there are any"
+    "Bursts and duplicates, if there are any"
     bursts = _get_bursts(items, facts)
     if (bursts != '').any():
         yield _make_proposal('bursts', '', bursts, get_evidence(items, facts, bursts))
@@ -217,7 +217,7 @@ def propose_groups(
     items, # from `get_items`
     facts, # of the same images, from `measure_images`
 )->pd.DataFrame:
-    "One row a proposal; `alike` is its odds ratio over chance, `known` groups are in use already"
+    "One row per proposal; `alike` is its odds ratio over chance, `known` groups are already in use"
     rows = []
     for propose in (_propose_names, _propose_others, _propose_frames):
         rows += [_summarise(items, **proposal) for proposal in propose(items, facts)]
@@ -283,7 +283,7 @@ def choose_groups(
     facts,      # of the same images, from `measure_images`
     groups:str, # '', one of `SOURCES`, or a regular expression
 )->pd.Series:
-    "The group of each image, '' for none; `UserError` where a pattern is broken or groups nothing"
+    "The group of each image, '' for none; `UserError` if a pattern is broken or groups nothing"
     if not groups: return pd.Series('', items.index, dtype=str)
     if groups in SOURCES: return _join_proposals(items, facts, groups)
     _check_pattern(groups)
@@ -300,7 +300,7 @@ def confirm_groups(
     names,       # of groups, '' for none
     reason:str='', # written into decisions.csv
 )->int:
-    "Write groups of two or more images into the set's decisions.csv; the number of these images"
+    "Write groups of two or more images into the set's decisions.csv; returns their number"
     names = pd.Series(np.asarray(names, object), items.index)
     names = names[(names != '') & names.duplicated(keep=False)]
     files = items.file[names.index].tolist()

@@ -32,7 +32,7 @@ def _get_skill(y, p):
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #f093ed15
 def _rank_issues(y, p):
-    "Rows whose label confident learning distrusts, the least probable label first"
+    "Rows with labels that confident learning suspects, the least probable label first"
     from cleanlab.filter import find_label_issues
     return find_label_issues(y, p, return_indices_ranked_by='self_confidence', n_jobs=1)
 
@@ -50,9 +50,9 @@ def _tabulate(files, y, p, classes):
 _columns = ['file', 'label', 'suggested', 'probability', 'p_label']
 
 def find_suspicious(
-    items,           # from `get_items`, without a given test split: its labels stay sealed
+    items,           # from `get_items`, without a given test split: its labels stay unseen
     x,               # their features `(n, d)`
-    sure:float=.8,   # least probability of another class, 0 to 1
+    sure:float=.8,   # smallest probability of another class, 0 to 1
 )->pd.DataFrame:
     "`file, label, suggested, probability, p_label` of suspicious labels, the least probable first"
     nothing = pd.DataFrame(columns=_columns)
@@ -70,7 +70,7 @@ def find_suspicious(
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #64c5459a
 def _get_store(items, name):
-    "The cache file for these images, labels, blocks and this model; None where there is no cache"
+    "The cache file for these images, labels, blocks and this model; None if there is no cache"
     columns = ['file', 'sha256', 'label', 'group', 'copies', 'sequence', 'frame']
     key = name + items[columns].sort_values('file').to_csv(index=False)
     try: folder = get_cache('suspicion')
@@ -108,7 +108,7 @@ def show_suspicious(
     n:int=12,    # images at most
     columns:int=6, # images in a row
 ):
-    "The images with labels and predicted classes; the `Figure`, None where nothing is suspicious"
+    "The images with labels and predicted classes; the `Figure`, None if nothing is suspicious"
     if found.empty: return None
     paths = items.set_index('file').path
     some = found.head(n)

@@ -17,7 +17,7 @@ from ..images.preprocessing import open_image
 
 # %% ../../nbs/auditing/05_report.ipynb #926e08fc
 def _count_classes(items, most):
-    "Images of each class and split, the smallest class first; of many classes both ends"
+    "Images of each class and split, the smallest class first; of many classes, both ends"
     table = items.groupby(['label', 'split']).size().unstack(fill_value=0)
     table = table.loc[table.sum(axis=1).sort_values().index]
     if len(table) <= most: return table
@@ -28,7 +28,7 @@ _colours = {'train': '#0072B2', 'valid': '#E69F00', 'test': '#009E73', '': '#007
 
 def plot_classes(
     items,     # from `get_items`
-    most:int=40, # classes; of more, only the largest and the smallest are shown
+    most:int=40, # classes at most; of more, only the largest and the smallest are shown
     ax=None,   # matplotlib `Axes`
 ):
     "Images of each class, by given split; the `Axes`"
@@ -139,7 +139,7 @@ def _render_section(heading, text, shown):
 
 # %% ../../nbs/auditing/05_report.ipynb #8a24afca
 def _render_kind(kind, findings):
-    "The findings of one kind, folded; the first 200 of them"
+    "The first 200 findings of one kind, collapsed"
     table = make_html_table(findings[['path', 'detail', 'group']].head(200))
     more = len(findings) - 200
     if more > 0: table += f'<p class="muted">… and {more:,} more in findings.csv</p>'
@@ -155,7 +155,7 @@ def _render_page(title, parts):
 
 # %% ../../nbs/auditing/05_report.ipynb #749abc85
 def write_page(
-    path,          # where to
+    path,          # where to write
     title:str,     # of the page
     says,          # sentences for the top, plain text
     findings,      # all of them

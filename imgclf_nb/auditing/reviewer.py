@@ -22,7 +22,7 @@ from ..images.preprocessing import open_image
 _columns = ['path', 'kind', 'detail', 'group', 'severity', 'suggested']
 
 def _check_columns(findings):
-    "All columns as texts, of findings about images only; `UserError` where a column is missing"
+    "All columns as texts, of findings about images only; `UserError` if a column is missing"
     missing = sorted({'path', 'kind', 'detail'} - set(findings.columns))
     if len(findings) and missing:
         raise UserError(f"The findings have no column {' and no '.join(missing)}: "
@@ -45,7 +45,7 @@ def _order(findings):
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #4ea375d4
 def _complete_items(items, queue, dataset):
-    "The items, with all files of the data set where `items` lacks one of the queue"
+    "The items, with all files of the data set if `items` lacks one of the queue"
     if items is not None and set(queue) <= set(items.file): return items
     return pd.concat([items, list_items(dataset)]).drop_duplicates('file')
 
@@ -126,7 +126,7 @@ def _describe(row):
 # %% ../../nbs/auditing/04_reviewer.ipynb #6e2a3c3b
 @patch
 def _choose(self:Reviewer, label, others):
-    "The one other label of an image's group, '' where there is none or more than one"
+    "The one other label of an image's group, '' if there is none or more than one"
     labels = {self.labels.get(path, label) for path in others} - {label}
     return labels.pop() if len(labels) == 1 else ''
 
@@ -150,7 +150,7 @@ def look(self:Reviewer, i:int)->dict:
 # %% ../../nbs/auditing/04_reviewer.ipynb #dc9caa7a
 @patch(as_prop=True)
 def current(self:Reviewer)->dict:
-    "What is looked at now, as from `look`"
+    "The current image, as `look` returns it"
     return self.look(self.at)
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #46db2e3b
@@ -167,7 +167,7 @@ def skip(self:Reviewer):
 def _decide(reviewer, action, value=''):
     "Write a decision about the current image and go to the next one"
     now = reviewer.current
-    if not now: raise UserError('All images have been looked at: go back to change a decision.')
+    if not now: raise UserError('All images have been reviewed: go back to change a decision.')
     path, reason = now['path'], '; '.join(now['says'])
     decide(reviewer.dataset, path, action, value, reason)
     reviewer._done.append((reviewer.at, reviewer.decided.get(path)))
@@ -189,7 +189,7 @@ def drop(self:Reviewer):
 # %% ../../nbs/auditing/04_reviewer.ipynb #61cfc736
 @patch
 def relabel(self:Reviewer, label:str):
-    "Give the image another of the set's `classes`; `UserError` where the label is none of them"
+    "Give the image another of the set's `classes`; `UserError` if the label is none of them"
     if label in self.classes: return _decide(self, 'relabel', label)
     if not label: raise UserError('Choose a class first.')
     raise UserError(f'{label!r} is not a class of this data set.{suggest_names(label, self.classes)}')
@@ -203,7 +203,7 @@ def back(self:Reviewer):
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #dec8cc43
 def _restore(dataset, path, before):
-    "Write the decision `before` again; where there was none, forget all but the image's group"
+    "Write the decision `before` again; if there was none, forget all but the image's group"
     if before: return decide(dataset, path, *before)
     old = read_decisions(dataset)
     groups = old[(old.path == path) & (old.action == 'group')]
@@ -213,7 +213,7 @@ def _restore(dataset, path, before):
 # %% ../../nbs/auditing/04_reviewer.ipynb #25b50617
 @patch
 def undo(self:Reviewer):
-    "Take the last decision back and go to its image; `UserError` where this reviewer has made none"
+    "Take the last decision back and go to its image; `UserError` if this reviewer has made none"
     if not self._done: raise UserError('There is no decision to take back.')
     at, before = self._done[-1]
     path = self.queue[at]
@@ -240,7 +240,7 @@ def get_jpeg(
 def _get_img(path):
     "An image for a page, or why it cannot be shown"
     try: return f'<img src="data:image/jpeg;base64,{base64.b64encode(get_jpeg(path)).decode()}">'
-    except Exception as e:  # Pillow raises many kinds
+    except Exception as e:  # Pillow raises many types of errors
         there = path and Path(path).exists()
         return f"<p>cannot be shown: {type(e).__name__ if there else 'the file is gone'}</p>"
 
@@ -400,7 +400,7 @@ def _act(widget, message):
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #6c8840cc
 def _get_widget(reviewer, table):
-    "A widget at the reviewer's current image; `table` is for where no widgets are shown"
+    "A widget at the reviewer's current image; `table` is shown where widgets cannot be"
     widget = _get_class()()
     widget.reviewer = reviewer
     widget.table = table
@@ -411,11 +411,11 @@ def _get_widget(reviewer, table):
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #f6500ca4
 def is_live()->bool:
-    "Whether a front end with a person runs this cell"
+    "Whether this cell runs in a front end where a person can answer"
     if 'IPython' not in sys.modules: return False
     shell = sys.modules['IPython'].get_ipython()
     try: return bool(shell.kernel.get_parent()['content']['allow_stdin'])
-    except (AttributeError, KeyError, TypeError): return False  # no kernel, or one of another kind
+    except (AttributeError, KeyError, TypeError): return False  # no kernel, or one of another type
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #d0c942fd
 def _propose(now, paths):
@@ -438,7 +438,7 @@ def get_table(self:Reviewer, n:int=50)->pd.DataFrame:
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #26d6e3c9
 def _show_table(reviewer, n):
-    "Print the progress; the table of undecided images, None where there are none"
+    "Print the progress; the table of undecided images, None if there are none"
     waiting = reviewer.at < len(reviewer.queue)
     more = '. JupyterLab shows buttons and keys here.' if waiting else ''
     print(f'Decided: {reviewer.progress}{more}')
@@ -449,7 +449,7 @@ def show_reviewer(
     dataset:str,    # a set's name, a folder or a CSV
     findings,       # as for `Reviewer`
     items=None,     # from `get_items`
-    live:bool=None, # whether to show buttons and keys; None: where there is a person
+    live:bool=None, # whether to show buttons and keys; None: if a person can use them
     n:int=50,       # rows of the table, at most
 ):
     "A widget with buttons and keys in JupyterLab, elsewhere a table of undecided images, or None"

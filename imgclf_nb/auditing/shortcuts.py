@@ -51,7 +51,7 @@ def _list_units(items):
     single = n.index[n < 2]
     if len(single):
         names = ', '.join(map(str, single))
-        print(f'Shortcuts: these classes are left out, each is one image, group or video: {names}')
+        print(f'Shortcuts: left out are classes with one image, group or video only: {names}')
     return table[~table.label.isin(single)]
 
 # %% ../../nbs/auditing/02_shortcuts.ipynb #2ba55300
@@ -88,7 +88,7 @@ def _rate_classes(y, units, confusions):
 
 # %% ../../nbs/auditing/02_shortcuts.ipynb #3b16e18e
 def _rate(y, predicted, units, counts):
-    "How well predictions tell all classes apart, and the class that they tell best"
+    "How well predictions separate all classes, and the class that they separate best"
     k = y.max() + 1
     confusions = get_confusions(y, predicted, units, k, counts)
     score = get_interval(get_scores(confusions)['balanced_accuracy'], counts.shape[1])
@@ -123,13 +123,13 @@ _columns = ['cue', 'score', 'low', 'high', 'chance', 'above', 'most', 'most_abov
 def get_shortcuts(
     items,             # from `get_items`
     facts,             # of the same images, from `measure_images`
-    folds:int=5,       # of the cross-validation; fewer where a class has fewer units
+    folds:int=5,       # of the cross-validation; fewer if a class has fewer units
     seed:int=0,        # of folds and resamples
-    margin:float=.25,  # least lower bound of the share above chance, over all classes, 0 to 1
-    one:float=.5,      # least lower bound of the share for a single class, 0 to 1
+    margin:float=.25,  # smallest lower bound of the share above chance, over all classes, 0 to 1
+    one:float=.5,      # smallest lower bound of the share for a single class, 0 to 1
     limit:int=10_000,  # about how many images to use
 )->pd.DataFrame:
-    "One row a cue: balanced accuracy, share `above` chance, the class predicted `most`, `finding`"
+    "One row per cue: balanced accuracy, share `above` chance, class predicted `most`, `finding`"
     table = _list_units(items)
     rows = _choose_rows(table, limit, seed)
     items, facts = items.iloc[rows], facts.iloc[rows]

@@ -24,14 +24,14 @@ RECIPE = dict(  # for cards that do not say otherwise
 @dataclass
 class Card:
     "What is known about a data set before anybody has looked at it"
-    title:str              # name for readers
+    title:str              # full name
     source:str             # where it comes from, and how to get it
     licence:str            # of the images
     n_classes:int          # expected number of classes
     n_images:int           # expected number of images
     group:str = 'copies'   # what must never be divided: `copies`, `patients` or `films` (videos)
-    keep_split:bool = True # False: given train / valid / test folders are pooled and split anew
-    positive:str = None    # the class that a two-class question asks for
+    keep_split:bool = True # False: given train / valid / test folders are pooled and split again
+    positive:str = None    # the positive class of a two-class problem
     miss_cost:float = 1.   # two classes: cost of a false negative, in false positives
     resize:str = 'crop'    # as in `Preprocessing`
     own_size:int = 224     # shorter side of a typical image, pixels
@@ -81,7 +81,7 @@ MINI_RECIPE = dict(epochs=1, size=128, batch_size=16, lr=2e-4, ema=0., mixup=0.)
 def get_card(
     dataset:str, # name of a set or a miniature; a folder or CSV gets a plain card
 )->Card:
-    "The card of a data set, with its whole recipe"
+    "The card of a data set, with its complete recipe"
     name = Path(str(dataset)).name
     plain = Card(name, 'a folder of yours', 'yours', 0, 0)
     card = CARDS.get(name.removesuffix('_mini'), plain)
@@ -114,7 +114,7 @@ def _get_recipe(dataset, arch, weights):
 
 # %% ../../nbs/datasets/02_cards.ipynb #ee63da65
 def _is_name(dataset):
-    "Whether this is the name of a set: known, or a plain word that is no file here"
+    "Whether this is a set's name: a known one, or a plain word that is not a file here"
     is_bare = Path(dataset).name == dataset and dataset not in ('', '.', '..')
     is_known = dataset in CARDS or dataset in MINIATURES
     return is_bare and (is_known or not Path(dataset).exists())
@@ -130,7 +130,7 @@ def _make_absolute(dataset):
 def fill_recipe(
     parameters:dict, # checked parameters of a notebook
 )->dict:
-    "The parameters, with the recipe's values in the place of None"
+    "The parameters, with the recipe's values in place of None"
     dataset = parameters['dataset']
     recipe = _get_recipe(dataset, parameters.get('arch'), parameters.get('weights'))
     filled = dict(parameters)
@@ -141,7 +141,7 @@ def fill_recipe(
 
 # %% ../../nbs/datasets/02_cards.ipynb #476b917d
 def _get_missing_error(dataset):
-    "The `UserError` for a set that is not there: how to get it, or which names are known"
+    "The `UserError` for a missing set: how to get it, or which names are known"
     names = [*CARDS, *MINIATURES]
     if dataset not in CARDS:
         return UserError(f"There is no data set, folder or CSV {dataset!r}."
@@ -185,7 +185,7 @@ class DataSet:
 def open_set(
     dataset, # a set's name, a folder or a CSV; a `DataSet` is returned as it is
 )->DataSet:
-    "Find a set once; `UserError` where it is missing"
+    "Find a set once; `UserError` if it is missing"
     if isinstance(dataset, DataSet): return dataset
     root = find_dataset(dataset)
     return DataSet(str(dataset), root, get_card(dataset), _make_key(dataset, root))

@@ -24,7 +24,7 @@ _columns = ['path', 'action', 'value', 'reason']
 def get_decisions_path(
     dataset, # a set's name, a folder or a CSV, or a `DataSet`
 )->Path:
-    "The set's decisions.csv, which need not exist"
+    "The path of the set's decisions.csv, which need not exist"
     return get_records(open_set(dataset).key)/'decisions.csv'
 
 # %% ../../nbs/datasets/05_records.ipynb #5c21b5b5
@@ -70,7 +70,7 @@ def read_decisions(
 
 # %% ../../nbs/datasets/05_records.ipynb #b8f1783e
 def _make_folder(folder):
-    "Make a folder for records; `UserError` where that is not allowed"
+    "Make a folder for records; `UserError` if that is not allowed"
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"{folder} cannot be written ({e.strerror}): set IMGCLF_RECORDS to a "
@@ -100,7 +100,7 @@ def decide(
     values='',     # class or group; one, or one per image
     reason:str='', # for later readers
 )->int:
-    "Write decisions down and return their total number; `UserError` for one that is not valid"
+    "Save decisions and return their total number; `UserError` for an invalid decision"
     from filelock import FileLock
     new = _get_decisions(paths, action, values, reason)
     if action != 'forget':
@@ -114,7 +114,7 @@ def decide(
 
 # %% ../../nbs/datasets/05_records.ipynb #8661b59c
 def _get_last(decisions):
-    "The last decision of each type on each image; a group is one type, all other actions another"
+    "The last decision of each type about each image; groups are one type, other actions another"
     is_group = decisions.action == 'group'
     last = decisions.assign(is_group=is_group).drop_duplicates(['path', 'is_group'], keep='last')
     return last[_columns]
@@ -172,7 +172,7 @@ def read_ledger(
 
 # %% ../../nbs/datasets/05_records.ipynb #a272c38a
 def _is_same_test(folder, test_hash, test):
-    "Whether at least half of the images are the same: one dropped image makes no new test set"
+    "Whether at least half of the images are the same: dropping one does not make a new test set"
     file = folder/'tests'/f'{test_hash[:16]}.txt'
     earlier = set(file.read_text().split()) if file.exists() else set()
     now = set(test.sha256.str[:16])
@@ -185,7 +185,7 @@ def log_opening(
     run:str, # name of the run that uses the test set
     test,    # test items, with labels
 )->pd.DataFrame:
-    "Write a use into the ledger; returns all uses of these test images, or of most of them"
+    "Record a use in the ledger; returns all uses of these test images, or of most of them"
     from filelock import FileLock
     folder = get_records(open_set(dataset).key)
     test_hash = get_test_hash(test)

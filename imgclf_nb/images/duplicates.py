@@ -74,7 +74,7 @@ def get_similarity(
 
 # %% ../../nbs/images/02_duplicates.ipynb #99a9051f
 def _have_similar_thumbs(facts, pairs, mirror, alike):
-    "Whether the detail of the thumbnails agrees: cheap, so that few files are opened again"
+    "Whether the detail of the thumbnails agrees: a cheap test, so that few files are opened again"
     rows, places = np.unique(pairs, return_inverse=True)
     if not len(rows): return np.zeros(0, bool)
     thumbs = get_thumbs(facts.iloc[rows])
@@ -99,7 +99,7 @@ def _find_candidates(facts, distance, alike, mirror):
 
 # %% ../../nbs/images/02_duplicates.ipynb #1faff76b
 def _compare(facts, distance, alike):
-    "Near-duplicates among images with different pixels, enough pairs to join each cluster"
+    "Near-duplicates among images with different pixels: enough pairs to connect each cluster"
     from scipy.cluster.hierarchy import DisjointSet
     joined = DisjointSet(range(len(facts)))
     paths = facts.path.tolist()
@@ -108,7 +108,7 @@ def _compare(facts, distance, alike):
     for mirror in (False, True):
         pairs = _find_candidates(facts, distance, alike, mirror).tolist()
         for i,j in show_progress(pairs, len(pairs), 'comparing images', 20_000):
-            if joined.connected(i, j): continue  # by way of a third image
+            if joined.connected(i, j): continue  # through a third image
             similarity = get_similarity(paths[i], paths[j], mirror)
             if similarity >= alike:
                 joined.merge(i, j)
@@ -117,7 +117,7 @@ def _compare(facts, distance, alike):
 
 # %% ../../nbs/images/02_duplicates.ipynb #3125fdd5
 def _compare_once(facts, *limits):
-    "The result of `_compare`, remembered"
+    "The result of `_compare`, cached"
     contents = '\n'.join([*map(str, limits), *sorted(facts.pixels)])
     name = hashlib.sha256(contents.encode()).hexdigest()[:20]
     try: store = get_cache('copies')/f'{name}.csv'
@@ -132,10 +132,10 @@ def _compare_once(facts, *limits):
 # %% ../../nbs/images/02_duplicates.ipynb #bb048e71
 def find_near_duplicates(
     facts,            # from `measure_images`
-    distance:int=10,  # most differing bits of the perceptual hashes
-    alike:float=.88,  # least correlation of the detail
+    distance:int=10,  # largest number of differing bits of the hashes
+    alike:float=.88,  # smallest correlation of the detail
 )->pd.DataFrame:
-    "Pairs of rows `a < b`, enough to join each cluster, with `alike`, `mirrored`; no blank images"
+    "Pairs of rows `a < b` that connect each cluster, with `alike`, `mirrored`; no blank images"
     is_first = ~facts.pixels.duplicated()  # it represents all images with the same pixels
     rows = np.flatnonzero((facts.error == '') & (facts.sd >= 4) & is_first)
     found = _compare_once(facts.iloc[rows], distance, alike)
@@ -156,7 +156,7 @@ def _get_parts(n, a, b):
 
 # %% ../../nbs/images/02_duplicates.ipynb #ae62112e
 def _number_names(keys):
-    "A number for each image's name of each type; an image without a name has a number of its own"
+    "Numbers for the names of each type, one per image; an image without a name has its own number"
     codes = []
     start = 0
     for names in keys:
@@ -168,7 +168,7 @@ def _number_names(keys):
 
 # %% ../../nbs/images/02_duplicates.ipynb #3cbdda1d
 def _name_parts(parts, keys):
-    "A name for each part: the first of the first type, or else of the next one"
+    "A name for each part: the first name of the first type, or else of the next type"
     chosen = {}
     for names in keys:
         for part,name in zip(parts, names):
@@ -204,7 +204,7 @@ def get_duplicates(
     facts, # from `measure_images`
     pairs, # from `find_near_duplicates`
 )->list:
-    "A name that all duplicates of an image share; '' for the others and for look-alikes"
+    "A name that all duplicates of an image share; '' for images without any and for look-alikes"
     n = len(facts)
     part = _get_parts(n, pairs.a, pairs.b)
     is_similar = get_similar_clusters(facts, pairs)

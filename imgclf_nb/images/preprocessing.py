@@ -18,7 +18,7 @@ from ..core import UserError
 
 # %% ../../nbs/images/00_preprocessing.ipynb #c2bed521
 def _to_8bit(im):
-    "16- and 32-bit grey values scaled to 8 bits; Pillow's own conversion clips them"
+    "Scale 16- and 32-bit grey values to 8 bits; Pillow's own conversion clips them"
     values = np.nan_to_num(np.asarray(im).astype(np.float64))
     top = values.max(initial=0)
     if im.mode == 'F' or top > 65535: values = values*255/max(top, 1)  # from 0–1, or from 0–top
@@ -43,12 +43,12 @@ def _make_plain(im):
 def open_image(
     file,             # a path, or a `BytesIO` of the file's bytes
     channels:int=3,   # 3 for RGB, 1 for grey
-    at_least:int=None,# shortest side that is needed, pixels: a JPEG is decoded at 1/2, 1/4 or 1/8
-    orient:bool=True, # turn upright by the EXIF flag
+    at_least:int=None,# needed shorter side, pixels: a large JPEG is decoded at 1/2, 1/4 or 1/8
+    orient:bool=True, # rotate upright by the EXIF flag
 )->Image.Image:
     "An upright 8-bit image in RGB or L; raises Pillow's errors if the file cannot be read"
     with warnings.catch_warnings():
-        warning = Image.DecompressionBombWarning  # large images are wanted; bombs stay an error
+        warning = Image.DecompressionBombWarning  # large images are allowed; bombs stay an error
         warnings.simplefilter('ignore', warning)
         with Image.open(file) as im:
             if at_least and im.format == 'JPEG': im.draft(None, (at_least, at_least))
@@ -58,7 +58,7 @@ def open_image(
 
 # %% ../../nbs/images/00_preprocessing.ipynb #0b987aee
 def get_decoder()->dict:
-    "The versions of the libraries that decide the pixels of a decoded image"
+    "The versions of the libraries that determine the pixels of a decoded image"
     from PIL import features
     jpeg = features.version_feature('libjpeg_turbo') or features.version('jpg')
     return dict(pillow=PIL.__version__, jpeg=jpeg)
@@ -91,12 +91,12 @@ def _check_choices(preprocessing):
 class Preprocessing:
     "How a file becomes a tensor; `UserError` for a value that is not allowed"
     size:int = 224              # side of the square that the model gets, pixels
-    resize:str = 'crop'         # crop: centre square; letterbox: with bars; squash: aspect lost
+    resize:str = 'crop'         # crop: centre square; letterbox: adds bars; squash: stretches
     crop_pct:float = 1.         # for crop: share of the short side that is kept, 0 to 1
     interpolation:str = 'bicubic' # bicubic, bilinear, lanczos or nearest; Pillow's, antialiased
     channels:int = 3            # 3 (RGB) or 1 (grey)
-    bits:int = 8                # of a value before normalising; deeper files are scaled to it
-    orient:bool = True          # turn upright by the EXIF flag
+    bits:int = 8                # per value before normalising; files with more bits are scaled
+    orient:bool = True          # rotate upright by the EXIF flag
     fill:int = 0                # grey value of letterbox bars, 0 to 255
     mean:list = field(default_factory=lambda: [.5]*3) # of 0–1 values, one per channel
     std:list = field(default_factory=lambda: [.5]*3)  # of 0–1 values, one per channel
@@ -127,7 +127,7 @@ def fit_image(
 # %% ../../nbs/images/00_preprocessing.ipynb #77ba0348
 @patch
 def read(self:Preprocessing, file)->Image.Image:
-    "The upright image, at least twice as large as needed: the resize does the last halving"
+    "The upright image; a JPEG is decoded at no less than twice the needed size"
     need = None if self.resize == 'squash' else 2*int(self.size/self.crop_pct)
     return open_image(file, self.channels, need, self.orient)
 
@@ -169,7 +169,7 @@ def from_dict(cls:Preprocessing, d:dict)->Preprocessing:
     unknown = set(d) - known
     if unknown:
         raise UserError(f"Preprocessing has no {', '.join(sorted(unknown))}: the file was "
-            f"made by another version; known are {', '.join(sorted(known))}.")
+            f"made by another version; known keys: {', '.join(sorted(known))}.")
     return cls(**d)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #fc72fa99

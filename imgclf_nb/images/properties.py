@@ -40,7 +40,7 @@ def _read_exif(im):
 def _measure_file(im):
     "Properties of a file that is opened but not decoded"
     try: exif = _read_exif(im)
-    except Exception: exif = dict(orientation=1, taken='', camera='')  # cameras write much
+    except Exception: exif = dict(orientation=1, taken='', camera='')  # some EXIF data is invalid
     width, height = im.size
     return dict(width=width, height=height, mode=im.mode, format=im.format,
         frames=getattr(im, 'n_frames', 1), quality=_get_quality(im), **exif)
@@ -105,7 +105,7 @@ _columns = ['path', 'size', 'mtime', 'sha256', 'bytes', 'width', 'height', 'mode
 
 # %% ../../nbs/images/01_properties.ipynb #4024c57b
 def _measure_bytes(data, facts):
-    "Add what can be read of a file's content to `facts`; raises Pillow's errors"
+    "Add all that can be read from a file's content to `facts`; raises Pillow's errors"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         with Image.open(io.BytesIO(data)) as im: facts.update(_measure_file(im))
@@ -114,7 +114,7 @@ def _measure_bytes(data, facts):
 # %% ../../nbs/images/01_properties.ipynb #83b9d0e0
 def _describe_error(error):
     "Why a file cannot be read, in one line"
-    if isinstance(error, Image.UnidentifiedImageError): return 'not an image that Pillow knows'
+    if isinstance(error, Image.UnidentifiedImageError): return 'not an image that Pillow can read'
     if isinstance(error, Image.DecompressionBombError):
         return f'larger than {2*Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller first'
     return f'{type(error).__name__}: {error}'.splitlines()[0]
@@ -141,7 +141,7 @@ def _measure_all(paths, workers):
 
 # %% ../../nbs/images/01_properties.ipynb #e496ebd1
 def _get_store(paths):
-    "The file of remembered properties for the folder of these paths; None if it cannot be written"
+    "The file of cached properties for the folder of these paths; None if it cannot be written"
     folder = hashlib.sha256(os.path.dirname(min(paths)).encode()).hexdigest()[:16]
     try: return get_cache('facts')/f'{folder}.csv'
     except OSError as e:
@@ -149,7 +149,7 @@ def _get_store(paths):
 
 # %% ../../nbs/images/01_properties.ipynb #132d6d7c
 def _recall(store):
-    "Remembered rows by path, size and time of change; none from another version"
+    "Cached rows by path, size and modification time; none from another version"
     if not store or not store.exists(): return {}
     types = {name: str for name in _texts}
     old = pd.read_csv(store, keep_default_na=False, na_values={'quality': ''}, dtype=types)
@@ -158,7 +158,7 @@ def _recall(store):
 
 # %% ../../nbs/images/01_properties.ipynb #1dc6e03b
 def _remember(store, rows):
-    "Store the rows of good files; a file with an error may be repaired, and is read again"
+    "Store the rows of readable files; a file with an error may be repaired, so it is read again"
     table = pd.DataFrame(rows, columns=_columns)
     try: write_csv(store, table[table.error == ''])
     except OSError as e:
@@ -166,14 +166,14 @@ def _remember(store, rows):
 
 # %% ../../nbs/images/01_properties.ipynb #703e2c36
 def _get_key(path):
-    "`(path, size, time of change)` of a file; -1 if it is missing, which `measure_image` reports"
+    "`(path, size, modification time)`; -1 for a missing file, which `measure_image` reports"
     try: stat = os.stat(path)
     except OSError: return path, -1, -1
     return path, stat.st_size, stat.st_mtime_ns
 
 # %% ../../nbs/images/01_properties.ipynb #86683a2f
 def _measure_unknown(keys, known, store, workers):
-    "Add a row to `known` for each new key, and store all rows now and then, and at the end"
+    "Add a row to `known` for each new key; store all rows from time to time and at the end"
     todo = [key for key in keys if key not in known]
     facts = _measure_all([path for path,_,_ in todo], workers)
     bar = show_progress(facts, len(todo), 'reading images', 2001)
@@ -188,7 +188,7 @@ def _measure_unknown(keys, known, store, workers):
 # %% ../../nbs/images/01_properties.ipynb #ba353f1c
 def measure_images(
     paths,            # image files
-    cache:bool=True,  # remember the properties under the project's data/
+    cache:bool=True,  # cache the properties under the project's data/
     workers:int=None, # processes; None: one per core, 0: none
 )->pd.DataFrame:
     "One row per path, in order: `path, size, mtime`, properties; `UserError` if a worker dies"
@@ -203,7 +203,7 @@ def measure_images(
 def get_thumbs(
     facts, # from `measure_images`
 )->np.ndarray:
-    "The grey thumbnails, `uint8 (images, 32, 32)`; zeros where there is none"
+    "The grey thumbnails, `uint8 (images, 32, 32)`; zeros if there is none"
     blank = bytes(1024)
     data = b''.join(base64.b64decode(thumb) or blank for thumb in facts.thumb)
     return np.frombuffer(data, np.uint8).reshape(-1, 32, 32)

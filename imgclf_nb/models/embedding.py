@@ -14,7 +14,7 @@ from ..base.machine import get_plt
 
 # %% ../../nbs/models/03b_embedding.ipynb #a59567f0
 def _embed_by_tsne(features, seed):
-    "t-SNE from a start by principal components"
+    "t-SNE, initialised with principal components"
     from sklearn.manifold import TSNE
     perplexity = min(30, max(1, (len(features) - 1)/3))
     tsne = TSNE(init='pca', perplexity=perplexity, random_state=seed)
@@ -40,7 +40,7 @@ def get_embedding(
 
 # %% ../../nbs/models/03b_embedding.ipynb #2ca4c936
 def _choose_classes(predictions, n=8):
-    "All classes up to ten; of more, the n that occur most often in a mistake"
+    "All classes if there are at most ten, else the n that occur most often in mistakes"
     counts = predictions.label.value_counts()
     if len(counts) <= 10: return sorted(counts.index)
     bad = predictions[predictions.label != predictions.predicted]
@@ -93,7 +93,7 @@ def plot_embedding(
 # %% ../../nbs/models/03b_embedding.ipynb #75d77d35
 def find_nearest(
     features,  # `(n, d)`
-    known,     # `(m, d)`, among which neighbours are looked for
+    known,     # `(m, d)`, among which neighbours are searched
     k:int=4,   # neighbours
 )->tuple:
     "`(numbers of the nearest (n, k), their cosines)`, the nearest first"

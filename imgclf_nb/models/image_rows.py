@@ -15,7 +15,7 @@ from ..base.machine import get_plt
 
 # %% ../../nbs/models/03c_image_rows.ipynb #592c690f
 def _draw_image(ax, pixels, saliency, title):
-    "An image, in grey under its saliency map where it has one"
+    "Show an image, in grey under its saliency map if it has one"
     from matplotlib.colors import ListedColormap
     image = Image.fromarray(np.asarray(pixels).squeeze())
     image.thumbnail((100, 100))

@@ -21,14 +21,14 @@ from ..stats.intervals import get_units
 
 # %% ../../nbs/models/02_linear_heads.ipynb #9aa4f866
 def _sample(y, most):
-    "Random positions, `most` of them and one of each class at least"
+    "`most` random positions, and at least one of each class"
     keep = np.random.default_rng(0).permutation(len(y))[:most]
     first = np.unique(y, return_index=True)[1]
     return np.union1d(keep, first)
 
 # %% ../../nbs/models/02_linear_heads.ipynb #65e11b1f
 def _get_layer(model, k):
-    "`(weight, bias)` of a fitted logistic regression; of two classes, each gets a row"
+    "`(weight, bias)` of a fitted logistic regression; with two classes, each gets a row"
     w, b = model.coef_, model.intercept_
     if k > 2: return w, b
     return np.r_[-w, w]/2, np.r_[-b, b]/2
@@ -61,7 +61,7 @@ def _softmax(z):
 
 # %% ../../nbs/models/02_linear_heads.ipynb #18546408
 def _cross_validate(x, y, units, c, balanced, most=4000):
-    "Temperature and accuracy; 1 and NaN where a class has too few units for folds"
+    "Temperature and accuracy; 1 and NaN if a class has too few units for folds"
     keep = np.random.default_rng(0).permutation(len(y))[:most]
     x, y, units = x[keep], y[keep], np.asarray(units)[keep]
     labels, codes = np.unique(y, return_inverse=True)
@@ -71,7 +71,7 @@ def _cross_validate(x, y, units, c, balanced, most=4000):
 
 # %% ../../nbs/models/02_linear_heads.ipynb #8dda2527
 def _get_store(x, y, units, k, balanced, mirror):
-    "The file of this head; its name holds the hash of everything that decides it"
+    "The file of this head; its name holds the hash of everything that determines it"
     digest = hashlib.sha256(json.dumps([k, balanced, 1]).encode())
     numbered = np.unique(units, return_inverse=True)[1]
     for array in (x, mirror, np.asarray(y, np.int64), numbered.astype(np.int64)):
@@ -80,7 +80,7 @@ def _get_store(x, y, units, k, balanced, mirror):
 
 # %% ../../nbs/models/02_linear_heads.ipynb #86523010
 def _read_head(store):
-    "The head that was kept; None where there is none or the file is damaged"
+    "The stored head; None if there is none or the file is damaged"
     if not store.exists(): return None
     try:
         with np.load(store) as arrays:
@@ -91,7 +91,7 @@ def _read_head(store):
 
 # %% ../../nbs/models/02_linear_heads.ipynb #6baf171e
 def _write_head(store, head):
-    "Keep the head; a disk that cannot be written is reported, not raised"
+    "Store the head; a disk that cannot be written is reported, not raised"
     delete_leftovers(store.parent, 600)
     temporary = store.with_name(f'.{store.name}.{os.getpid()}')
     try:
@@ -126,7 +126,7 @@ def get_reader(
     cache:bool, # read from the pixel cache
     *views,     # 'exact', 'wide'
 ):
-    "What `get_frozen_features` reads its batches with"
+    "A function that gives `get_frozen_features` its batches"
     def read(items, pre, batch_size):
         pixels = get_pixels(items, pre, *views, cache=cache)
         exact = pixels[0] if len(views) > 1 else pixels
@@ -135,7 +135,7 @@ def get_reader(
 
 # %% ../../nbs/models/02_linear_heads.ipynb #d7d406c4
 def _get_linear_layer(model):
-    "The model's last layer; None where it is not one linear layer"
+    "The model's last layer; None if it is not one linear layer"
     import torch
     names = model.pretrained_cfg.get('classifier')
     layer = model.get_classifier()
@@ -152,14 +152,14 @@ def _set_layer(layer, head):
 
 # %% ../../nbs/models/02_linear_heads.ipynb #da32fa6e
 def _get_probs(x, head, k):
-    "Calibrated probabilities `(n, k)` for features `(n, d)`, which may be none"
+    "Calibrated probabilities `(n, k)` for features `(n, d)`; n may be 0"
     if not len(x): return np.empty((0, k))
     z = x @ head['weight'].T + head['bias']
     return _softmax(z.astype(np.float64)/head['temperature'])
 
 # %% ../../nbs/models/02_linear_heads.ipynb #10defb17
 def _see(model, arch, items, pre, cache, views=('exact',), **kw):
-    "Features of the items; `views` are decoded together where they are kept"
+    "Features of the items; `views` are decoded together if they are cached"
     reader = get_reader(cache, *(views if cache else views[:1]))
     return get_frozen_features(items, arch, pre.size, pre.resize, model=model, batches=reader, **kw)
 
@@ -181,7 +181,7 @@ def fit_head(
     balanced:bool=False, # every class has the same weight
     mirror:bool=True,    # use the mirrored images too
     cache:bool=True,     # False: decode the files
-    until:float=None,    # `time.time()` when the features must be ready, else a `UserError`
+    until:float=None,    # deadline as `time.time()`; `UserError` if it will be missed
 )->dict:
     """Solve for the last layer: `c, temperature, accuracy, probs, seconds`; None if not linear
 
@@ -191,7 +191,7 @@ def fit_head(
     began = time.time()
     set_allocator()
     train, valid = [items[items.split == split] for split in ('train', 'valid')]
-    precision = 'auto' if len(items) > 500 else 'fp32'  # few images: bf16's rounding moves a head
+    precision = 'auto' if len(items) > 500 else 'fp32'  # with few images, bf16 alters the head
     how = dict(precision=precision, until=until)
     x, flipped = _see_training(model, arch, train, preprocessing, mirror, cache, len(valid), **how)
     classes = preprocessing.classes

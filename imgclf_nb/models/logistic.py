@@ -15,7 +15,7 @@ from ..core import UserError
 def fit_logistic(
     x,                   # features `(n, d)`
     y,                   # classes as numbers `(n,)`
-    c:float=1.,          # inverse of the penalty's strength
+    c:float=1.,          # inverse of the regularisation strength
     balanced:bool=False, # every class has the same weight
 ):
     "scikit-learn's logistic regression, fitted"
@@ -27,7 +27,7 @@ def fit_logistic(
 
 # %% ../../nbs/models/00_logistic.ipynb #4fb118ac
 def _count_folds(y, units, folds):
-    "At most as many folds as the smallest class has units; `UserError` where it has one"
+    "At most as many folds as the smallest class has units; `UserError` if it has only one"
     units_of_class = pd.Series(units).groupby(np.asarray(y)).nunique()
     folds = min(folds, int(units_of_class.min()))
     if folds >= 2: return folds
@@ -36,7 +36,7 @@ def _count_folds(y, units, folds):
 
 # %% ../../nbs/models/00_logistic.ipynb #52fed067
 def _choose_training(train, y, seed, most):
-    "At most `most` of a fold's training positions, in random order; `UserError` for one class"
+    "At most `most` of a fold's training positions, shuffled; `UserError` if one class is left"
     train = np.random.default_rng(seed).permutation(train)[:most]
     if len(np.unique(y[train])) >= 2: return train
     raise UserError("Too few groups of each class for cross-validation: add images or groups.",
@@ -53,7 +53,7 @@ def cross_predict(
     seed:int=0,          # of the folds
     most:int=20_000,     # images to fit on, at most
 )->np.ndarray:
-    "Probabilities `(n, classes)` by probes that saw nothing of the unit; `UserError` for few units"
+    "Probabilities `(n, classes)` by probes fitted without the unit; `UserError` for too few units"
     from sklearn.model_selection import StratifiedGroupKFold
     labels = np.unique(y)
     splitter = StratifiedGroupKFold(_count_folds(y, units, folds), shuffle=True, random_state=seed)
@@ -74,7 +74,7 @@ def choose_c(
     balanced:bool=False, # every class has the same weight
     most:int=4000,       # images used at most
 )->float:
-    "C with the smallest log loss in 3 folds; the middle one where a class has under 3 units"
+    "C with the smallest log loss in 3 folds; the middle one if a class has under 3 units"
     from sklearn.metrics import log_loss
     keep = np.random.default_rng(0).permutation(len(y))[:most]
     x, y, units = x[keep], y[keep], units[keep]

@@ -16,7 +16,7 @@ from ..datasets.cards import get_card
 from ..pixels import get_pixels, to_rgb
 
 # %% ../../nbs/training/01_augmentation_check.ipynb #08dd6266
-GRID = 15  # cells a side: how finely the parts of an image are tracked
+GRID = 15  # cells per side: how finely the parts of an image are tracked
 
 def _get_border(a):
     "The pixels of the outer four rows and columns, `(n, channels)`"
@@ -83,9 +83,9 @@ def _count_cells(numbers):
 
 # %% ../../nbs/training/01_augmentation_check.ipynb #8d2aa70e
 def _get_whole(before, after, share):
-    "The share of a cell that lies completely in the image: it may be scaled"
+    "The pixels of complete cells after a policy, divided by those before: the effect of scaling"
     seen = (share > 0).reshape(GRID, GRID).astype(np.uint8)
-    neighbours = np.ones((3, 3), np.uint8)  # a cell is whole where all of them are seen
+    neighbours = np.ones((3, 3), np.uint8)  # a cell is complete if all of them are seen
     surrounded = cv2.erode(seen, neighbours).ravel() > 0
     if not surrounded.any(): return share.max()
     return after[surrounded].sum()/before[surrounded].sum()
@@ -144,8 +144,8 @@ def count_results(
     epochs:int=2,   # times to read them
     workers:int=2,  # loader processes
 )->float:
-    "Share of results that are distinct, over epochs and workers; 1 where none repeats"
-    from imgclf_nb.training.loaders import count_distinct, get_dls  # fastai comes with it
+    "Share of results that are distinct, over epochs and workers; 1 if none repeats"
+    from imgclf_nb.training.loaders import count_distinct, get_dls  # imports fastai
     items = items.assign(label=preprocessing.classes[0])  # does not matter here, and may be unknown
     copies = [items.assign(split='train')]*workers
     same = pd.concat([*copies, items[:1].assign(split='valid')], ignore_index=True)
@@ -191,7 +191,7 @@ def measure_policies(
     dataset:str,    # for its card
     n:int=60,       # images to try
 )->pd.DataFrame:
-    """One row a policy: `distinct, survives, survives_worst, idle, implausible`
+    """One row per policy: `distinct, survives, survives_worst, idle, implausible`
 
     `distinct`: share over 2 epochs and 2 workers; `survives_worst`: in one of 20 images."""
     items = items.sample(min(n, len(items)), random_state=0).reset_index(drop=True)
