@@ -82,3 +82,12 @@ def get_imports(code, module):
 def pytest_collection_modifyitems(items):
     "Groups, which are long and stay on one worker, begin first; single tests fill what is left"
     items.sort(key=lambda o: o.get_closest_marker('xdist_group') is None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session):
+    "pytest 9.2 keeps xdist 3.8 from marking the groups: their fixtures would be set up on every worker"
+    if not getattr(session.config.option, 'loadgroup', False): return
+    grouped = [item for item in session.items if item.get_closest_marker('xdist_group')]
+    lost = [item.nodeid for item in grouped if '@' not in item.nodeid]
+    if lost: raise pytest.UsageError(f'{lost[0]} is not marked with its group: see pytest in settings.ini')

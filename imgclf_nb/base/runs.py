@@ -15,7 +15,8 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .machine import get_commit, get_environment
-from ..core import UserError, suggest_names, get_root, delete_leftovers, to_json_types, write_json, write_text
+from ..core import UserError, delete_leftovers, get_root, suggest_names
+from ..core import to_json_types, write_json, write_text
 
 # %% ../../nbs/base/01_runs.ipynb #f5884e6d
 def get_now()->str:
