@@ -79,9 +79,19 @@ def get_imports(code, module):
     return found - {''}
 
 
+LONGEST = ['resume', 'evaluation', 'studies', 'runs', 'stops', 'kernels', 'weights']  # groups of tests
+
+
+def get_rank(item):
+    "Where a test stands in the order: long groups first, tests without a group last"
+    mark = item.get_closest_marker('xdist_group')
+    if mark is None: return len(LONGEST) + 1
+    return LONGEST.index(mark.args[0]) if mark.args[0] in LONGEST else len(LONGEST)
+
+
 def pytest_collection_modifyitems(items):
-    "Groups, which are long and stay on one worker, begin first; single tests fill what is left"
-    items.sort(key=lambda o: o.get_closest_marker('xdist_group') is None)
+    "Long groups, each of which stays on one worker, begin first; single tests fill what is left"
+    items.sort(key=get_rank)
 
 
 @pytest.hookimpl(trylast=True)

@@ -10,10 +10,19 @@ from imgclf_nb.base.kernels import PRELOADED, can_fork
 HEAVY = {'torch', 'torchvision', 'timm', 'fastai', 'sklearn', 'scipy', 'cv2', 'imagehash', 'matplotlib', 'seaborn', 'albumentations', 'cleanlab',
     'papermill', 'nbclient', 'nbformat', 'jupyter_client', 'jupyter_core', 'IPython'}
 SLOWEST = {'torch', 'torchvision', 'timm', 'fastai', 'matplotlib'}
-EMPTY = '''core backbones fetching data splitting audit comparison commands base.runs base.parameters base.machine base.running datasets.archives datasets.sources datasets.retries
-    datasets.miniatures datasets.cards datasets.listing datasets.records images.preprocessing images.properties images.duplicates models.logistic models.features
-    auditing.label_errors auditing.grouping auditing.reviewer auditing.findings auditing.report stats.paired_tests results.paired_predictions results.leaderboard
-    results.studies training.subsets'''.split()  # these load nothing of HEAVY
+# these load nothing of HEAVY
+EMPTY = '''
+    audit auditing.evidence auditing.findings auditing.grouping auditing.label_errors
+    auditing.report auditing.reviewer backbones base.machine base.parameters base.running
+    base.runs commands comparison core data datasets.archives datasets.cards datasets.listing
+    datasets.miniatures datasets.records datasets.retries datasets.sources datasets.units
+    fetching images.duplicates images.preprocessing images.properties models.attention
+    models.embedding models.features models.image_rows models.logistic reporting.checklist
+    reporting.facts reporting.result_sections results.class_metrics results.consistency
+    results.leaderboard results.operating results.paired_predictions results.projects
+    results.studies splitting stats.contributions stats.coverage stats.paired_tests
+    stats.standard_errors training.subsets
+'''.split()
 LIGHT = ('stats', 'images', 'datasets', 'reporting')  # packages that load nothing of SLOWEST
 NO_FASTAI = 'pixels leakage training.augmentation_check baseline'.split()  # these may load torch
 
