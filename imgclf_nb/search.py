@@ -208,10 +208,10 @@ def _is_range(values):
     return values.nunique() == len(values) and bool((values > 0).all())
 
 # %% ../nbs/07d_search.ipynb #54b6bd48
-def _set_range(ax):
+def _set_range(ax, values):
     "A logarithmic axis with ticks at 1 and 3"
     from matplotlib.ticker import LogLocator
-    ax.set_xscale('log')
+    ax.set(xscale='log', xlim=(values.min()/2, values.max()*2))  # ticks need half a decade
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     ax.xaxis.set_major_formatter('{x:g}')
     ax.xaxis.set_minor_formatter('')
@@ -224,7 +224,7 @@ def _plot_parameter(ax, table, name):
     x = table[name] if numeric else table[name].map(order.index)
     ax.plot(x, table.log_loss, 'o', color='#0072B2', ms=4)
     ax.plot(x[:1], table.log_loss[:1], 'o', color='#D55E00', ms=6)
-    if numeric: _set_range(ax)
+    if numeric: _set_range(ax, x)
     else:
         ax.set_xticks(range(len(order)), [str(o) for o in order])
         ax.margins(x=.4)
