@@ -46,7 +46,7 @@ def test_each_decision_is_written_at_once_with_its_reason(pets):
     assert decided(pets)[1:] == [('dog/1.jpg', 'keep', '', 'copy: two labels'),
         ('cat/0.jpg', 'relabel', 'dog', 'label: says cat, looks like dog 0.97; dark')]
     assert r.current is None and r.progress == '3 of 3, 1 dropped, 1 relabelled'
-    with pytest.raises(UserError, match='looked at'): r.keep()
+    with pytest.raises(UserError, match='reviewed'): r.keep()
 
 
 def test_a_new_reviewer_goes_on_and_can_go_back(pets):
