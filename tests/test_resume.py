@@ -1,5 +1,10 @@
-"A training that is killed, stopped or breaks: what is kept, and that it goes on to the same end"
-import json, os, signal, subprocess, sys, time
+"A training that is killed, stopped or breaks: what is kept, and that it resumes to the same end"
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -7,42 +12,35 @@ from safetensors.numpy import load_file
 
 from conftest import ROOT, command
 
-read = lambda p: json.loads((p/'run.json').read_text())
 EXE = Path(sys.executable).parent
-RECIPE = '-p dataset pc_parts_mini -p weights none -p arch tf_efficientnet_lite0 -p size 64 -p epochs 6 -p patience 6 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'.split()
+RECIPE = '''-p dataset pc_parts_mini -p weights none -p arch mobilenetv3_small_050 -p size 32 -p epochs 6
+    -p patience 6 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'''.split()
+LINES = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    start_new_session=True)
 
 
-def start(run, *more, env=None, own=False):
-    "04 in the background; the kernel's lines are printed as they come. own: a kernel that is a child of papermill, for what is killed"
+def read(folder):
+    "A run's run.json"
+    return json.loads((folder/'run.json').read_text())
+
+
+def start(run, *more, **env):
+    "04 in the background; the kernel's lines are printed as they come"
     run.mkdir(exist_ok=True)
-    env = {**(env or os.environ), **({'IMGCLF_FORK': '0'} if own else {})}
-    args = [EXE/'papermill', '--log-output', 'nbs/04_train.ipynb', run/'out.ipynb', '-p', 'run', run, *RECIPE, *more]
-    return subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=env)
+    args = [EXE/'papermill', '--log-output', 'nbs/04_train.ipynb', run/'out.ipynb', '-p', 'run', run]
+    args = [str(arg) for arg in [*args, *RECIPE, *more]]
+    return subprocess.Popen(args, cwd=ROOT, env={**os.environ, **env}, **LINES)
 
 
-def get_descendants(pid):
-    "Processes that this one started, and theirs"
-    def parent(o):
-        try: return int(Path(f'/proc/{o}/stat').read_text().rsplit(')', 1)[1].split()[1])
-        except (OSError, IndexError): return None  # it ended meanwhile
-    pairs = [(o, parent(o)) for o in map(int, filter(str.isdigit, os.listdir('/proc')))]
-    own, new = [], [pid]
-    while new: own, new = own + new, [o for o,up in pairs if up in new]
-    return own[1:]
+def get_parent(pid):
+    "The process that started this one; None if it has ended"
+    try: return int(Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[1])
+    except (OSError, IndexError): return None
 
 
-def kill_all(p):
-    "kill -9 for papermill and its kernel, and wait until both are gone"
-    pids = get_descendants(p.pid)
-    assert pids, 'there is no kernel'
-    p.kill(); p.wait()
-    for o in pids:
-        try: os.kill(o, signal.SIGKILL)
-        except ProcessLookupError: pass
-    until = time.time() + 60
-    while any(is_alive(o) for o in pids):
-        assert time.time() < until, f'{pids} do not end'
-        time.sleep(.05)
+def get_children(pid):
+    "Processes that this one started"
+    return [int(o) for o in os.listdir('/proc') if o.isdigit() and get_parent(o) == pid]
 
 
 def is_alive(pid):
@@ -50,10 +48,39 @@ def is_alive(pid):
     except OSError: return False
 
 
+def wait_until_gone(pid, seconds=60):
+    until = time.time() + seconds
+    while is_alive(pid):
+        assert time.time() < until, f'{pid} does not end'
+        time.sleep(.05)
+
+
+def kill_all(p, kernel):
+    "kill -9 for papermill and its kernel; wait until both are gone"
+    os.kill(kernel, signal.SIGKILL)
+    p.kill()
+    p.wait()
+    wait_until_gone(kernel)
+
+
 def wait_for(p, text):
     for line in p.stdout:
         if text in line: return line
     raise AssertionError(f'{text} never came')
+
+
+def get_startup(folder, code=''):
+    "An environment in which every kernel first writes its process number, then runs this code"
+    startup = folder/'ipython'/'profile_default'/'startup'
+    startup.mkdir(parents=True, exist_ok=True)
+    say = f"import os, pathlib\npathlib.Path({str(folder/'kernel')!r}).write_text(str(os.getpid()))"
+    (startup/'00.py').write_text(f'{say}\n{code}')
+    return dict(IPYTHONDIR=str(folder/'ipython'))
+
+
+def get_kernel(folder):
+    "The process number of the kernel that started last in this environment"
+    return int((folder/'kernel').read_text())
 
 
 @pytest.fixture(scope='module')
@@ -74,17 +101,20 @@ def check_same(a, b):
 
 @pytest.mark.xdist_group('resume')
 def test_papermill_killed_and_the_same_command_again(whole, tmp_path):
-    "papermill is killed and leaves its kernel, which ends by itself or is waited for; the same command at once afterwards ends with the same bits"
-    p = start(tmp_path/'run', own=True)
+    """papermill is killed and leaves its kernel, a child of its own, which ends by itself or is
+    waited for; the same command immediately afterwards ends with the same bits"""
+    p = start(tmp_path/'run', IMGCLF_FORK='0')
     wait_for(p, 'epoch 2/6')
-    kernels = get_descendants(p.pid)
-    p.kill(); p.wait()
+    kernels = get_children(p.pid)
+    p.kill()
+    p.wait()
     assert kernels
     again = start(tmp_path/'run')
     out, _ = again.communicate(timeout=300)
     assert again.returncode == 0, out
     r = read(tmp_path/'run')
-    assert r['status'] == 'done' and len(r['resumed']) == 1 and r['resumed'][0]['epoch'] >= 1 and 'resuming from epoch' in out
+    assert r['status'] == 'done' and len(r['resumed']) == 1 and r['resumed'][0]['epoch'] >= 1
+    assert 'resuming from epoch' in out
     check_same(whole, tmp_path/'run')
 
 
@@ -101,53 +131,62 @@ def stay(self):
     time.sleep(600)
 Checkpoint.__init__, Checkpoint.after_batch = often, stay
 """
-
-
-def get_startup(tmp_path, code):
-    "An environment in which every kernel runs this code first"
-    (startup := tmp_path/'ipython/profile_default/startup').mkdir(parents=True, exist_ok=True)
-    (startup/'00.py').write_text(code)
-    return dict(os.environ, IPYTHONDIR=str(tmp_path/'ipython'))
+BEGINS = """
+import time
+from imgclf_nb.training.checkpoints import Checkpoint
+def stay(self):
+    print('waiting to be killed', flush=True)
+    time.sleep(600)
+Checkpoint.before_fit = stay
+"""
 
 
 @pytest.mark.xdist_group('resume')
 @pytest.mark.parametrize('place', [(1, 0), (4, 1)], ids=['early', 'late'])
 def test_kill_9_in_the_middle_of_an_epoch(place, whole, tmp_path):
-    "papermill and its kernel are killed after a step that is not an epoch's last; once more while the run only begins; it ends with the same bits, and `resumed` has one entry, the true one"
-    p = start(tmp_path/'run', env=get_startup(tmp_path, SLOW.replace('PLACE', str(place))), own=True)
+    """papermill and its kernel are killed after a step that is not an epoch's last, and once more
+    while the run only begins; it ends with the same bits, and `resumed` has one entry, the true one"""
+    run = tmp_path/'run'
+    env = get_startup(tmp_path, SLOW.replace('PLACE', str(place)))
+    p = start(run, **env)
     wait_for(p, 'waiting to be killed')
-    kill_all(p)
-    (left := tmp_path/'run/.checkpoint.safetensors.999999999').touch()  # of a writer that was killed
-    p = start(tmp_path/'run', own=True)
-    wait_for(p, 'weights: ')  # before anything is trained
-    kill_all(p)
-    assert read(tmp_path/'run')['resumed'] == [] and not left.exists()
-    again = start(tmp_path/'run')
+    kill_all(p, get_kernel(tmp_path))
+    left = run/'.checkpoint.safetensors.999999999'  # of a writer that was killed
+    left.touch()
+    p = start(run, **get_startup(tmp_path, BEGINS))
+    wait_for(p, 'waiting to be killed')
+    kill_all(p, get_kernel(tmp_path))
+    assert read(run)['resumed'] == [] and not left.exists()
+    again = start(run)
     out, _ = again.communicate(timeout=300)
     assert again.returncode == 0, out
-    r = read(tmp_path/'run')
-    assert [(o['epoch'], o['step']) for o in r['resumed']] == [(place[0], place[1] + 1)] and f"resuming from epoch {place[0]+1}, step {place[1]+2}" in out
-    check_same(whole, tmp_path/'run')
+    epoch, step = place[0], place[1] + 1
+    assert [(o['epoch'], o['step']) for o in read(run)['resumed']] == [(epoch, step)]
+    assert f'resuming from epoch {epoch+1}, step {step+1}' in out
+    check_same(whole, run)
 
 
 @pytest.mark.xdist_group('resume')
 def test_the_run_says_how_it_was_computed(whole):
     r = read(whole)
-    assert r['allocator'] in ('mallopt', 'default') and r['way']['precision'] == 'fp32' and r['events'] == [] and r['checkpoint_seconds'] > 0
+    assert r['allocator'] in ('mallopt', 'default') and r['way']['precision'] == 'fp32'
+    assert r['events'] == [] and r['checkpoint_seconds'] > 0
 
 
 @pytest.mark.xdist_group('resume')
 def test_ctrl_c_keeps_everything(whole, tmp_path):
     "imgclf_run is stopped by Ctrl-C in its terminal: one sentence, the state kept, the same command goes on"
-    args = [EXE/'imgclf_run', 'pc_parts_mini', '--run', tmp_path/'run', *RECIPE[3:]]
-    p = subprocess.Popen(list(map(str, args)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    args = ['imgclf_run', 'pc_parts_mini', '--run', tmp_path/'run', *RECIPE[3:]]
+    p = subprocess.Popen([str(arg) for arg in [EXE/args[0], *args[1:]]], cwd=ROOT, **LINES,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     wait_for(p, 'epoch 2/6')
     os.kill(p.pid, signal.SIGINT)
-    out = p.stdout.read(); p.wait(timeout=60)
+    out = p.stdout.read()
+    p.wait(timeout=60)
     assert p.returncode != 0 and 'the same command resumes' in out and 'Traceback' not in out, out
-    assert (tmp_path/'run'/'checkpoint.safetensors').exists() and 'resumes' in read(tmp_path/'run')['error']['message']
-    rc, out = command('imgclf_run', *args[1:])
+    assert (tmp_path/'run'/'checkpoint.safetensors').exists()
+    assert 'resumes' in read(tmp_path/'run')['error']['message']
+    rc, out = command(*args)
     assert rc == 0 and 'resuming from epoch' in out, out
     x, y = load_file(whole/'model.safetensors'), load_file(tmp_path/'run'/'model.safetensors')
     assert all((x[k] == y[k]).all() for k in x)
@@ -156,15 +195,19 @@ def test_ctrl_c_keeps_everything(whole, tmp_path):
 @pytest.mark.xdist_group('stops')
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     "Another model in the same folder: a sentence, and the file stays"
-    p = start(tmp_path/'run', own=True); wait_for(p, 'epoch 3/6'); kill_all(p)
-    kept = (tmp_path/'run'/'checkpoint.safetensors').read_bytes()
-    r = read(tmp_path/'run')
+    run = tmp_path/'run'
+    p = start(run, **get_startup(tmp_path))
+    wait_for(p, 'epoch 3/6')
+    kill_all(p, get_kernel(tmp_path))
+    kept = (run/'checkpoint.safetensors').read_bytes()
+    r = read(run)
     r['parameters']['arch'] = 'resnet10t'
-    (tmp_path/'run'/'run.json').write_text(json.dumps(r))
-    other = start(tmp_path/'run', '-p', 'arch', 'resnet10t')
+    (run/'run.json').write_text(json.dumps(r))
+    other = start(run, '-p', 'arch', 'resnet10t')
     out, _ = other.communicate(timeout=200)
-    assert other.returncode != 0 and "arch was 'tf_efficientnet_lite0' and is 'resnet10t'" in out and 'Delete it' in out
-    assert (tmp_path/'run'/'checkpoint.safetensors').read_bytes() == kept
+    assert other.returncode != 0 and 'Delete it' in out
+    assert "arch was 'mobilenetv3_small_050' and is 'resnet10t'" in out
+    assert (run/'checkpoint.safetensors').read_bytes() == kept
 
 
 POISON = """
@@ -180,7 +223,7 @@ EpochLine.after_batch = poison
 @pytest.mark.xdist_group('stops')
 def test_a_loss_that_is_no_number(tmp_path):
     "The weights break after the second step of the third epoch: the run stops, names the next step and what to do, and keeps the state from before"
-    p = start(tmp_path/'run', env=get_startup(tmp_path, POISON.replace('PLACE', '(self.epoch, self.iter) == (2, 1)')))
+    p = start(tmp_path/'run', **get_startup(tmp_path, POISON.replace('PLACE', '(self.epoch, self.iter) == (2, 1)')))
     out, _ = p.communicate(timeout=300)
     r = read(tmp_path/'run')
     assert p.returncode != 0 and r['status'] == 'failed' and r['error']['parameter'] == 'lr'
@@ -190,10 +233,12 @@ def test_a_loss_that_is_no_number(tmp_path):
     assert (facts['epoch'], facts['step']) == (2, 0) and len(facts['history']) == 2
 
 
+KEEPS_PROBE = '-p arch tf_efficientnet_lite0 -p weights auto -p epochs 1 -p ema 0.0'.split()
+
 @pytest.mark.xdist_group('stops')
 def test_a_training_that_breaks_in_its_last_step_keeps_the_probe(tmp_path):
     "One epoch whose last step ends with broken weights: the head on the frozen body is the model, and run.json says why"
-    p = start(tmp_path/'run', *'-p weights auto -p epochs 1 -p ema 0.0'.split(), env=get_startup(tmp_path, POISON.replace('PLACE', 'self.iter + 1 == self.n_iter')))
+    p = start(tmp_path/'run', *KEEPS_PROBE, **get_startup(tmp_path, POISON.replace('PLACE', 'self.iter + 1 == self.n_iter')))
     out, _ = p.communicate(timeout=300)
     assert p.returncode == 0, out
     r = read(tmp_path/'run')
@@ -215,7 +260,7 @@ Trainer._accumulate = small
 @pytest.mark.xdist_group('stops')
 def test_an_event_of_the_memory_is_kept(tmp_path):
     "A memory that holds four images: the run ends as it would, in parts of the same steps, and run.json says so"
-    p = start(tmp_path/'run', '-p', 'epochs', '1', env=get_startup(tmp_path, MEMORY))
+    p = start(tmp_path/'run', '-p', 'epochs', '1', **get_startup(tmp_path, MEMORY))
     out, _ = p.communicate(timeout=300)
     assert p.returncode == 0, out
     events = read(tmp_path/'run')['events']
