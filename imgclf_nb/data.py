@@ -10,6 +10,7 @@ import hashlib, re
 from pathlib import Path
 
 import numpy as np, pandas as pd
+from PIL import Image
 
 from .base.machine import get_plt
 from .core import UserError
@@ -220,13 +221,14 @@ def get_summary(
     return counts.rename_axis(columns=None)
 
 # %% ../nbs/01_data.ipynb #9fec30ed
-def _show_row(axs, paths):
-    "Draw an image into each of the axes"
-    for ax in axs: ax.axis('off')
-    for ax,path in zip(axs, paths):
-        im = open_image(path, at_least=160)
-        im.thumbnail((160, 160))
-        ax.imshow(im)
+def _make_strip(paths, tiles, side=160, gap=8):
+    "Images side by side, each centred in a square tile; one image is drawn faster than many"
+    strip = Image.new('RGB', (tiles*(side + gap) - gap, side), 'white')
+    for i,path in enumerate(paths):
+        im = open_image(path, at_least=side)
+        im.thumbnail((side, side))
+        strip.paste(im, (i*(side + gap) + (side - im.width)//2, (side - im.height)//2))
+    return strip
 
 # %% ../nbs/01_data.ipynb #d132dc5a
 def show_items(
@@ -239,11 +241,11 @@ def show_items(
     "A grid of images, one row per class; returns the `Figure`"
     labels = sorted(items.label.unique())[:classes]
     size = (per_class*side + .4, len(labels)*(side + .25))
-    fig, axs = get_plt().subplots(len(labels), per_class, figsize=size, squeeze=False,
-        layout='constrained')
-    for row,label in zip(axs, labels):
+    fig, axs = get_plt().subplots(len(labels), figsize=size, squeeze=False, layout='constrained')
+    for ax,label in zip(axs.flat, labels):
         paths = items.path[items.label == label]
         chosen = paths.sample(min(per_class, len(paths)), random_state=seed)
-        _show_row(row, chosen)
-        row[0].set_title(f'{label} ({len(paths)})', fontsize=8, loc='left')
+        ax.imshow(_make_strip(chosen, per_class))
+        ax.set_title(f'{label} ({len(paths)})', fontsize=8, loc='left')
+        ax.axis('off')
     return fig

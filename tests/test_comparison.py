@@ -6,6 +6,7 @@ import numpy as np, pandas as pd
 import pytest
 
 from conftest import ROOT, command
+from imgclf_nb.base.kernels import KernelServer, can_fork
 from test_weights import hub, weights
 
 read = lambda p: json.loads((p/'run.json').read_text())
@@ -202,13 +203,19 @@ def test_a_killed_study_loses_no_finished_run(tmp_path):
 
 
 @pytest.mark.xdist_group('studies')  # long ones begin early
-def test_models_from_a_hub_and_one_without_weights(weights, tmp_path):
+def test_models_from_a_hub_and_one_without_weights(weights, tmp_path, monkeypatch):
     "07b with pretrained weights from a server of our own; a model that the server does not have is left out with the reason"
     (tmp_path/'study').mkdir()
-    env = {k: '' for k in os.environ if k.lower() in ('http_proxy', 'https_proxy', 'all_proxy')}
+    for name in os.environ:
+        if name.lower() in ('http_proxy', 'https_proxy', 'all_proxy'): monkeypatch.setenv(name, '')
     with hub(weights[0]) as (endpoint, asked):
-        rc, out = command('papermill', 'nbs/07b_model_study.ipynb', tmp_path/'study'/'out.ipynb', '-y', 'archs: [test_resnet, resnet18]', '-y', 'scratch: [tutorial_cnn]', '-p', 'run', 'study',
-            '-p', 'size', '32', IMGCLF_RUNS=str(tmp_path), HF_HOME=str(tmp_path/'hf'), HF_ENDPOINT=endpoint, HF_HUB_OFFLINE='0', HF_HUB_DISABLE_XET='1', **env)
+        own = dict(HF_HOME=tmp_path/'hf', HF_ENDPOINT=endpoint, HF_HUB_OFFLINE=0, HF_HUB_DISABLE_XET=1)
+        for name,value in own.items(): monkeypatch.setenv(name, str(value))
+        # libraries read these while they load: the kernels need a server of their own
+        if can_fork(): monkeypatch.setenv('IMGCLF_KERNELS', KernelServer().wait().path)
+        rc, out = command('papermill', 'nbs/07b_model_study.ipynb', tmp_path/'study'/'out.ipynb',
+            '-y', 'archs: [test_resnet, resnet18]', '-y', 'scratch: [tutorial_cnn]',
+            '-p', 'run', 'study', '-p', 'size', '32', IMGCLF_RUNS=str(tmp_path))
     assert rc == 0 and asked, out[-3000:]
     r = read(tmp_path/'study')
     assert [(m['arch'], m['pretrained']) for m in r['models']] == [('test_resnet', True), ('tutorial_cnn', False)]

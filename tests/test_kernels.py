@@ -52,14 +52,26 @@ def is_gone(pid, seconds=20):
     return not Path(f'/proc/{pid}').exists()
 
 
-def test_the_same_weights_as_in_a_process_of_its_own(served, tmp_path):
-    both = dict(
-        forked=start(tmp_path/'forked', served, **SMALL),
-        plain=start(tmp_path/'plain', {**served, 'IMGCLF_FORK': '0'}, **SMALL))
-    forked = {name: is_forked(int(p.stdout.readline())) for name,p in both.items()}
-    assert forked == dict(forked=True, plain=False)
-    for p in both.values(): assert p.wait(timeout=300) == 0, p.stderr.read()
-    a, b = [load_file(tmp_path/name/'model.safetensors') for name in both]
+@pytest.fixture(scope='module')
+def plain(served, tmp_path_factory):
+    "A run where the server cannot be reached: the kernel's process number was a fork, the run"
+    folder = tmp_path_factory.mktemp('plain')
+    p = start(folder/'run', {**served, 'IMGCLF_KERNELS': str(folder/'nobody')}, **SMALL)
+    forked = is_forked(int(p.stdout.readline()))
+    assert p.wait(timeout=300) == 0, p.stderr.read()
+    return forked, folder/'run'
+
+
+def test_without_a_server_it_is_an_ordinary_process(plain):
+    forked, run = plain
+    assert not forked and (run/'model.safetensors').exists()
+
+
+def test_the_same_weights_as_in_a_process_of_its_own(served, plain, tmp_path):
+    p = start(tmp_path/'run', served, **SMALL)
+    assert is_forked(int(p.stdout.readline()))
+    assert p.wait(timeout=300) == 0, p.stderr.read()
+    a, b = [load_file(run/'model.safetensors') for run in (tmp_path/'run', plain[1])]
     assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
 
 
@@ -80,12 +92,6 @@ def test_a_killed_kernel_is_said(served, tmp_path):
     os.kill(kernel, signal.SIGKILL)
     _, err = p.communicate(timeout=120)
     assert p.returncode == 1 and 'ended from outside' in err, err
-
-
-def test_without_a_server_it_is_an_ordinary_process(tmp_path, served):
-    p = start(tmp_path/'run', {**served, 'IMGCLF_KERNELS': str(tmp_path/'nobody')}, **SMALL)
-    assert not is_forked(int(p.stdout.readline()))
-    assert p.wait(timeout=300) == 0, p.stderr.read()
 
 
 LOOK = '''

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from conftest import ROOT, command
+from conftest import ROOT, command, get_kernel, get_startup
 
 EXE = Path(sys.executable).parent
 RECIPE = '''-p dataset pc_parts_mini -p weights none -p arch mobilenetv3_small_050 -p size 32 -p epochs 6
@@ -67,20 +67,6 @@ def wait_for(p, text):
     for line in p.stdout:
         if text in line: return line
     raise AssertionError(f'{text} never came')
-
-
-def get_startup(folder, code=''):
-    "An environment in which every kernel first writes its process number, then runs this code"
-    startup = folder/'ipython'/'profile_default'/'startup'
-    startup.mkdir(parents=True, exist_ok=True)
-    say = f"import os, pathlib\npathlib.Path({str(folder/'kernel')!r}).write_text(str(os.getpid()))"
-    (startup/'00.py').write_text(f'{say}\n{code}')
-    return dict(IPYTHONDIR=str(folder/'ipython'))
-
-
-def get_kernel(folder):
-    "The process number of the kernel that started last in this environment"
-    return int((folder/'kernel').read_text())
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from conftest import ROOT, command
+from conftest import ROOT, command, get_kernel, get_startup
 from imgclf_nb.base.kernels import can_fork
 from imgclf_nb.base.parameters import check_parameters
 from imgclf_nb.base.running import run_notebook
@@ -147,36 +147,16 @@ def test_from_the_notebooks_folder(tmp_path):
     assert 'chest_xray_mini' in message
 
 
-def get_parent(pid):
-    "The number of a process's parent"
-    try: return int(Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[1])
-    except (OSError, IndexError): return None  # it ended meanwhile
-
-
-def get_command(pid):
-    "The command with which a process was started"
-    try: return Path(f'/proc/{pid}/cmdline').read_text()
-    except OSError: return ''  # it ended meanwhile
-
-
-def find_kernels(parent):
-    "The numbers of a process's kernels"
-    pids = [int(name) for name in os.listdir('/proc') if name.isdigit()]
-    return [pid for pid in pids if get_parent(pid) == parent and 'ipykernel' in get_command(pid)]
-
-
 def test_a_killed_kernel_leaves_a_run_that_resumes(tmp_path):
     "kill -9 on the kernel: a sentence, the run says failed; the same command finishes it"
     run = tmp_path/'run'
     args = ['imgclf_run', 'pc_parts_mini', '--run', str(run), '-p', 'epochs', '3']
-    own = {**os.environ, 'IMGCLF_FORK': '0'}  # its kernels are its children
-    p = subprocess.Popen([str(Path(sys.executable).parent/args[0]), *args[1:]], cwd=ROOT, env=own,
+    env = {**os.environ, **get_startup(tmp_path)}
+    p = subprocess.Popen([str(Path(sys.executable).parent/args[0]), *args[1:]], cwd=ROOT, env=env,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in p.stdout:
         if line.startswith('head:'): break  # the kernel is at work, the first epoch begins
-    kernels = find_kernels(p.pid)
-    assert kernels
-    for pid in kernels: os.kill(pid, signal.SIGKILL)
+    os.kill(get_kernel(tmp_path), signal.SIGKILL)
     out = p.stdout.read()
     p.wait(timeout=120)
     assert p.returncode != 0 and 'ended from outside' in out and 'Traceback' not in out, out
@@ -259,7 +239,8 @@ def train_small(folder, seed):
     "The weights of a small network, trained from scratch on the CPU"
     cpu = {} if can_fork() else dict(CUDA_VISIBLE_DEVICES='')  # without a GPU kernels are forked
     rc, out = papermill(f'{folder}.ipynb', '-p', 'run', folder, '-p', 'seed', str(seed),
-        '-p', 'weights', 'none', '-p', 'arch', 'small_cnn', '-p', 'epochs', '1', **cpu)
+        '-p', 'weights', 'none', '-p', 'arch', 'small_cnn', '-p', 'size', '32', '-p', 'epochs', '1',
+        **cpu)
     assert rc == 0, out
     return load_file(folder/'model.safetensors')
 

@@ -6,7 +6,7 @@
 __all__ = ['TimeUp', 'get_defaults', 'run_notebook']
 
 # %% ../../nbs/base/04_running.ipynb #dabc4a8b
-import ast, os, signal, sys, threading
+import ast, json, os, signal, sys, threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -83,18 +83,23 @@ def _pass_on_interrupts():
 def get_defaults(
     notebook:str, # its name in nbs/
 )->dict:
-    "Its parameters with their defaults"
-    import papermill
-    found = papermill.inspect_notebook(str(get_root()/'nbs'/f'{notebook}.ipynb'))
-    return {name: ast.literal_eval(parameter['default']) for name,parameter in found.items()}
+    "Its parameters with their defaults, from the cell tagged `parameters`"
+    path = get_root()/'nbs'/f'{notebook}.ipynb'
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    tagged = [cell for cell in cells if 'parameters' in cell['metadata'].get('tags', [])]
+    lines = [line for cell in tagged for line in ast.parse(''.join(cell['source'])).body]
+    given = [line for line in lines if isinstance(line, ast.AnnAssign)]
+    return {line.target.id: ast.literal_eval(line.value) for line in given}
 
 # %% ../../nbs/base/04_running.ipynb #567b96e0
 def _execute(notebook, out, parameters, quiet):
     "Execute a notebook with papermill"
     import papermill
     import imgclf_nb.base.kernels  # papermill finds its PrivateKernel by name
+    from imgclf_nb.base.engine import ENGINE
     papermill.execute_notebook(
         get_root()/'nbs'/f'{notebook}.ipynb', out, parameters,
+        engine_name=ENGINE,
         kernel_name='python3',
         kernel_manager_class='imgclf_nb.base.kernels.PrivateKernel',
         progress_bar=False,
