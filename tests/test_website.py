@@ -1,4 +1,4 @@
-"The site: three of its pages are rendered with its real settings and looked at in headless Chromium"
+"The site: three of its pages, rendered with its real settings, are opened in headless Chromium"
 import shutil
 
 import pytest, yaml

@@ -20,14 +20,15 @@ from urllib.request import urlopen
 WIDE, NARROW = 1400, 400  # a laptop's window and a phone, in CSS pixels
 MOST_BYTES = 1_000_000  # one page with all that it loads, uncompressed
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
-FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--remote-debugging-port=0',
-    '--disable-background-networking', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1')
+FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
+    '--disable-background-networking', '--remote-debugging-port=0',
+    '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1')
 
 # What a page looks like at the width that the window has
 MEASURE = r"""(() => {
-  const longest = text => text.split('\n').reduce((a, b) => b.length > a.length ? b : a, '')
+  const longest = text => text.split('\n').reduce((a, b) => b.length > a.length ? b : a)
   const scrolls = e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX)
-  const inScroller = e => { for (; e.tagName != 'MAIN'; e = e.parentElement) if (scrolls(e)) return true }
+  const inScroller = e => e.tagName != 'MAIN' && (scrolls(e) || inScroller(e.parentElement))
   const edge = document.documentElement.clientWidth
   const isOut = e => e.getBoundingClientRect().width && e.getBoundingClientRect().right > edge + 1
   const main = document.querySelector('main')
@@ -37,7 +38,8 @@ MEASURE = r"""(() => {
     cut: code.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => longest(e.innerText)),
     out: [...main.querySelectorAll('*')].filter(e => isOut(e) && !inScroller(e))
       .map(e => `<${e.tagName.toLowerCase()}> ${e.textContent.trim().slice(0, 60)}`),
-    unseen: [...main.querySelectorAll('img')].filter(e => !e.naturalWidth).map(e => e.src.slice(-60)),
+    unseen: [...main.querySelectorAll('img')].filter(e => !e.naturalWidth)
+      .map(e => e.src.slice(-60)),
     lightness: getComputedStyle(document.body).backgroundColor.match(/\d+/g).slice(0, 3)
       .reduce((a, b) => a + Number(b), 0) / 765,
   }
@@ -63,18 +65,23 @@ def is_used(selectors: str, words: set) -> bool:
 
 def slim_stylesheet(text: str, words: set) -> str:
     """A stylesheet without imports from elsewhere and without rules that nothing uses."""
+
+    def keep(rule):
+        return rule[0] if is_used(rule[1], words) else ''
+
     text = re.sub(r'@import\s+url\([^)]*\);?', '', text)
-    keep = lambda rule: rule[0] if is_used(rule[1], words) else ''
     text = re.sub(r'([^{}@;]+)\{[^{}]*\}', keep, text)
     return re.sub(r'@(media|supports)[^{}]*\{\s*\}', '', text)
 
 
 def slim(folder: Path) -> None:
-    """Write the themes and the icons' stylesheet of a site anew, without what its pages do not use."""
+    """Take out of a site's themes and icons what its pages do not use."""
     words = get_words(folder)
     libraries = folder/'site_libs'
-    for path in [*libraries.glob('themes/*.css'), libraries/'bootstrap-icons'/'bootstrap-icons.min.css']:
-        path.write_text(slim_stylesheet(path.read_text(encoding='utf-8'), words), encoding='utf-8')
+    icons = libraries/'bootstrap-icons'/'bootstrap-icons.min.css'
+    for path in [*libraries.glob('themes/*.css'), icons]:
+        text = slim_stylesheet(path.read_text(encoding='utf-8'), words)
+        path.write_text(text, encoding='utf-8')
 
 
 # ---- what the files say
@@ -155,8 +162,9 @@ class Tab:
 
     def evaluate(self, script: str):
         """The value of a script in the page."""
-        result = self.send('Runtime.evaluate', expression=script, returnByValue=True, awaitPromise=True)
-        if 'exceptionDetails' in result: raise RuntimeError(result['exceptionDetails']['exception']['description'])
+        options = dict(returnByValue=True, awaitPromise=True)
+        result = self.send('Runtime.evaluate', expression=script, **options)
+        if 'exceptionDetails' in result: raise RuntimeError(f"{result['exceptionDetails']}")
         return result['result'].get('value')
 
     def look(self, width: int, dark: bool = False) -> dict:
@@ -177,7 +185,8 @@ def wait_for_address(profile: Path, seconds: float = 30) -> str:
         if time.monotonic() > until: raise TimeoutError(f'no browser after {seconds:g} seconds')
         time.sleep(.05)
     with urlopen(f'http://127.0.0.1:{note.read_text().split()[0]}/json/list') as answer:
-        return next(tab['webSocketDebuggerUrl'] for tab in json.load(answer) if tab['type'] == 'page')
+        tabs = json.load(answer)
+    return next(tab['webSocketDebuggerUrl'] for tab in tabs if tab['type'] == 'page')
 
 
 @contextmanager
@@ -193,22 +202,32 @@ def open_tab():
             process.wait(30)
 
 
+def get_errors(tab: Tab) -> list:
+    """Errors in the console since the page was opened."""
+    entries = [event['entry'] for event in tab.get_events('Log.entryAdded')]
+    thrown = [event['exceptionDetails'] for event in tab.get_events('Runtime.exceptionThrown')]
+    calls = tab.get_events('Runtime.consoleAPICalled')
+    bad = [entry for entry in entries if entry['level'] == 'error']
+    logged = [f"{entry['text']} {entry.get('url', '')}" for entry in bad]
+    shouts = [call for call in calls if call['type'] == 'error']
+    printed = [f"{value.get('value')}" for call in shouts for value in call['args']]
+    return logged + printed + [details['text'] for details in thrown]
+
+
 def find_load_problems(tab: Tab, base: str) -> list:
-    """Errors in the console, requests to elsewhere and too many bytes, since the page was opened."""
+    """Errors in the console, requests to elsewhere, too many bytes, since the page was opened."""
     urls = [event['request']['url'] for event in tab.get_events('Network.requestWillBeSent')]
     outside = [url for url in urls if not url.startswith((f'{base}/', 'data:', 'blob:'))]
-    entries = [event['entry'] for event in tab.get_events('Log.entryAdded')]
-    errors = [f"{e['text']} {e.get('url', '')}" for e in entries if e['level'] == 'error']
-    thrown = [e['exceptionDetails']['text'] for e in tab.get_events('Runtime.exceptionThrown')]
-    printed = [str(e['args'][0].get('value')) for e in tab.get_events('Runtime.consoleAPICalled') if e['type'] == 'error']
-    size = sum(event['encodedDataLength'] for event in tab.get_events('Network.loadingFinished'))
+    sizes = [event['encodedDataLength'] for event in tab.get_events('Network.loadingFinished')]
     problems = [f'asks elsewhere: {url}' for url in outside]
-    problems += [f'console: {text}' for text in errors + thrown + printed]
-    return problems + ([f'loads {size:,.0f} bytes, more than {MOST_BYTES:,}'] if size > MOST_BYTES else [])
+    problems += [f'console: {text}' for text in get_errors(tab)]
+    if sum(sizes) > MOST_BYTES:
+        problems.append(f'loads {sum(sizes):,.0f} bytes, more than {MOST_BYTES:,}')
+    return problems
 
 
 def find_look_problems(tab: Tab) -> list:
-    """What does not fit or cannot be seen, on a laptop and on a phone, in the light and in the dark."""
+    """What does not fit or cannot be seen, on a laptop and on a phone, light and dark."""
     narrow, dark, wide = tab.look(NARROW), tab.look(WIDE, dark=True), tab.look(WIDE)
     problems = [f'a code line is cut off at {WIDE}: {line}' for line in wide['cut']]
     problems += [f'an image does not load: {src}' for src in wide['unseen']]
@@ -222,7 +241,8 @@ def find_look_problems(tab: Tab) -> list:
 
 def find_problems(folder: Path, pages: list | None = None) -> dict:
     """What is wrong with each page of a site (all pages by default), by the page's name."""
-    pages = pages or sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.html'))
+    every = [path.relative_to(folder).as_posix() for path in folder.rglob('*.html')]
+    pages = pages or sorted(every)
     found = {}
     with serve(folder) as base, open_tab() as tab:
         for page in pages:
@@ -237,7 +257,8 @@ def check(folder: Path) -> int:
     if find_browser() is None:
         print('No Chromium here: the pages were read, not looked at.')
     else:
-        lines += [f'{page}: {problem}' for page, problems in find_problems(folder).items() for problem in problems]
+        found = find_problems(folder)
+        lines += [f'{page}: {problem}' for page in found for problem in found[page]]
     print('\n'.join(lines) or f'{len(list(folder.rglob("*.html")))} pages, nothing wrong.')
     return len(lines)
 
