@@ -7,6 +7,7 @@ from conftest import NOTEBOOKS, ROOT
 from website import (MOST_BYTES, find_browser, find_outside, find_problems, slim,
     slim_stylesheet)
 
+pytestmark = pytest.mark.xdist_group('website')  # the site is built once
 needs_browser = pytest.mark.skipif(find_browser() is None, reason='no Chromium or Chrome here')
 PAGES = ('01a_audit', '04_train')
 BAD = '''<!doctype html><html><head><style>@import url(https://fonts.invalid/a.css);</style></head>
