@@ -24,6 +24,9 @@ FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage
     '--disable-background-networking', '--remote-debugging-port=0',
     '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1')
 
+IS_DARK = r"""getComputedStyle(document.body).backgroundColor.match(/\d+/g).slice(0, 3)
+  .reduce((sum, part) => sum + Number(part), 0) < 3 * 128"""
+
 # What a page looks like at the width that the window has
 MEASURE = r"""(() => {
   const longest = text => text.split('\n').reduce((a, b) => b.length > a.length ? b : a)
@@ -40,8 +43,6 @@ MEASURE = r"""(() => {
       .map(e => `<${e.tagName.toLowerCase()}> ${e.textContent.trim().slice(0, 60)}`),
     unseen: [...main.querySelectorAll('img')].filter(e => !e.naturalWidth)
       .map(e => e.src.slice(-60)),
-    lightness: getComputedStyle(document.body).backgroundColor.match(/\d+/g).slice(0, 3)
-      .reduce((a, b) => a + Number(b), 0) / 765,
   }
 })()"""
 
@@ -158,7 +159,6 @@ class Tab:
         self.send('Page.navigate', url=url)
         while not self.get_events('Page.loadEventFired'):
             self.receive()
-        self.evaluate('new Promise(done => setTimeout(done, 100))')  # the theme is set after 50 ms
 
     def evaluate(self, script: str):
         """The value of a script in the page."""
@@ -173,8 +173,17 @@ class Tab:
             width=width, height=900, deviceScaleFactor=1, mobile=False)
         scheme = dict(name='prefers-color-scheme', value='dark' if dark else 'light')
         self.send('Emulation.setEmulatedMedia', features=[scheme])
-        self.evaluate('new Promise(done => setTimeout(done, 100))')
-        return self.evaluate(MEASURE)
+        is_dark = self.wait_for_scheme(dark)
+        return dict(self.evaluate(MEASURE), is_dark=is_dark)
+
+    def wait_for_scheme(self, dark: bool, seconds: float = 2) -> bool:
+        """Whether the page is dark, once it is as wanted or the time is over."""
+        until = time.monotonic() + seconds
+        is_dark = self.evaluate(IS_DARK)
+        while is_dark != dark and time.monotonic() < until:
+            time.sleep(.05)
+            is_dark = self.evaluate(IS_DARK)
+        return is_dark
 
 
 def wait_for_address(profile: Path, seconds: float = 30) -> str:
@@ -234,8 +243,8 @@ def find_look_problems(tab: Tab) -> list:
     for width, seen in ((WIDE, wide), (NARROW, narrow)):
         if seen['width'] > width: problems.append(f"is {seen['width']} pixels wide at {width}")
         problems += [f'reaches beyond the window at {width}: {what}' for what in seen['out'][:3]]
-    if wide['lightness'] < .5: problems.append('is dark in a light window')
-    if dark['lightness'] > .5: problems.append('is light in a dark window')
+    if wide['is_dark']: problems.append('is dark in a light window')
+    if not dark['is_dark']: problems.append('is light in a dark window')
     return problems
 
 
