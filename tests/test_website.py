@@ -14,7 +14,7 @@ BAD = '''<!doctype html><html><head><style>@import url(https://fonts.invalid/a.c
 <body style="background: white"><main>
 <pre><code>{}</code></pre><p style="width: 900px">wide</p><div style="overflow-x: auto"><p
 style="width: 900px">scrolls</p></div><img src="https://images.invalid/a.png"><img src="none.png">
-</main><script>console.error('it is broken'); missing()</script></body></html>'''.format('x' * 400)
+</main><nav id="quarto-sidebar" style="height: 2000px"></nav><script>console.error('it is broken'); missing()</script></body></html>'''.format('x' * 400)
 
 
 def process(path, to):
@@ -90,4 +90,5 @@ def test_what_is_wrong_with_a_page_is_seen(tmp_path):
     assert 'asks elsewhere: https://fonts.invalid/a.css' in found
     assert 'it is broken' in found and 'console: Uncaught' in found
     assert 'an image does not load' in found and 'beyond the window at 400: <p> wide' in found
+    assert 'the end of the sidebar is out of reach at 400' in found
     assert '<p> scrolls' not in found

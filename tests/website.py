@@ -36,6 +36,7 @@ MEASURE = r"""(() => {
   const isOut = e => e.getBoundingClientRect().width && e.getBoundingClientRect().right > edge + 1
   const main = document.querySelector('main')
   const code = [...main.querySelectorAll('pre')].filter(e => !e.closest('.cell-output'))
+  const sidebar = document.getElementById('quarto-sidebar')
   return {
     width: document.documentElement.scrollWidth,
     cut: code.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => longest(e.innerText)),
@@ -43,6 +44,7 @@ MEASURE = r"""(() => {
       .map(e => `<${e.tagName.toLowerCase()}> ${e.textContent.trim().slice(0, 60)}`),
     unseen: [...main.querySelectorAll('img')].filter(e => !e.naturalWidth)
       .map(e => e.src.slice(-60)),
+    below: sidebar ? sidebar.getBoundingClientRect().bottom - innerHeight : 0,
   }
 })()"""
 
@@ -243,6 +245,7 @@ def find_look_problems(tab: Tab) -> list:
     for width, seen in ((WIDE, wide), (NARROW, narrow)):
         if seen['width'] > width: problems.append(f"is {seen['width']} pixels wide at {width}")
         problems += [f'reaches beyond the window at {width}: {what}' for what in seen['out'][:3]]
+        if seen['below'] > 1: problems.append(f'the end of the sidebar is out of reach at {width}')
     if wide['is_dark']: problems.append('is dark in a light window')
     if not dark['is_dark']: problems.append('is light in a dark window')
     return problems
