@@ -14,7 +14,8 @@ BAD = '''<!doctype html><html><head><style>@import url(https://fonts.invalid/a.c
 <body style="background: white"><main>
 <pre><code>{}</code></pre><p style="width: 900px">wide</p><div style="overflow-x: auto"><p
 style="width: 900px">scrolls</p></div><img src="https://images.invalid/a.png"><img src="none.png">
-</main><nav id="quarto-sidebar" style="height: 2000px"></nav><script>console.error('it is broken'); missing()</script></body></html>'''.format('x' * 400)
+</main><nav id="quarto-sidebar" style="height: 2000px"></nav><script>
+console.error('it is broken'); missing()</script></body></html>'''.format('x' * 400)
 
 
 def process(path, to):
