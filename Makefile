@@ -13,7 +13,7 @@ TESTENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs I
 SERVED  := $(BIN)/python tests/served.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fetch audit train evaluate compare leaderboard export clean-notebooks refresh gate test bench bench-long docs lab
+.PHONY: help setup run fetch audit train evaluate compare leaderboard export clean-notebooks refresh gate test bench bench-long docs check-docs lab
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,7 +79,11 @@ docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or n
 	@sed -i.bak '/"output-file: /d' _proc/*.ipynb _proc/*/*.ipynb && rm -f _proc/*.bak _proc/*/*.bak
 	@sed 's#(nbs/#(#g' README.md > _proc/index.md && cp -r nbs/figures nbs/styles.css _proc/
 	@cd _proc && ../$(BIN)/smalldocs check . && ../$(BIN)/smalldocs render --quiet --strict .
+	@$(BIN)/python tests/website.py slim _docs
 	@echo "the site is in _docs/index.html"
+
+check-docs: setup ## open each page of _docs in headless Chromium, as wide as a laptop and as a phone, light and dark
+	@$(BIN)/python tests/website.py check _docs
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs
