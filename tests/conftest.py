@@ -3,9 +3,12 @@ import ast
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from forking import run_forked
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get('IMGCLF_REAL', ROOT.parent/'shared'/'data'))
@@ -42,8 +45,12 @@ def real():
 def command(*args, cwd=ROOT, timeout=600, **env):
     "A command of the project's environment: its exit code and all that it printed"
     name, *rest = map(str, args)
-    r = subprocess.run([str(Path(sys.executable).parent/name), *rest], cwd=cwd,
-        env={**os.environ, **env}, timeout=timeout, text=True,
+    args = [str(Path(sys.executable).parent/name), *rest]
+    env = {**os.environ, **env}
+    with tempfile.NamedTemporaryFile('r', encoding='utf-8') as out:
+        code = run_forked(args, env, cwd, out.name, timeout)
+        if code is not None: return code, out.read()
+    r = subprocess.run(args, cwd=cwd, env=env, timeout=timeout, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return r.returncode, r.stdout
 

@@ -7,6 +7,7 @@ import sys
 
 from nbdev.test import nbdev_test
 
+from forking import CommandServer
 from imgclf_nb.base.kernels import KernelServer, can_fork, preload
 
 if can_fork():  # all kernels, whichever process wants them, come from one server
@@ -16,6 +17,7 @@ if can_fork():  # all kernels, whichever process wants them, come from one serve
         JUPYTER_DEFAULT_PROVISIONER_NAME='imgclf-fork')
 
 if sys.argv[1] != 'nbdev_test':
+    if can_fork(): os.environ['IMGCLF_COMMANDS'] = CommandServer().path
     sys.exit(subprocess.run(sys.argv[1:]).returncode)
 
 if can_fork():  # and the notebooks run in forks of this process

@@ -131,7 +131,7 @@ def test_without_a_test(table, tmp_path):
     t, classes = table
     t[t.split != 'test'].assign(split=lambda o: o.split.where(o.split == 'valid', 'train')).to_csv(tmp_path/'t.csv', index=False)
     run_notebook('04_train', str(tmp_path/'r'), quiet=True, dataset=str(tmp_path/'t.csv'), arch='small_cnn', weights='none', size=32, epochs=1, test=0.)
-    run_notebook('05_evaluation', str(tmp_path/'r'), quiet=True)
+    run_notebook('05_evaluation', str(tmp_path/'r'), quiet=True, draws=200)
     r = read(tmp_path/'r')
     assert set(r['metrics']) == {'valid'} and 'There is no test split' in r['summary'] and r['operating_point'] is None and r['test_opened'] == 0
 
@@ -148,7 +148,7 @@ def test_one_class_only_in_what_calibrates(tmp_path):
         o.loc[bad, 'split'] = (['valid']*kept + ['test', 'train']*len(bad))[:len(bad)]
         o.to_csv(tmp_path/f'{kept}.csv', index=False)
         d = train(tmp_path/f'r{kept}', tmp_path/f'{kept}.csv', epochs=1)
-        run_notebook('05_evaluation', str(d), quiet=True)
+        run_notebook('05_evaluation', str(d), quiet=True, draws=200)
         r = read(d)
         assert any(says in n for n in r['notes']) and r['metrics']['test']['accuracy']['value'] is not None and (r['operating_point'] is None) == (kept == 0), (kept, r['notes'], r['operating_point'])
 
@@ -158,7 +158,8 @@ def test_an_arch_without_maps(table, tmp_path):
     t, classes = table
     t.to_csv(tmp_path/'t.csv', index=False)
     d = train(tmp_path/'r', tmp_path/'t.csv', arch='resnet18', epochs=1)
-    run_notebook('05_evaluation', str(d), quiet=True); run_notebook('06_explanation', str(d), quiet=True, pictures=4)
+    run_notebook('05_evaluation', str(d), quiet=True, draws=200)
+    run_notebook('06_explanation', str(d), quiet=True, pictures=4)
     r = read(d)
     assert r['explanation']['sanity'] is None and r['explanation']['mistakes'] >= 0 and (d/'figures'/'embedding.png').exists() and not (d/'figures'/'gradcam.png').exists()
 
@@ -166,7 +167,7 @@ def test_an_arch_without_maps(table, tmp_path):
 def test_a_class_that_never_occurs_in_the_test(table, tmp_path):
     t, classes = table
     t[(t.label != classes[0]) | (t.split != 'test')].to_csv(tmp_path/'t.csv', index=False)
-    run_notebook('05_evaluation', str(train(tmp_path/'r', tmp_path/'t.csv', epochs=1)), quiet=True)
+    run_notebook('05_evaluation', str(train(tmp_path/'r', tmp_path/'t.csv', epochs=1)), quiet=True, draws=200)
     r = read(tmp_path/'r')
     assert any(f'{classes[0]}. Nothing is known' in o for o in r['notes']) and r['metrics']['test']['balanced_accuracy']['value'] is not None
     assert (tmp_path/'r'/'figures'/'confusion.png').exists()
@@ -176,7 +177,7 @@ def test_one_class_only_in_the_test(table, tmp_path):
     t, classes = table
     t = t[t.label != classes[2]]
     t[(t.label == classes[0]) | (t.split != 'test')].to_csv(tmp_path/'t.csv', index=False)
-    run_notebook('05_evaluation', str(train(tmp_path/'r', tmp_path/'t.csv', epochs=1)), quiet=True)
+    run_notebook('05_evaluation', str(train(tmp_path/'r', tmp_path/'t.csv', epochs=1)), quiet=True, draws=200)
     r = read(tmp_path/'r')
     assert 'Only one class occurs' in r['summary'] and r['metrics']['test']['auc']['value'] is None and r['metrics']['test']['accuracy']['value'] is not None
     assert (tmp_path/'r'/'figures'/'confusion.png').exists() and (tmp_path/'r'/'README.md').exists()

@@ -1,0 +1,102 @@
+"""Commands as forks of one process that has the libraries loaded: loading them takes most commands
+longer than their work. Each fork runs the installed script, with its own arguments, environment,
+folder and output, and ends as a process of its own would."""
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+
+from imgclf_nb.base.kernels import _get_setting, _reset_process, make_sockets
+
+HERE = os.path.abspath(__file__)
+LIBRARIES = '''pandas scipy.stats scipy.spatial sklearn.metrics sklearn.linear_model matplotlib.pyplot
+    seaborn cv2 PIL.Image imagehash papermill.execute jupyter_client.manager filelock'''.split()
+
+
+def run_script(args, env, cwd, out):
+    "In a fresh fork: the script, as in a process of its own; never returns"
+    _reset_process(env, cwd)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    written = os.open(out, os.O_WRONLY | os.O_APPEND)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sys.argv = args
+    try: runpy.run_path(args[0], run_name='__main__')
+    except SystemExit: raise
+    except BaseException:
+        traceback.print_exc()
+        raise SystemExit(1)
+    raise SystemExit(0)
+
+
+def watch(caller, request):
+    "In a fork of the server: tell the caller the script's process number, and how it ended"
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = os.fork()
+    if pid == 0:
+        caller.close()
+        run_script(**request)
+    caller.sendall(f'{pid}\n'.encode())
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    caller.sendall(f'{code}\n'.encode())
+    os._exit(0)
+
+
+def serve(path):
+    "Load the libraries, then fork a script for each request, until stdin ends"
+    setting = _get_setting(os.environ)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for name in LIBRARIES: importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    door = socket.socket(socket.AF_UNIX)
+    door.bind(f'{path}.new')
+    door.listen(64)
+    os.rename(f'{path}.new', path)
+    while 0 not in select.select([door, 0], [], [])[0]:
+        caller, _ = door.accept()
+        request = json.loads(caller.makefile('r').readline())
+        if _get_setting(request['env']) != setting: caller.sendall(b'0\n')
+        elif os.fork() == 0:
+            door.close()
+            watch(caller, request)
+        caller.close()
+
+
+class CommandServer:
+    "The process that forks; it ends when this one does"
+
+    def __init__(self):
+        self.path = f'{make_sockets()}/commands'
+        self.process = subprocess.Popen([sys.executable, HERE, self.path], stdin=subprocess.PIPE,
+            start_new_session=True, env={**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1'})
+
+
+def run_forked(args, env, cwd, out, timeout):
+    "The exit code of a script, its output appended to the file `out`; None if there is no server for it"
+    path = os.environ.get('IMGCLF_COMMANDS', '')
+    if not os.path.exists(path): return None
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(timeout)
+        caller.connect(path)
+        with caller.makefile('rw') as lines:
+            lines.write(json.dumps(dict(args=args, env=env, cwd=str(cwd), out=str(out))) + '\n')
+            lines.flush()
+            pid = int(lines.readline())
+            if pid == 0: return None
+            try: return int(lines.readline())
+            except TimeoutError:
+                os.killpg(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(args, timeout)
+
+
+if __name__ == '__main__': serve(sys.argv[1])
