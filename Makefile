@@ -18,7 +18,7 @@ define quietly
 @mkdir -p $(VENV); printf '  %s ' '$(1)'; SECONDS=0; \
 	(while sleep 5; do printf .; done) & trap "kill $$! 2>/dev/null" EXIT; \
 	if $(2) > $(LOG) 2>&1; then echo " $$SECONDS s"; else \
-		printf ' failed after %s s:\n\n' $$SECONDS; tail -n 25 $(LOG); \
+		printf ' failed after %s s:\n\n' $$SECONDS; tail -n 12 $(LOG) | cut -c1-240; \
 		printf '\nThe whole log is %s. The same command tries again.\n' $(LOG); exit 1; fi
 endef
 
