@@ -114,6 +114,7 @@ def train_and_evaluate(
 )->Run:
     "04_train and 05_evaluation; what is done already is not repeated"
     trained = train(run, **parameters)
+    if not _is_evaluated(trained): print('\nEvaluating …', flush=True)
     evaluate(trained)
     return trained
 
@@ -147,6 +148,7 @@ def _say_first(run):
 # %% ../nbs/12_commands.ipynb #b4a4e072
 def _show_first(name, parameters, quick):
     "The probe's run; a head that the probe cannot replace does not stop the training"
+    print('Reading the images and computing features for a first answer …', flush=True)
     try: run = get_first_answer(name, **parameters)
     except UserError as e:
         if quick or 'not one linear layer' not in str(e): raise
