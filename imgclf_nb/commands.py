@@ -72,6 +72,7 @@ def get_first_answer(
     known = {name: value for name,value in parameters.items() if name in names}
     probe = Run(get_run_folder(run))
     if not (probe.done and _is_same(probe.record, known, '04a_probe')):
+        print('Reading the images and computing features for a first answer …', flush=True)
         run_notebook('04a_probe', run, quiet=True, **known)
     return probe
 
@@ -148,7 +149,6 @@ def _say_first(run):
 # %% ../nbs/12_commands.ipynb #b4a4e072
 def _show_first(name, parameters, quick):
     "The probe's run; a head that the probe cannot replace does not stop the training"
-    print('Reading the images and computing features for a first answer …', flush=True)
     try: run = get_first_answer(name, **parameters)
     except UserError as e:
         if quick or 'not one linear layer' not in str(e): raise
