@@ -80,9 +80,9 @@ def get_first_answer(
 def _say_done(run):
     "Print that the run is already done"
     record = run.record
-    commit = str(record['git_commit'])[:12]
-    print(f"{run.path.name} is already done (started {record['started']}, commit {commit}); "
-        'use another run name to train again')
+    when = f"started {record['started']}"
+    if record['git_commit']: when += f", commit {record['git_commit'][:12]}"
+    print(f'{run.path.name} is already done ({when}); use another run name to train again')
 
 # %% ../nbs/12_commands.ipynb #d831ca83
 def _is_evaluated(run):
