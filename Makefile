@@ -1,4 +1,4 @@
-# Every verb of the project. `make help` lists them.
+# Every verb of the project. `make help` lists them: `##@` begins a group, `##=` gives an example.
 SHELL   := /bin/bash
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -12,68 +12,69 @@ TESTENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs I
 # their kernels are forked from one process that has torch and fastai loaded
 SERVED  := $(BIN)/python tests/served.py
 
+# $(call quietly,what is done,command): one line with a dot every 5 s and the time; its log is shown only if it fails
+LOG := $(VENV)/setup.log
+define quietly
+@mkdir -p $(VENV); printf '  %s ' '$(1)'; SECONDS=0; \
+	(while sleep 5; do printf .; done) & trap "kill $$! 2>/dev/null" EXIT; \
+	if $(2) > $(LOG) 2>&1; then echo " $$SECONDS s"; else \
+		printf ' failed after %s s:\n\n' $$SECONDS; tail -n 12 $(LOG) | cut -c1-240; \
+		printf '\nThe whole log is %s. The same command tries again.\n' $(LOG); exit 1; fi
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run fetch audit train evaluate compare leaderboard export clean-notebooks refresh gate test bench bench-long docs check-docs lab
+.PHONY: help setup run fetch audit train evaluate compare leaderboard export refresh gate test bench bench-long docs check-docs lab
 
+##@ Start
 help: ## list the verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
+		/^##= /{printf "  %-20s %s\n", "", substr($$0, 5)} \
+		/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready ## make .venv with the package and its development requirements
+setup: $(VENV)/.ready ## make .venv with all requirements (once, 2 to 5 minutes)
 $(VENV)/.ready: settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.12") if not (3,10) <= sys.version_info < (3,14) else 0'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@echo "Setting up $(VENV) (2 to 5 minutes with a fast connection):"
+	$(call quietly,making the environment,$(PYTHON) -m venv $(VENV))
+	$(call quietly,updating pip,$(BIN)/python -m pip install --upgrade pip)
+	$(call quietly,installing the package and its requirements,$(BIN)/python -m pip install -e '.[dev]')
 	@touch $@
 
-run: setup ## set up, train on a drawn miniature, evaluate, print the numbers (needs no hub)
+run: setup ## train and evaluate on a synthetic miniature (needs no data and no hub)
 	@HF_HUB_OFFLINE=1 $(BIN)/imgclf_run pc_parts_mini
 
-fetch: setup ## get a set from its source: make fetch DATASET=chest_xray
+lab: setup ## open nbs/START.ipynb in JupyterLab: from images to a result, step by step
+##= make lab ARGS=--no-browser      prints the address instead
+# JUPYTER_PREFER_ENV_PATH: the kernel of this environment comes before one of the user's
+	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab nbs/START.ipynb $(ARGS)
+
+##@ Your images
+fetch: setup ## get a data set from its source, completely or not at all
+##= make fetch DATASET=chest_xray
 	@$(BIN)/imgclf_fetch "$(DATASET)" $(ARGS)
 
-audit: setup ## what is wrong with a set, and what its labels allow: make audit DATASET=chest_xray [ARGS="--groups names"]
+audit: setup ## find a set's problems and its label ceiling; ends with a page
+##= make audit DATASET=/my/images [ARGS="--groups names"]
 	@$(BIN)/imgclf_audit "$(DATASET)" $(ARGS)
 
-train: setup ## train and evaluate: make train DATASET=chest_xray [ARCH=resnet18] [RUN=name] [ARGS="-p epochs 5"]
+train: setup ## train and evaluate: a name, a folder of class folders, or a CSV
+##= make train DATASET=/my/images [ARCH=resnet18] [RUN=name] [ARGS="-p epochs 5"]
 	@$(BIN)/imgclf_run "$(DATASET)" $(if $(ARCH),--arch $(ARCH)) $(if $(RUN),--run "$(RUN)") $(ARGS)
 
-evaluate: setup ## what a run is worth, in three chapters and a card: make evaluate RUN=name [ARGS="-p miss_cost 20"]
+evaluate: setup ## evaluate a run in full: metrics, robustness, saliency maps, model card
+##= make evaluate RUN=name [ARGS="-p miss_cost 20"]
 	@$(BIN)/imgclf_evaluate "$(RUN)" $(ARGS)
 
-compare: setup ## is run A better than run B: make compare A=name B=name [ARGS="--metric log_loss"]
+##@ Experiments
+compare: setup ## is run A better than run B, by how much, and could it be chance
+##= make compare A=name B=name [ARGS="--metric log_loss"]
 	@$(BIN)/imgclf_compare "$(A)" "$(B)" $(ARGS)
 
-leaderboard: setup ## all finished runs in one table and one plot
+##@ Look
+leaderboard: setup ## rank all finished runs in one table and one plot
 	@$(BIN)/imgclf_leaderboard $(ARGS)
 
-export: setup ## write the modules from the notebooks, clean the notebooks, keep better readability figures
-	@$(BIN)/nbdev_export
-	@$(BIN)/nbdev_clean
-	@$(BIN)/python tests/readability.py --keep > /dev/null
-
-refresh: setup ## run notebooks on their miniatures and keep the small outputs: all, or one: make refresh NB=04_train
-	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(if $(NB),$(NB:%=%.ipynb),*.ipynb */*.ipynb)
-	@$(BIN)/nbdev_clean
-
-gate: setup ## clean, exported, importable, in one order, tagged, of readable size
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_gate.py tests/test_imports.py -n 2 --dist loadgroup
-
-test: gate ## the gate, every notebook, and the tests that a notebook cannot hold
-	@mkdir -p .test_runs
-	$(TESTENV) $(SERVED) nbdev_test
-	$(TESTENV) $(SERVED) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2 --dist loadgroup
-	@rm -rf .test_runs
-
-bench: setup ## speed against others on this machine, into runs/bench (about an hour; leave the machine alone meanwhile)
-	@$(BIN)/python -m pip install --quiet -e '.[bench]'
-	@$(BIN)/python benchmarks/bench.py $(ARGS)
-
-bench-long: setup ## the same, then accuracy and time on the five sets, and memory (another one to two hours)
-	@$(BIN)/python -m pip install --quiet -e '.[bench]'
-	@$(BIN)/python benchmarks/bench.py --long $(ARGS)
-
-docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or newer)
+docs: setup ## build the site into _docs (Python 3.11 or newer)
 	@rm -rf _proc _docs
 	@$(BIN)/python -W ignore -c 'from nbdev.serve import proc_nbs; proc_nbs(force=True)'
 	@sed -i.bak '/"output-file: /d' _proc/*.ipynb _proc/*/*.ipynb && rm -f _proc/*.bak _proc/*/*.bak
@@ -82,8 +83,30 @@ docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or n
 	@$(BIN)/python tests/website.py slim _docs
 	@echo "the site is in _docs/index.html"
 
-check-docs: setup ## open each page of _docs in headless Chromium, as wide as a laptop and as a phone, light and dark
-	@$(BIN)/python tests/website.py check _docs
+##@ Develop
+export: setup ## write the modules from the notebooks, clean the notebooks
+	@$(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean
+	@$(BIN)/python tests/readability.py --keep > /dev/null
 
-lab: setup ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab nbs
+refresh: setup ## run notebooks on their miniatures and keep the outputs: all, or one
+##= make refresh NB=04_train
+	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(if $(NB),$(NB:%=%.ipynb),*.ipynb */*.ipynb)
+	@$(BIN)/nbdev_clean
+
+gate: setup ## check that the notebooks are clean, exported and importable
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_gate.py tests/test_imports.py -n 2 --dist loadgroup
+
+test: gate ## run the gate, every notebook and every test
+	@mkdir -p .test_runs
+	$(TESTENV) $(SERVED) nbdev_test
+	$(TESTENV) $(SERVED) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2 --dist loadgroup
+	@rm -rf .test_runs
+
+bench: setup ## measure speed against others, into runs/bench (about an hour, machine idle)
+	$(call quietly,installing the requirements of the benchmarks,$(BIN)/python -m pip install -e '.[bench]')
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-long: setup ## also accuracy and time on the five sets, and memory (1 to 2 hours more)
+	$(call quietly,installing the requirements of the benchmarks,$(BIN)/python -m pip install -e '.[bench]')
+	@$(BIN)/python benchmarks/bench.py --long $(ARGS)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['UserError', 'ParameterError', 'suggest_names', 'get_root', 'get_data_root', 'get_cache', 'get_records',
-           'to_json_types', 'replace_file', 'write_text', 'write_json', 'write_csv', 'read_table', 'delete_leftovers']
+           'to_json_types', 'replace_file', 'write_text', 'write_json', 'write_csv', 'format_value', 'get_value_table',
+           'read_table', 'delete_leftovers']
 
 # %% ../nbs/00_core.ipynb #25141931
 import contextlib, difflib, json, math, os, re, time, warnings
@@ -148,6 +149,29 @@ def write_csv(
 ):
     "Write a table as CSV, atomically"
     write_text(path, df.to_csv(index=False))
+
+# %% ../nbs/00_core.ipynb #0fa3b8a6
+def format_value(
+    value, # a number, a text, a list, or a dictionary, such as an interval `value, low, high`
+)->str:
+    "A value for readers: three decimals or four digits, intervals as `0.340 (0.305–0.374)`"
+    if isinstance(value, dict) and {'value', 'low', 'high'} <= set(value):
+        if value['value'] is None: return 'not known'
+        return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
+    if isinstance(value, dict):
+        return '; '.join(f'{key}: {format_value(o)}' for key,o in value.items())
+    if isinstance(value, (list, tuple)): return ', '.join(map(format_value, value))
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+# %% ../nbs/00_core.ipynb #a6574385
+def get_value_table(
+    values:dict,      # any; nested values become text
+    title:str='value',# of the column
+):
+    "A `DataFrame` with one row per entry, to be read"
+    import pandas as pd
+    shown = {str(key): format_value(value) for key,value in values.items()}
+    return pd.DataFrame({title: shown}, index=list(shown))
 
 # %% ../nbs/00_core.ipynb #acaa1df7
 def _read_separated(path, separator):

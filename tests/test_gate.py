@@ -35,6 +35,7 @@ ORDER = '''
     server
     serving monitoring scaling
     commands
+    START
     20_pc_parts 21_cats_vs_dogs 22_fruits360 23_instruments 24_chest_xray
 '''
 RANK = {o: i for i,line in enumerate(ORDER.strip().splitlines()) for o in line.split()}
@@ -210,6 +211,25 @@ def test_no_output_holds_a_path_of_this_machine(path):
             texts = [o.get('text', ''), *(v for k,v in o.get('data', {}).items() if k.startswith('text/'))]
             found = re.search(r'(?<![\w./…~-])/(tmp|home|root|work|var|mnt|opt|srv|usr|Users|private)/\w', '\n'.join(''.join(t) for t in texts))
             assert not found, f'{name(path)} shows {found.string[found.start()-40:found.end()+60]!r}'
+
+
+def find_dicts(text):
+    "Printed Python dictionaries, by how they begin"
+    return re.findall(r"""\{(?:'[^']*'|"[^"]*"|\d+): """, text)
+
+
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if p.parent == ROOT/'nbs'], ids=name)
+def test_no_chapter_prints_a_dictionary(path):
+    "Chapters are reports: a reader sees a table or a sentence, as from `get_value_table`"
+    for c in cells(path):
+        for o in c.get('outputs', []):
+            text = ''.join(o.get('text', '')) + ''.join(o.get('data', {}).get('text/plain', ''))
+            assert not find_dicts(text), f'{name(path)} prints a dictionary below\n{source(c)}'
+
+
+@pytest.mark.parametrize('text, n', [
+    ("{'valid': 38}", 1), ("({'a': {'b': 1}}, ['x'])", 2), ('{1: 2}', 1), ("{'a', 'b'}", 0), ('a set {x: y}', 0), ('accuracy 0.9', 0)])
+def test_a_printed_dictionary_is_seen(text, n): assert len(find_dicts(text)) == n
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
