@@ -83,6 +83,9 @@ docs: setup ## build the site into _docs (Python 3.11 or newer)
 	@$(BIN)/python tests/website.py slim _docs
 	@echo "the site is in _docs/index.html"
 
+check-docs: setup ## open each page of _docs in headless Chromium: laptop, phone, light, dark
+	@$(BIN)/python tests/website.py check _docs
+
 ##@ Develop
 export: setup ## write the modules from the notebooks, clean the notebooks
 	@$(BIN)/nbdev_export
