@@ -13,7 +13,7 @@ TESTENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs I
 SERVED  := $(BIN)/python tests/served.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fetch audit train evaluate compare leaderboard export clean-notebooks refresh gate test bench bench-long docs lab
+.PHONY: help setup run fetch audit train evaluate compare leaderboard export clean-notebooks refresh gate test bench bench-long tables docs lab
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench: setup ## speed against others on this machine, into runs/bench (about an 
 bench-long: setup ## the same, then accuracy and time on the five sets, and memory (another one to two hours)
 	@$(BIN)/python -m pip install --quiet -e '.[bench]'
 	@$(BIN)/python benchmarks/bench.py --long $(ARGS)
+
+tables: setup ## write README's tables, chapter 13 and the figures from benchmarks/results (measures nothing)
+	@$(BIN)/python benchmarks/tables.py
 
 docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or newer)
 	@rm -rf _proc _docs

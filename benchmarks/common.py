@@ -114,12 +114,17 @@ def show_table(rows):
             f"{'' if met else '  MISSED'}{more}", flush=True)
 
 
-def plot_rows(rows):
-    "The rows that compare speeds: bars on a logarithmic axis, ranges of the rounds, a black line at each target; the `Axes`"
+def select_speeds(rows):
+    "The rows that compare speeds"
+    return [r for r in rows if r.get('images_per_second') or 'accuracy_difference' in r]
+
+
+def plot_rows(rows, ax=None):
+    "Rows that compare speeds: bars on a logarithmic axis, ranges of the rounds, a black line at each target; the `Axes`"
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
     plt = get_plt()
-    rows = sorted((r for r in rows if r.get('images_per_second') or 'accuracy_difference' in r), key=lambda r: r['what'])[::-1]
-    ax = plt.subplots(figsize=(9, 1 + .22*len(rows)), layout='constrained')[1]
+    rows = sorted(rows, key=lambda r: r['what'])[::-1]
+    ax = ax or plt.subplots(figsize=(9, 1 + .22*len(rows)), layout='constrained')[1]
     for i,r in enumerate(rows):
         ax.barh(i, r['ratio'] - 1, left=1, color=COLOURS.get(r['against'], '#999999'), height=.7)
         ax.plot([r['low'], r['high']], [i, i], color='black', lw=1)
