@@ -20,7 +20,7 @@ if __name__ == '__main__':
     failed = []
     for script,*more in () if a.figure else SHORT + LONG*a.long:
         print(f"\n{' '.join([script, *more])}", flush=True)
-        r = subprocess.run([sys.executable, HERE/script, *more, *['--quick']*a.quick])
+        r = subprocess.run([sys.executable, HERE/script, *more, *['--quick']*a.quick, *['--keep']*a.keep])
         if r.returncode: failed.append(' '.join([script, *more]))
     rows = read_rows(a.quick)
     if not rows: sys.exit('There is nothing measured yet.')

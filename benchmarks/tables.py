@@ -5,7 +5,6 @@ Measures nothing. What already agrees with the files is left as it is; --check o
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from imgclf_nb.core import UserError, get_root, write_text
 from imgclf_nb.results.measured import list_measured, read_measured
