@@ -6,7 +6,7 @@
 __all__ = ['get_results_folder', 'list_measured', 'get_fields', 'MeasuredTable', 'read_measured', 'keep_measured',
            'describe_machine', 'get_provenance']
 
-# %% ../../nbs/results/06_measured.ipynb #84d0feb5
+# %% ../../nbs/results/06_measured.ipynb #b186e5bf
 import json, math, os, re, string
 from dataclasses import dataclass
 from datetime import date
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..base.machine import get_commit, get_device, get_processor
 from ..core import UserError, get_root, suggest_names, write_json
 
-# %% ../../nbs/results/06_measured.ipynb #b8c2a5c6
+# %% ../../nbs/results/06_measured.ipynb #6e8430f5
 def get_results_folder()->Path:
     "The project's benchmarks/results/; `UserError` if it is missing"
     folder = get_root()/'benchmarks'/'results'
@@ -23,7 +23,7 @@ def get_results_folder()->Path:
     raise UserError(f"There are no measured results: {folder} does not exist. "
         "Clone the whole project, or set IMGCLF_HOME to a folder that holds it.")
 
-# %% ../../nbs/results/06_measured.ipynb #ec4e09af
+# %% ../../nbs/results/06_measured.ipynb #b331eba5
 def list_measured(
     folder=None, # that holds the files; None: benchmarks/results/
 )->list:
@@ -34,11 +34,11 @@ def list_measured(
     raise UserError(f"There are no measured results in {folder}: "
         "run a benchmark with --keep, or get the files from the project's repository.")
 
-# %% ../../nbs/results/06_measured.ipynb #0e14e548
+# %% ../../nbs/results/06_measured.ipynb #19115418
 _FILE_KEYS = dict(title=str, caption=str, again=dict, keys=list, columns=list, rows=list)
 _ROW_KEYS = dict(command=str, commit=str, machine=str, date=str, images=int)
 
-# %% ../../nbs/results/06_measured.ipynb #d419d927
+# %% ../../nbs/results/06_measured.ipynb #9fd38cc2
 def _find_missing(record, kinds):
     "What a dictionary lacks, in words; '' if nothing"
     for key,kind in kinds.items():
@@ -47,12 +47,12 @@ def _find_missing(record, kinds):
             return f'{key!r} is {record[key]!r} instead of {kind.__name__}'
     return ''
 
-# %% ../../nbs/results/06_measured.ipynb #4ec1bfdb
+# %% ../../nbs/results/06_measured.ipynb #d40675b9
 def _is_number(x):
     "Whether this is a finite number"
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
-# %% ../../nbs/results/06_measured.ipynb #a238295b
+# %% ../../nbs/results/06_measured.ipynb #99f71e5c
 def _find_bad_value(
     x, # of a row
 )->str:
@@ -64,7 +64,7 @@ def _find_bad_value(
     if set(x) != {'value', 'low', 'high'}: return f'{x!r} needs value, low and high'
     return '' if x['low'] <= x['value'] <= x['high'] else f'{x!r} lies outside its interval'
 
-# %% ../../nbs/results/06_measured.ipynb #158119c9
+# %% ../../nbs/results/06_measured.ipynb #2c16df31
 def _find_bad_entry(
     row:dict,  # of a file
     keys:list, # the columns that name a row
@@ -80,14 +80,14 @@ def _find_bad_entry(
     faults = {key: _find_bad_value(x) for key,x in row.items()}
     return next((f'{key!r}: {why}' for key,why in faults.items() if why), '')
 
-# %% ../../nbs/results/06_measured.ipynb #c272a1d9
+# %% ../../nbs/results/06_measured.ipynb #24bec56d
 def get_fields(
     text:str, # of a column
 )->list:
     "The fields that a column's text shows"
     return [name for _,name,_,_ in string.Formatter().parse(text) if name]
 
-# %% ../../nbs/results/06_measured.ipynb #84bf3837
+# %% ../../nbs/results/06_measured.ipynb #463f99f9
 @dataclass
 class MeasuredTable:
     "A file of benchmarks/results/: rows, and how they are shown"
@@ -100,7 +100,7 @@ class MeasuredTable:
     rows:list    # dictionaries
     group_by:list = None  # rows that agree in these make one line; None: a row is a line
 
-# %% ../../nbs/results/06_measured.ipynb #e60b86f4
+# %% ../../nbs/results/06_measured.ipynb #312ef4cf
 def _find_table_fault(
     record, # the content of a file
 )->str:
@@ -115,7 +115,7 @@ def _find_table_fault(
     unknown = set(record) - set(MeasuredTable.__dataclass_fields__)
     return f'{sorted(unknown)[0]!r} is unknown' if unknown else ''
 
-# %% ../../nbs/results/06_measured.ipynb #882164d3
+# %% ../../nbs/results/06_measured.ipynb #213e1e6f
 def _find_unknown_field(table):
     "The first field that a column shows and no row has, in words; '' if there is none"
     known = {name for row in table.rows for name in row}
@@ -123,7 +123,7 @@ def _find_unknown_field(table):
     unknown = [field for field in shown if field not in known]
     return f'no row has {unknown[0]!r}, which a column shows' if unknown and known else ''
 
-# %% ../../nbs/results/06_measured.ipynb #3bad1bef
+# %% ../../nbs/results/06_measured.ipynb #a3ab8f9b
 def _find_row_fault(
     table, # a `MeasuredTable`
 )->str:
@@ -137,7 +137,7 @@ def _find_row_fault(
         seen.add(key)
     return _find_unknown_field(table)
 
-# %% ../../nbs/results/06_measured.ipynb #3140b37b
+# %% ../../nbs/results/06_measured.ipynb #e69d2026
 def _check_measured(path, record):
     "The content of a file as a `MeasuredTable`; `UserError` with the file and the row"
     why = _find_table_fault(record)
@@ -147,7 +147,15 @@ def _check_measured(path, record):
     raise UserError(f'{path.name}: {why}. Correct the file {path}, '
         'or write its rows again by the command with --keep.')
 
-# %% ../../nbs/results/06_measured.ipynb #9cadce53
+# %% ../../nbs/results/06_measured.ipynb #d5360afc
+def _read_json(path):
+    "The content of a JSON file; `UserError` if it is damaged"
+    try: return json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} is damaged ({error}): restore it with '
+            f'git checkout benchmarks/results/{path.name}.') from None
+
+# %% ../../nbs/results/06_measured.ipynb #c9e3ab54
 def read_measured(
     name:str,    # of the table, without .json
     folder=None, # that holds the files; None: benchmarks/results/
@@ -155,17 +163,12 @@ def read_measured(
     "The table of a file; `UserError` if it is missing, damaged, or a row lacks something"
     folder = Path(folder or get_results_folder())
     path = folder/f'{name}.json'
-    if not path.exists():
-        names = list_measured(folder)
-        raise UserError(f"There is no table {name!r} in {folder}.{suggest_names(name, names)} "
-            f"It holds {', '.join(names)}.")
-    try: record = json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} is damaged ({error}): restore it with '
-            f'git checkout benchmarks/results/{path.name}.') from None
-    return _check_measured(path, record)
+    if path.exists(): return _check_measured(path, _read_json(path))
+    names = list_measured(folder)
+    raise UserError(f"There is no table {name!r} in {folder}.{suggest_names(name, names)} "
+        f"It holds {', '.join(names)}.")
 
-# %% ../../nbs/results/06_measured.ipynb #ae09618d
+# %% ../../nbs/results/06_measured.ipynb #3687d48f
 def keep_measured(
     name:str,    # of the table
     rows:list,   # with all keys of the schema
@@ -174,23 +177,22 @@ def keep_measured(
     "Put rows into a file, atomically: each replaces the one of the same keys; the new table"
     from filelock import FileLock
     folder = Path(folder or get_results_folder())
-    path = folder/f'{name}.json'
     with FileLock(folder/f'.{name}.lock'):
         table = read_measured(name, folder)
-        new = MeasuredTable(name, **_get_content(table) | dict(rows=_merge_rows(table, rows)))
-        why = _find_row_fault(new)
-        if why: raise UserError(f'These rows do not fit {path.name}: {why}.')
-        write_json(path, _get_content(new))
-    return new
+        table.rows = _merge_rows(table, rows)
+        why = _find_row_fault(table)
+        if why: raise UserError(f'These rows do not fit {name}.json: {why}.')
+        write_json(folder/f'{name}.json', _get_content(table))
+    return table
 
-# %% ../../nbs/results/06_measured.ipynb #bcf594d2
+# %% ../../nbs/results/06_measured.ipynb #ae1fcdb4
 def _get_content(table):
     "What the file of a table holds"
     content = {key: getattr(table, key) for key in _FILE_KEYS if key != 'rows'}
     if table.group_by: content['group_by'] = table.group_by
     return content | dict(rows=table.rows)
 
-# %% ../../nbs/results/06_measured.ipynb #c0209d9f
+# %% ../../nbs/results/06_measured.ipynb #f01168dc
 def _merge_rows(table, rows):
     "The rows of a table in their order, some replaced, others added"
     merged = {}
@@ -199,16 +201,16 @@ def _merge_rows(table, rows):
         merged[name] = row
     return list(merged.values())
 
-# %% ../../nbs/results/06_measured.ipynb #e38d6d4f
+# %% ../../nbs/results/06_measured.ipynb #7a7fa228
 def describe_machine()->str:
     "The GPU or the processor, and cores, such as `AMD EPYC, 2 cores, no GPU`"
     end = '' if get_device() == 'cuda' else ', no GPU'
     return f'{get_processor()}, {os.cpu_count()} cores{end}'
 
-# %% ../../nbs/results/06_measured.ipynb #cb605c2b
+# %% ../../nbs/results/06_measured.ipynb #1c12d56f
 _WRITTEN = ('benchmarks/results', 'README.md', 'nbs/13_results.ipynb', 'nbs/figures')
 
-# %% ../../nbs/results/06_measured.ipynb #0feb45fb
+# %% ../../nbs/results/06_measured.ipynb #8ce9db3e
 def get_provenance(
     command:str, # as a user types it
     images:int,  # how many were measured; 0 for random input
