@@ -6,7 +6,7 @@
 __all__ = ['format_measured', 'get_lines', 'get_markdown', 'get_frame', 'render_lines', 'get_html', 'ShownTable', 'show_measured',
            'fill_markers', 'get_output', 'fill_outputs', 'get_digest', 'keep_figure', 'read_digest', 'plot_intervals']
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #e38d4a58
+# %% ../../nbs/results/06a_measured_tables.ipynb #9d6a5963
 import hashlib, html, json, re, string
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..base.machine import get_plt
 from ..core import UserError
 from .measured import MeasuredTable, get_fields, read_measured
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #e2a1c148
+# %% ../../nbs/results/06a_measured_tables.ipynb #0602ce48
 def _format_number(
     x,        # a number
     spec:str, # one of Python's formats
@@ -25,7 +25,7 @@ def _format_number(
     "The number with a real minus sign, and a space before %"
     return f'{x:{spec}}'.replace('-', '−').replace('%', ' %')
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #46046743
+# %% ../../nbs/results/06a_measured_tables.ipynb #623ed292
 def format_measured(
     x,           # a number, text, `{value, low, high}` or counts by name
     spec:str='', # such as '.3f', '.1%' or '+.1f percentage points'
@@ -39,18 +39,18 @@ def format_measured(
     to = ' to ' if x['low'] < 0 else '–'
     return f"{_format_number(x['value'], spec)}{space}{unit} ({to.join(bounds)})"
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #5e3df824
+# %% ../../nbs/results/06a_measured_tables.ipynb #0e19a177
 def _format_counts(counts):
-    "Such as `17 duplicates, 1 blurred`; an underscore in a name becomes a space"
-    named = [f"{n:,} {name.replace('_', ' ')}" for name,n in counts.items() if n]
+    "Such as `exact duplicate: 17, blurred: 1`; a count of 0 is left out"
+    named = [f"{name.replace('_', ' ')}: {n:,}" for name,n in counts.items() if n]
     return ', '.join(named) or 'none'
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #f7d438e0
+# %% ../../nbs/results/06a_measured_tables.ipynb #6b2e784d
 class _Formatter(string.Formatter):
     "Python's format, with intervals"
     def format_field(self, value, spec): return format_measured(value, spec)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #9d2fb865
+# %% ../../nbs/results/06a_measured_tables.ipynb #9427dac9
 def _format_cell(
     column:dict, # `header`, `text`, and perhaps `where`
     rows:list,   # of one line
@@ -62,7 +62,7 @@ def _format_cell(
     if any(found[0].get(field) is None for field in get_fields(column['text'])): return '–'
     return _Formatter().vformat(column['text'], (), found[0])
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #de06ef82
+# %% ../../nbs/results/06a_measured_tables.ipynb #c45b1547
 def get_lines(
     table:MeasuredTable, # as read
 )->list:
@@ -73,7 +73,7 @@ def get_lines(
         groups.setdefault(key, []).append(row)
     return [[_format_cell(column, rows) for column in table.columns] for rows in groups.values()]
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #1bdce424
+# %% ../../nbs/results/06a_measured_tables.ipynb #3880c528
 def get_markdown(
     table:MeasuredTable, # as read
 )->str:
@@ -83,37 +83,39 @@ def get_markdown(
     escaped = [[text.replace('|', '\\|') for text in line] for line in lines]
     return '\n'.join(f"| {' | '.join(line)} |" for line in escaped)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #790fc059
+# %% ../../nbs/results/06a_measured_tables.ipynb #d0a92a12
 def get_frame(
     table:MeasuredTable, # as read
 )->pd.DataFrame:
     "The rows with their numbers; an interval becomes three columns, such as `accuracy.low`"
     return pd.json_normalize(table.rows)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #ca8abb08
+# %% ../../nbs/results/06a_measured_tables.ipynb #84e5aae7
 def _render_text(text):
-    "Escaped text; what stands in backticks becomes code"
-    return re.sub('`([^`]*)`', r'<code>\1</code>', html.escape(str(text), quote=False))
+    "Escaped text; what stands in backticks becomes code, an interval stays on one line"
+    escaped = re.sub('`([^`]*)`', r'<code>\1</code>', html.escape(str(text), quote=False))
+    return re.sub(r'\([\d.,]+–[\d.,]+\)', r'<span style="white-space:nowrap">\g<0></span>', escaped)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #dc44b442
+# %% ../../nbs/results/06a_measured_tables.ipynb #0af5973c
 def render_lines(
     head:list,  # names of the columns
     lines:list, # lists of texts
 )->str:
-    "A table in HTML"
+    "A table in HTML, which scrolls where the page is narrower"
     cells = ''.join(f'<th>{_render_text(text)}</th>' for text in head)
     rows = [f'<tr>{cells}</tr>']
     for line in lines:
         cells = ''.join(f'<td>{_render_text(text)}</td>' for text in line)
         rows.append(f'<tr>{cells}</tr>')
-    return f"<table>{''.join(rows)}</table>"
+    table = f'<table class="dataframe measured">{"".join(rows)}</table>'
+    return f'<div style="overflow-x:auto">{table}</div>'
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #1622fabb
+# %% ../../nbs/results/06a_measured_tables.ipynb #a7fd977a
 def _name_row(table, row):
     "A row's title, or else its keys"
     return row.get('title') or ', '.join(str(row[key]) for key in table.keys)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #91154519
+# %% ../../nbs/results/06a_measured_tables.ipynb #2cde3faf
 def _get_origin(table, row):
     "Where a row comes from: keys, command, commit, machine, date, images, notes"
     name = ', '.join(str(row[key]) for key in table.keys)
@@ -123,13 +125,13 @@ def _get_origin(table, row):
     return [name, f"`{row['command']}`", commit, row['machine'], row['date'],
         f"{row['images']:,}", ' '.join(filter(None, notes))]
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #6104dd0c
+# %% ../../nbs/results/06a_measured_tables.ipynb #deabc60b
 def _render_again(by, command, time):
     "Who makes a table again, by which command, and how long it takes"
     command = f'<code>{html.escape(command)}</code>'
     return f'<p>Measure it again: {command}. Time: {_render_text(time)}. By {_render_text(by)}.</p>'
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #3ad38c2f
+# %% ../../nbs/results/06a_measured_tables.ipynb #49e7ba2f
 _ORIGIN = ['row', 'command', 'commit', 'machine', 'date', 'images', 'notes']
 
 def get_html(
@@ -145,7 +147,7 @@ def get_html(
         _render_again(**table.again),
         f'<details><summary>Where each row comes from</summary>{origins}</details>'])
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #b4dfb9fa
+# %% ../../nbs/results/06a_measured_tables.ipynb #29802ccc
 class ShownTable:
     "A table that a notebook shows as HTML and a terminal as Markdown"
     def __init__(self,
@@ -155,7 +157,7 @@ class ShownTable:
     def __repr__(self): return f'{self.table.title}\n{get_markdown(self.table)}'
     def _repr_html_(self): return get_html(self.table)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #f3cdf237
+# %% ../../nbs/results/06a_measured_tables.ipynb #23eb732e
 def show_measured(
     name:str,    # of the table
     folder=None, # that holds the files; None: benchmarks/results/
@@ -163,10 +165,10 @@ def show_measured(
     "The table of a file, for a notebook; `UserError` as `read_measured`"
     return ShownTable(read_measured(name, folder))
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #5041c31a
+# %% ../../nbs/results/06a_measured_tables.ipynb #351acad2
 _MARKED = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.S)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #36042dbd
+# %% ../../nbs/results/06a_measured_tables.ipynb #98c00112
 def fill_markers(
     text:str,    # with markers
     folder=None, # that holds the files; None: benchmarks/results/
@@ -179,7 +181,7 @@ def fill_markers(
         return f'{begin}\n{get_markdown(read_measured(name, folder))}\n\n{end}'
     return _MARKED.sub(fill, text)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #961a91e0
+# %% ../../nbs/results/06a_measured_tables.ipynb #61f9612f
 def get_output(
     table:MeasuredTable, # as read
 )->dict:
@@ -190,7 +192,7 @@ def get_output(
         'text/plain': repr(shown).splitlines(keepends=True)}
     return dict(data=data, execution_count=None, metadata={}, output_type='execute_result')
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #b9a862fe
+# %% ../../nbs/results/06a_measured_tables.ipynb #44a2724b
 def fill_outputs(
     notebook:dict, # as its file has it
     folder=None,   # that holds the tables; None: benchmarks/results/
@@ -203,7 +205,7 @@ def fill_outputs(
         cells.append(cell)
     return dict(notebook, cells=cells)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #eb9ea8b2
+# %% ../../nbs/results/06a_measured_tables.ipynb #5c023e16
 def get_digest(
     tables:list, # `MeasuredTable`s
 )->str:
@@ -211,7 +213,7 @@ def get_digest(
     content = json.dumps([asdict(table) for table in tables], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #0af85dcf
+# %% ../../nbs/results/06a_measured_tables.ipynb #a8e0fcae
 def keep_figure(
     plot,        # function of the tables that returns matplotlib `Axes`
     path,        # the PNG to write
@@ -223,7 +225,7 @@ def keep_figure(
     figure = plot(tables).figure
     figure.savefig(path, dpi=110, metadata=dict(Rows=digest, Software=None))
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #52e1b78c
+# %% ../../nbs/results/06a_measured_tables.ipynb #10e48c53
 def read_digest(
     path, # of a PNG
 )->str:
@@ -232,7 +234,7 @@ def read_digest(
     if not Path(path).exists(): return ''
     with Image.open(path) as image: return image.info.get('Rows', '')
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #38963547
+# %% ../../nbs/results/06a_measured_tables.ipynb #202b035d
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#E69F00')  # Okabe and Ito
 
 def plot_intervals(
@@ -249,7 +251,7 @@ def plot_intervals(
     _dress_axes(ax, [_name_row(table, row) for row in table.rows])
     return ax
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #955a36bb
+# %% ../../nbs/results/06a_measured_tables.ipynb #0ad1f618
 def _dress_axes(ax, labels):
     "Name the lines, the first on top, with a legend above"
     ax.set_yticks(range(len(labels)), labels)
@@ -257,7 +259,7 @@ def _dress_axes(ax, labels):
     ax.grid(axis='x', alpha=.3)
     ax.legend(fontsize=8, ncols=2, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
 
-# %% ../../nbs/results/06a_measured_tables.ipynb #0146c97d
+# %% ../../nbs/results/06a_measured_tables.ipynb #89a7c470
 def _plot_field(ax, rows, field, name, offset, colour):
     "One value of each row; a row without it, or without an interval, is left out"
     known = [(i, row[field]) for i,row in enumerate(rows) if isinstance(row.get(field), dict)]
