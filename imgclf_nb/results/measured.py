@@ -6,7 +6,7 @@
 __all__ = ['get_results_folder', 'list_measured', 'get_fields', 'MeasuredTable', 'read_measured', 'keep_measured',
            'describe_machine', 'get_provenance']
 
-# %% ../../nbs/results/06_measured.ipynb #b186e5bf
+# %% ../../nbs/results/06_measured.ipynb #cd3f6635
 import json, math, os, re, string
 from dataclasses import dataclass
 from datetime import date
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..base.machine import get_commit, get_device, get_processor
 from ..core import UserError, get_root, suggest_names, write_json
 
-# %% ../../nbs/results/06_measured.ipynb #6e8430f5
+# %% ../../nbs/results/06_measured.ipynb #7da1246f
 def get_results_folder()->Path:
     "The project's benchmarks/results/; `UserError` if it is missing"
     folder = get_root()/'benchmarks'/'results'
@@ -23,7 +23,7 @@ def get_results_folder()->Path:
     raise UserError(f"There are no measured results: {folder} does not exist. "
         "Clone the whole project, or set IMGCLF_HOME to a folder that holds it.")
 
-# %% ../../nbs/results/06_measured.ipynb #b331eba5
+# %% ../../nbs/results/06_measured.ipynb #49b3a17d
 def list_measured(
     folder=None, # that holds the files; None: benchmarks/results/
 )->list:
@@ -34,11 +34,11 @@ def list_measured(
     raise UserError(f"There are no measured results in {folder}: "
         "run a benchmark with --keep, or get the files from the project's repository.")
 
-# %% ../../nbs/results/06_measured.ipynb #19115418
+# %% ../../nbs/results/06_measured.ipynb #ab5513d2
 _FILE_KEYS = dict(title=str, caption=str, again=dict, keys=list, columns=list, rows=list)
 _ROW_KEYS = dict(command=str, commit=str, machine=str, date=str, images=int)
 
-# %% ../../nbs/results/06_measured.ipynb #9fd38cc2
+# %% ../../nbs/results/06_measured.ipynb #522f478c
 def _find_missing(record, kinds):
     "What a dictionary lacks, in words; '' if nothing"
     for key,kind in kinds.items():
@@ -47,12 +47,12 @@ def _find_missing(record, kinds):
             return f'{key!r} is {record[key]!r} instead of {kind.__name__}'
     return ''
 
-# %% ../../nbs/results/06_measured.ipynb #d40675b9
+# %% ../../nbs/results/06_measured.ipynb #1094c6d5
 def _is_number(x):
     "Whether this is a finite number"
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
-# %% ../../nbs/results/06_measured.ipynb #99f71e5c
+# %% ../../nbs/results/06_measured.ipynb #d2b504f5
 def _find_bad_value(
     x, # of a row
 )->str:
@@ -64,7 +64,7 @@ def _find_bad_value(
     if set(x) != {'value', 'low', 'high'}: return f'{x!r} needs value, low and high'
     return '' if x['low'] <= x['value'] <= x['high'] else f'{x!r} lies outside its interval'
 
-# %% ../../nbs/results/06_measured.ipynb #2c16df31
+# %% ../../nbs/results/06_measured.ipynb #a05e0277
 def _find_bad_entry(
     row:dict,  # of a file
     keys:list, # the columns that name a row
@@ -80,14 +80,14 @@ def _find_bad_entry(
     faults = {key: _find_bad_value(x) for key,x in row.items()}
     return next((f'{key!r}: {why}' for key,why in faults.items() if why), '')
 
-# %% ../../nbs/results/06_measured.ipynb #24bec56d
+# %% ../../nbs/results/06_measured.ipynb #66646913
 def get_fields(
     text:str, # of a column
 )->list:
     "The fields that a column's text shows"
     return [name for _,name,_,_ in string.Formatter().parse(text) if name]
 
-# %% ../../nbs/results/06_measured.ipynb #463f99f9
+# %% ../../nbs/results/06_measured.ipynb #764fffd0
 @dataclass
 class MeasuredTable:
     "A file of benchmarks/results/: rows, and how they are shown"
@@ -100,7 +100,7 @@ class MeasuredTable:
     rows:list    # dictionaries
     group_by:list = None  # rows that agree in these make one line; None: a row is a line
 
-# %% ../../nbs/results/06_measured.ipynb #312ef4cf
+# %% ../../nbs/results/06_measured.ipynb #3c04530e
 def _find_table_fault(
     record, # the content of a file
 )->str:
@@ -115,7 +115,7 @@ def _find_table_fault(
     unknown = set(record) - set(MeasuredTable.__dataclass_fields__)
     return f'{sorted(unknown)[0]!r} is unknown' if unknown else ''
 
-# %% ../../nbs/results/06_measured.ipynb #213e1e6f
+# %% ../../nbs/results/06_measured.ipynb #c52dd7ae
 def _find_unknown_field(table):
     "The first field that a column shows and no row has, in words; '' if there is none"
     known = {name for row in table.rows for name in row}
@@ -123,7 +123,7 @@ def _find_unknown_field(table):
     unknown = [field for field in shown if field not in known]
     return f'no row has {unknown[0]!r}, which a column shows' if unknown and known else ''
 
-# %% ../../nbs/results/06_measured.ipynb #a3ab8f9b
+# %% ../../nbs/results/06_measured.ipynb #e0791268
 def _find_row_fault(
     table, # a `MeasuredTable`
 )->str:
@@ -137,7 +137,7 @@ def _find_row_fault(
         seen.add(key)
     return _find_unknown_field(table)
 
-# %% ../../nbs/results/06_measured.ipynb #e69d2026
+# %% ../../nbs/results/06_measured.ipynb #8671931c
 def _check_measured(path, record):
     "The content of a file as a `MeasuredTable`; `UserError` with the file and the row"
     why = _find_table_fault(record)
@@ -147,7 +147,7 @@ def _check_measured(path, record):
     raise UserError(f'{path.name}: {why}. Correct the file {path}, '
         'or write its rows again by the command with --keep.')
 
-# %% ../../nbs/results/06_measured.ipynb #d5360afc
+# %% ../../nbs/results/06_measured.ipynb #cda6c9d5
 def _read_json(path):
     "The content of a JSON file; `UserError` if it is damaged"
     try: return json.loads(path.read_text(encoding='utf-8'))
@@ -155,7 +155,7 @@ def _read_json(path):
         raise UserError(f'{path} is damaged ({error}): restore it with '
             f'git checkout benchmarks/results/{path.name}.') from None
 
-# %% ../../nbs/results/06_measured.ipynb #c9e3ab54
+# %% ../../nbs/results/06_measured.ipynb #44b156cb
 def read_measured(
     name:str,    # of the table, without .json
     folder=None, # that holds the files; None: benchmarks/results/
@@ -168,7 +168,7 @@ def read_measured(
     raise UserError(f"There is no table {name!r} in {folder}.{suggest_names(name, names)} "
         f"It holds {', '.join(names)}.")
 
-# %% ../../nbs/results/06_measured.ipynb #3687d48f
+# %% ../../nbs/results/06_measured.ipynb #c9e0f2eb
 def keep_measured(
     name:str,    # of the table
     rows:list,   # with all keys of the schema
@@ -185,14 +185,14 @@ def keep_measured(
         write_json(folder/f'{name}.json', _get_content(table))
     return table
 
-# %% ../../nbs/results/06_measured.ipynb #ae1fcdb4
+# %% ../../nbs/results/06_measured.ipynb #4b6ae554
 def _get_content(table):
     "What the file of a table holds"
     content = {key: getattr(table, key) for key in _FILE_KEYS if key != 'rows'}
     if table.group_by: content['group_by'] = table.group_by
     return content | dict(rows=table.rows)
 
-# %% ../../nbs/results/06_measured.ipynb #f01168dc
+# %% ../../nbs/results/06_measured.ipynb #76138dd2
 def _merge_rows(table, rows):
     "The rows of a table in their order, some replaced, others added"
     merged = {}
@@ -201,16 +201,16 @@ def _merge_rows(table, rows):
         merged[name] = row
     return list(merged.values())
 
-# %% ../../nbs/results/06_measured.ipynb #7a7fa228
+# %% ../../nbs/results/06_measured.ipynb #dbcb203c
 def describe_machine()->str:
     "The GPU or the processor, and cores, such as `AMD EPYC, 2 cores, no GPU`"
     end = '' if get_device() == 'cuda' else ', no GPU'
     return f'{get_processor()}, {os.cpu_count()} cores{end}'
 
-# %% ../../nbs/results/06_measured.ipynb #1c12d56f
+# %% ../../nbs/results/06_measured.ipynb #40f07d9f
 _WRITTEN = ('benchmarks/results', 'README.md', 'nbs/13_results.ipynb', 'nbs/figures')
 
-# %% ../../nbs/results/06_measured.ipynb #8ce9db3e
+# %% ../../nbs/results/06_measured.ipynb #f4699099
 def get_provenance(
     command:str, # as a user types it
     images:int,  # how many were measured; 0 for random input
