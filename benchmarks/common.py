@@ -127,11 +127,16 @@ def select_speeds(rows):
     return [r for r in rows if r.get('images_per_second') or 'accuracy_difference' in r]
 
 
+def get_label(row):
+    "What names a bar"
+    return row.get('label') or f"{row['what']} / {row['against']}"
+
+
 def plot_rows(rows, ax=None):
     "Rows that compare speeds: bars on a logarithmic axis, ranges of the rounds, a black line at each target; the `Axes`"
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
     plt = get_plt()
-    rows = sorted(rows, key=lambda r: r['what'])[::-1]
+    rows = sorted(rows, key=get_label)[::-1]
     ax = ax or plt.subplots(figsize=(9, 1 + .22*len(rows)), layout='constrained')[1]
     for i,r in enumerate(rows):
         ax.barh(i, r['ratio'] - 1, left=1, color=COLOURS.get(r['against'], '#999999'), height=.7)
@@ -139,7 +144,7 @@ def plot_rows(rows, ax=None):
         least = LEAST.get((r['what'], r['against']))
         if least is not None: ax.plot([least]*2, [i-.45, i+.45], color='black', lw=2.5)
     ax.set(xscale='log', xlabel='times as fast as … (thin: range of the rounds; thick: target)', ylim=(-.8, len(rows) - .2),
-        yticks=range(len(rows)), yticklabels=[f"{r['what']} / {r['against']}" for r in rows])
+        yticks=range(len(rows)), yticklabels=[get_label(r) for r in rows])
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=FuncFormatter(lambda x,_: f'{x:g}'),
         minor_locator=NullLocator())
     ax.grid(axis='x', alpha=.3); ax.set_axisbelow(True)

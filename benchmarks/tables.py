@@ -25,17 +25,26 @@ def plot_speeds(tables):
     machines = list(dict.fromkeys(row['machine'] for row in rows))
     panels = {machine: [flatten(row) for row in rows if row['machine'] == machine] for machine in machines}
     heights = [4 + len(panel) for panel in panels.values()]
-    axs = get_plt().subplots(len(panels), figsize=(9, .22*sum(heights)), layout='constrained', squeeze=False,
+    axs = get_plt().subplots(len(panels), figsize=(11, .22*sum(heights)), layout='constrained', squeeze=False,
         gridspec_kw=dict(height_ratios=heights))[1].flat
     for ax, (machine, panel) in zip(axs, panels.items()): plot_rows(panel, ax).set_title(machine, fontsize=10)
     return ax
 
 
 def flatten(row):
-    "A kept row as the benchmarks have it: `what, against, ratio, low, high`"
+    "A kept row as the benchmarks have it, with a label: `what, against, ratio, low, high, label`"
     ratio = row['ratio'] if isinstance(row['ratio'], dict) else dict.fromkeys(('value', 'low', 'high'), row['ratio'])
-    what = row['what'] + (' (statistics kept)' if row.get('statistics') == 'kept' else '')
-    return dict(what=what, against=row['against'], ratio=ratio['value'], low=ratio['low'], high=ratio['high'])
+    against = row['against'].replace('+mallopt', ', our allocator')
+    return dict(what=row['what'], against=row['against'], ratio=ratio['value'], low=ratio['low'], high=ratio['high'],
+        label=f"{name_bar(row)} / {against}")
+
+
+def name_bar(row):
+    "What was measured, in words"
+    kind = next(kind for kind in KINDS if row['what'].startswith(kind))
+    kept = ' (kept)' if row.get('statistics') == 'kept' else ''
+    side = 'fine-tuned' if row.get('side') == 'train' else KINDS[kind]
+    return f"{side}: {row.get('model') or row['title']}{kept}"
 
 
 def plot_accuracies(tables):
@@ -44,6 +53,12 @@ def plot_accuracies(tables):
     ax.set_xlabel('test accuracy (95 % interval)')
     return ax
 
+
+KINDS = dict(
+    loader='loader',
+    train='step',
+    end_to_end='loader and step',
+    probe='first answer')
 
 FIGURES = {  # file: tables, function that draws them
     'bench.png': (SPEEDS, plot_speeds),
