@@ -73,7 +73,7 @@ bench-long: setup ## the same, then accuracy and time on the five sets, and memo
 	@$(BIN)/python -m pip install --quiet -e '.[bench]'
 	@$(BIN)/python benchmarks/bench.py --long $(ARGS)
 
-tables: setup ## write README's tables, chapter 13 and the figures from benchmarks/results (measures nothing)
+tables: setup ## write the tables of README and chapters, and the figures, from benchmarks/results (measures nothing)
 	@$(BIN)/python benchmarks/tables.py
 
 docs: setup ## build the site into _docs, stop at broken links (Python 3.11 or newer)

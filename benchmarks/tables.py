@@ -1,4 +1,4 @@
-"""Writes the README's tables, the figures of results and the tables of chapter 13 from benchmarks/results/: `make tables`
+"""Writes the tables of the README and of the chapters, and the figures, from benchmarks/results/: `make tables`
 
 Measures nothing. What already agrees with the files is left as it is; --check only says what does not.
 """
@@ -66,11 +66,14 @@ FIGURES = {  # file: tables, function that draws them
 
 
 def get_texts(root):
-    "`(path, text as it should be)` of the README and of chapter 13"
-    readme, chapter = root/'README.md', root/'nbs'/'13_results.ipynb'
+    "`(path, text as it should be)` of the README and of each chapter that shows measured tables"
+    readme = root/'README.md'
     yield readme, fill_markers(readme.read_text(encoding='utf-8'))
-    notebook = fill_outputs(json.loads(chapter.read_text(encoding='utf-8')))
-    yield chapter, json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
+    for path in sorted((root/'nbs').glob('*.ipynb')):
+        text = path.read_text(encoding='utf-8')
+        if 'show_measured(' not in text: continue
+        notebook = fill_outputs(json.loads(text))
+        yield path, json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
 
 
 def find_stale(root):
@@ -83,7 +86,7 @@ def find_stale(root):
 
 
 def write_all(root):
-    "Make README, chapter 13 and figures agree with benchmarks/results/"
+    "Make README, chapters and figures agree with benchmarks/results/"
     for path, text in get_texts(root): write_text(path, text)
     for name, (names, plot) in FIGURES.items():
         tables = [read_measured(o) for o in names]

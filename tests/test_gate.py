@@ -238,9 +238,9 @@ def test_public_functions_say_what_they_do(module):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    "README, chapter 13, figures and results in a folder of their own, and benchmarks/tables.py"
+    "README, chapters, figures and results in a folder of their own, and benchmarks/tables.py"
     for o in ('benchmarks/results', 'nbs/figures'): shutil.copytree(ROOT/o, tmp_path/o)
-    for o in ('settings.ini', 'README.md', 'nbs/13_results.ipynb'): shutil.copy(ROOT/o, tmp_path/o)
+    for path in [ROOT/'settings.ini', ROOT/'README.md', *(ROOT/'nbs').glob('*.ipynb')]: shutil.copy(path, tmp_path/path.relative_to(ROOT))
     monkeypatch.setenv('IMGCLF_HOME', str(tmp_path))
     monkeypatch.syspath_prepend(ROOT/'benchmarks')
     import tables
@@ -248,7 +248,7 @@ def results(tmp_path, monkeypatch):
 
 
 def test_tables_and_figures_are_those_of_the_files(results, tmp_path):
-    "README, chapter 13 and the figures say what benchmarks/results/ says; a row that lacks a key fails here too"
+    "README, chapters and figures say what benchmarks/results/ says; a row that lacks a key fails here too"
     stale = [path.name for path in results.find_stale(tmp_path)]
     assert not stale, f'{stale}: run `make tables` and commit'
     chapter = (ROOT/'nbs'/'13_results.ipynb').read_text(encoding='utf-8')

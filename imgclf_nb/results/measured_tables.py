@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['format_measured', 'get_lines', 'get_markdown', 'get_frame', 'render_lines', 'get_html', 'ShownTable', 'show_measured',
-           'fill_markers', 'get_output', 'fill_outputs', 'get_digest', 'keep_figure', 'read_digest', 'plot_intervals']
+           'fill_markers', 'get_output', 'parse_shown', 'fill_outputs', 'get_digest', 'keep_figure', 'read_digest',
+           'plot_intervals']
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #9d6a5963
-import hashlib, html, json, re, string
-from dataclasses import asdict
+import ast, hashlib, html, json, re, string
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 
 from ..base.machine import get_plt
 from ..core import UserError
-from .measured import MeasuredTable, get_fields, read_measured
+from .measured import MeasuredTable, find_row, get_fields, read_measured
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #0602ce48
 def _format_number(
@@ -161,9 +162,13 @@ class ShownTable:
 def show_measured(
     name:str,    # of the table
     folder=None, # that holds the files; None: benchmarks/results/
+    **where      # columns and their values: only these rows, e.g. set='chest_xray'
 )->ShownTable:
-    "The table of a file, for a notebook; `UserError` as `read_measured`"
-    return ShownTable(read_measured(name, folder))
+    "The table of a file, for a notebook; `UserError` as `read_measured` and `find_row`"
+    table = read_measured(name, folder)
+    if where: find_row(table, **where)
+    chosen = [row for row in table.rows if all(row.get(k) == v for k,v in where.items())]
+    return ShownTable(replace(table, rows=chosen))
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #351acad2
 _MARKED = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.S)
@@ -183,25 +188,37 @@ def fill_markers(
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #61f9612f
 def get_output(
-    table:MeasuredTable, # as read
+    shown:ShownTable, # from `show_measured`
 )->dict:
     "What a notebook keeps below a cell that shows the table"
-    shown = ShownTable(table)
     data = {
         'text/html': shown._repr_html_().splitlines(keepends=True),
         'text/plain': repr(shown).splitlines(keepends=True)}
     return dict(data=data, execution_count=None, metadata={}, output_type='execute_result')
+
+# %% ../../nbs/results/06a_measured_tables.ipynb #842e8ade
+def parse_shown(
+    source:str, # of a cell
+)->tuple:
+    "`(name, where)` if the cell is one call of `show_measured` with texts, else None"
+    found = re.fullmatch(r'show_measured\(.*\)', source.strip())
+    if not found: return None
+    call = ast.parse(source.strip()).body[0].value
+    where = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    return ast.literal_eval(call.args[0]), where
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #44a2724b
 def fill_outputs(
     notebook:dict, # as its file has it
     folder=None,   # that holds the tables; None: benchmarks/results/
 )->dict:
-    "The notebook with the output of each cell `show_measured('NAME')` as the file has it"
+    "The notebook with the output of each cell that only calls `show_measured`, from the files"
     cells = []
     for cell in notebook['cells']:
-        shown = re.fullmatch(r"show_measured\('(\w+)'\)", ''.join(cell['source']).strip())
-        if shown: cell = dict(cell, outputs=[get_output(read_measured(shown[1], folder))])
+        shown = parse_shown(''.join(cell['source'])) if cell['cell_type'] == 'code' else None
+        if shown:
+            name, where = shown
+            cell = dict(cell, outputs=[get_output(show_measured(name, folder, **where))])
         cells.append(cell)
     return dict(notebook, cells=cells)
 
