@@ -23,7 +23,7 @@ define quietly
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fetch audit train evaluate compare leaderboard export refresh gate test bench bench-long docs check-docs lab
+.PHONY: help setup run fetch audit train evaluate compare leaderboard export refresh gate test bench bench-long tables docs check-docs lab
 
 ##@ Start
 help: ## list the verbs
@@ -73,6 +73,9 @@ compare: setup ## is run A better than run B, by how much, and could it be chanc
 ##@ Look
 leaderboard: setup ## rank all finished runs in one table and one plot
 	@$(BIN)/imgclf_leaderboard $(ARGS)
+
+tables: setup ## write the tables and figures of results from benchmarks/results
+	@$(BIN)/python benchmarks/tables.py
 
 docs: setup ## build the site into _docs (Python 3.11 or newer)
 	@rm -rf _proc _docs

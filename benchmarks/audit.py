@@ -1,15 +1,16 @@
-"""How long an audit takes, and how much memory: `.venv/bin/python benchmarks/audit.py [PICTURES] [FOLDER]`
+"""How long an audit takes, and how much memory: `.venv/bin/python benchmarks/audit.py [IMAGES] [FOLDER] [--keep]`
 
 Draws a clean set (25,000 images of about 40 KB), audits it twice without the part that needs a model, and prints
 seconds and peak memory of each audit, children included.
 """
-import os, resource, subprocess, sys, tempfile, time
+import argparse, os, resource, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from imgclf_nb.datasets import miniatures as M
+from kept import keep_plain
 
 CLASSES = sorted(M.COMPUTER_PARTS)
 
@@ -29,10 +30,16 @@ def audit(folder, out):
 
 
 if __name__ == '__main__':
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 25_000
-    folder = sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp()
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('images', nargs='?', type=int, default=25_000)
+    a.add_argument('folder', nargs='?', help='where the images are drawn; else a temporary one')
+    a.add_argument('--keep', action='store_true', help='also into benchmarks/results/costs.json')
+    a = a.parse_args()
+    n, folder, rows = a.images, a.folder or tempfile.mkdtemp(), []
     with ProcessPoolExecutor() as ex: list(ex.map(draw, ((folder, i) for i in range(n)), chunksize=50))
     size = np.mean([os.path.getsize(p) for p in list(Path(folder).rglob('*.jpg'))[:500]])/1024
-    for name in ('first audit', 'second audit'):
+    for name in ('first', 'second'):
         seconds, memory = audit(folder, tempfile.mkdtemp())
-        print(f'{name}: {n:,} images of {size:.0f} KB in {seconds:.0f} s, {1000*seconds/n:.1f} ms an image, peak memory of a process {memory:.0f} MB')
+        print(f'{name} audit: {n:,} images of {size:.0f} KB in {seconds:.0f} s, {1000*seconds/n:.1f} ms an image, peak memory of a process {memory:.0f} MB')
+        rows.append(dict(what=f'audit without labels, {n:,} synthetic images of {size:.0f} KB: {name}', seconds=round(seconds, 1), images=n))
+    if a.keep: keep_plain('costs', rows)

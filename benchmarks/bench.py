@@ -5,7 +5,7 @@ bench.json from other benchmarks stays. Ratios mean little on a machine that doe
 """
 import os, subprocess, sys
 
-from common import HERE, get_folder, get_parser, plot_rows, read_rows, show_table
+from common import HERE, get_folder, get_parser, plot_rows, read_rows, select_speeds, show_table
 
 SHORT = (['loaders.py'], ['steps.py'], ['steps.py', '--data', 'pc_parts'], ['start.py'], ['kernels.py'])
 LONG = (['sets.py'], ['paths.py'], ['options.py'], ['memory.py'], ['gpu.py'])
@@ -20,11 +20,11 @@ if __name__ == '__main__':
     failed = []
     for script,*more in () if a.figure else SHORT + LONG*a.long:
         print(f"\n{' '.join([script, *more])}", flush=True)
-        r = subprocess.run([sys.executable, HERE/script, *more, *['--quick']*a.quick])
+        r = subprocess.run([sys.executable, HERE/script, *more, *['--quick']*a.quick, *['--keep']*a.keep])
         if r.returncode: failed.append(' '.join([script, *more]))
     rows = read_rows(a.quick)
     if not rows: sys.exit('There is nothing measured yet.')
     print(); show_table(rows)
-    plot_rows(rows).figure.savefig(get_folder(a.quick)/'bench.png', dpi=110)
+    plot_rows(select_speeds(rows)).figure.savefig(get_folder(a.quick)/'bench.png', dpi=110)
     print(f"\n{get_folder(a.quick)/'bench.json'}, bench.png")
     if failed: sys.exit(f"These ended with an error, their own words stand above: {', '.join(failed)}.")

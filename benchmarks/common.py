@@ -12,6 +12,7 @@ from filelock import FileLock
 from imgclf_nb.base.machine import get_commit, get_plt
 from imgclf_nb.base.runs import get_runs_root
 from imgclf_nb.core import write_json
+from kept import keep_results, say_kept
 
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # the targets are for CPUs; give it a value to see what a GPU does
 
@@ -33,7 +34,10 @@ def get_parser(doc, rounds=None):
     "An argument parser with the options that benchmarks share; `rounds` is the default of --rounds, where there are rounds"
     a = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if rounds: a.add_argument('--rounds', type=int, default=rounds, help='every side is asked so many times')
-    a.add_argument('--quick', action='store_true', help='only see that it works: little work, into runs/bench-quick')
+    either = a.add_mutually_exclusive_group()
+    either.add_argument('--quick', action='store_true', help='only see that it works: little work, into runs/bench-quick')
+    either.add_argument('--keep', action='store_true',
+        help='also into benchmarks/results/, with command, commit, machine and date')
     return a
 
 
@@ -92,14 +96,18 @@ def read_rows(quick=False):
     return json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
 
 
-def keep_rows(rows, quick=False):
-    "Put rows into bench.json: each takes the place of the one with its (what, against), all others stay"
+def keep_rows(rows, options, images=0):
+    """Put rows into bench.json: each takes the place of the one with its (what, against), all others stay
+
+    `options`: of the command line, with `quick` and `keep`; `images`: how many were measured, 0 for none of a set."""
+    quick = options.quick
     path = get_folder(quick)/'bench.json'
     with FileLock(path.with_name('.bench.lock')):
         known = {(r['what'], r['against']): r for r in read_rows(quick)}
         known.update({(r['what'], r['against']): {**r, 'commit': get_commit()} for r in rows})
         write_json(path, list(known.values()))
     show_table(rows)
+    if options.keep: say_kept(keep_results([{**r, 'images': images} for r in rows], MODELS))
 
 
 def show_table(rows):
@@ -114,19 +122,29 @@ def show_table(rows):
             f"{'' if met else '  MISSED'}{more}", flush=True)
 
 
-def plot_rows(rows):
-    "The rows that compare speeds: bars on a logarithmic axis, ranges of the rounds, a black line at each target; the `Axes`"
+def select_speeds(rows):
+    "The rows that compare speeds"
+    return [r for r in rows if r.get('images_per_second') or 'accuracy_difference' in r]
+
+
+def get_label(row):
+    "What names a bar"
+    return row.get('label') or f"{row['what']} / {row['against']}"
+
+
+def plot_rows(rows, ax=None):
+    "Rows that compare speeds: bars on a logarithmic axis, ranges of the rounds, a black line at each target; the `Axes`"
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
     plt = get_plt()
-    rows = sorted((r for r in rows if r.get('images_per_second') or 'accuracy_difference' in r), key=lambda r: r['what'])[::-1]
-    ax = plt.subplots(figsize=(9, 1 + .22*len(rows)), layout='constrained')[1]
+    rows = sorted(rows, key=get_label)[::-1]
+    ax = ax or plt.subplots(figsize=(9, 1 + .22*len(rows)), layout='constrained')[1]
     for i,r in enumerate(rows):
         ax.barh(i, r['ratio'] - 1, left=1, color=COLOURS.get(r['against'], '#999999'), height=.7)
         ax.plot([r['low'], r['high']], [i, i], color='black', lw=1)
         least = LEAST.get((r['what'], r['against']))
         if least is not None: ax.plot([least]*2, [i-.45, i+.45], color='black', lw=2.5)
     ax.set(xscale='log', xlabel='times as fast as … (thin: range of the rounds; thick: target)', ylim=(-.8, len(rows) - .2),
-        yticks=range(len(rows)), yticklabels=[f"{r['what']} / {r['against']}" for r in rows])
+        yticks=range(len(rows)), yticklabels=[get_label(r) for r in rows])
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=FuncFormatter(lambda x,_: f'{x:g}'),
         minor_locator=NullLocator())
     ax.grid(axis='x', alpha=.3); ax.set_axisbelow(True)

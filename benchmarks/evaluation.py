@@ -1,6 +1,6 @@
 """What the evaluation of many predictions takes, part by part: 25,000 of 2 classes and 22,688 of 131, 2,000 resamples each.
 
-.venv/bin/python benchmarks/evaluation.py [--draws 2000]
+.venv/bin/python benchmarks/evaluation.py [--draws 2000] [--keep]
 """
 import argparse, time
 from dataclasses import replace
@@ -19,6 +19,7 @@ from imgclf_nb.stats.roc_pr import plot_roc_pr
 from imgclf_nb.results.class_metrics import get_class_table
 from imgclf_nb.results.metrics import calibrate, get_metrics, summarise_evaluation
 from imgclf_nb.results.operating import get_decision_table, get_positive_predictions, get_rates
+from kept import keep_plain
 
 
 def make(n, k, seed):
@@ -64,7 +65,13 @@ def evaluate(n, k, draws):
 
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(); p.add_argument('--draws', type=int, default=2000)
-    draws = p.parse_args().draws
-    rows = {f'{n:,} × {k}': evaluate(n, k, draws)[0] for n,k in ((25_000, 2), (22_688, 131))}
-    print(f'seconds, {draws} resamples'); print(pd.DataFrame(rows).round(1).to_string())
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('--draws', type=int, default=2000, help='resamples')
+    a.add_argument('--keep', action='store_true', help='also into benchmarks/results/costs.json')
+    a = a.parse_args()
+    sizes = {f'{n:,} × {k}': (n, k) for n,k in ((25_000, 2), (22_688, 131))}
+    rows = {name: evaluate(*size, a.draws)[0] for name,size in sizes.items()}
+    print(f'seconds, {a.draws} resamples')
+    print(pd.DataFrame(rows).round(1).to_string())
+    if a.keep: keep_plain('costs', [dict(what=f'evaluation without images, {name}, {a.draws:,} resamples',
+        seconds=round(spent['total'], 1), images=sizes[name][0]) for name,spent in rows.items()])

@@ -101,5 +101,5 @@ if __name__ == '__main__':
     side('cache')  # fills the cache, and is not counted
     r = interleave({s: lambda s=s: side(s) for s in SIDES}, 1 if a.quick else a.rounds)
     facts = dict(device=seen['cache']['device'], resident=seen['cache']['resident'], batch_size=batch, **PUBLISHED)
-    keep_rows([get_row(f'gpu_{arch}_{size}', s, r['cache'], r[s], **facts) for s in SIDES[1:]], a.quick)
+    keep_rows([get_row(f'gpu_{arch}_{size}', s, r['cache'], r[s], **facts) for s in SIDES[1:]], a, batch*steps)
     print(f"{r['cache'][0]:.0f} images a second on {facts['device']}; published: about {PUBLISHED['published_images_per_second']} on an {PUBLISHED['published_on']}")

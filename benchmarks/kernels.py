@@ -28,4 +28,4 @@ if __name__ == '__main__':
         rates = interleave(dict(forked=lambda: run(chapter, True), plain=lambda: run(chapter, False)), 1 if a.quick else a.rounds)
         row = get_row(f'kernel_{chapter}', 'plain', rates['forked'], rates['plain'])
         row = {k: v for k,v in row.items() if not k.endswith('images_per_second')} | dict(images_per_second=None)
-        keep_rows([row | dict(seconds=round(60/statistics.median(rates['forked']), 1))], a.quick)
+        keep_rows([row | dict(seconds=round(60/statistics.median(rates['forked']), 1))], a)

@@ -88,4 +88,5 @@ if __name__ == '__main__':
     if not a.mallopt: os.environ['IMGCLF_MALLOC'] = '0'
     elif not set_allocator(): raise SystemExit('The allocator of this system cannot be set.')
     pin_core()
-    for s in a.sets: keep_rows(measure(s, *((64, 2, 0) if a.quick else (a.pictures, a.rounds, 1))), a.quick)
+    how = (64, 2, 0) if a.quick else (a.pictures, a.rounds, 1)
+    for s in a.sets: keep_rows(measure(s, *how), a, images=how[0])

@@ -76,4 +76,6 @@ if __name__ == '__main__':
     a = a.parse_args()
     if a.one: print(json.dumps(measure_one(a.one)))
     elif not a.quick and a.pictures <= SMALL: sys.exit(f'--pictures {a.pictures}: give more than {SMALL}, or --quick.')
-    else: keep_rows([measure(*((1000, 200) if a.quick else (a.pictures, SMALL)))], a.quick)
+    else:
+        how = (1000, 200) if a.quick else (a.pictures, SMALL)
+        keep_rows([measure(*how)], a, how[0])

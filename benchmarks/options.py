@@ -10,7 +10,9 @@ from statistics import mean
 import pandas as pd
 
 from common import get_folder, get_parser
+from kept import TITLES, keep_plain
 from imgclf_nb.base.runs import Run
+from imgclf_nb.data import get_items
 from imgclf_nb.core import write_json
 from imgclf_nb.base.running import run_notebook
 
@@ -50,4 +52,5 @@ if __name__ == '__main__':
             rows = [r for r in rows if (r['set'], r['option']) != (s, name)] + [row]
             write_json(path, rows)
             print(' '.join(f'{k} {v}' for k,v in row.items()), flush=True)
+            if a.keep: keep_plain('options', [dict(row, title=TITLES.get(s, s), images=len(get_items(s)))])
     print(pd.DataFrame(rows).to_string(index=False))

@@ -47,4 +47,4 @@ if __name__ == '__main__':
     a.add_argument('--sets', nargs='+', default=['pc_parts', 'instruments'])
     a.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     a = a.parse_args()
-    for s in a.sets: keep_rows([measure(s, a.seeds, a.quick)], a.quick)
+    for s in a.sets: keep_rows([measure(s, a.seeds, a.quick)], a, int((get_splits(get_items(s)).split == 'test').sum()))

@@ -114,5 +114,5 @@ if __name__ == '__main__':
         for f in (probe, train):
             if a.only and f.__name__ != a.only: continue
             got[f.__name__] = [f(s, seed, items, a.warm, a.quick) for seed in a.seeds]
-            keep_rows([get_set_row(f.__name__, s, 'fastai', got[f.__name__], stock)], a.quick)
-        if len(got) == 2: keep_rows([get_set_row('train', s, 'probe', got['train'], got['probe'])], a.quick)
+            keep_rows([get_set_row(f.__name__, s, 'fastai', got[f.__name__], stock)], a, len(items))
+        if len(got) == 2: keep_rows([get_set_row('train', s, 'probe', got['train'], got['probe'])], a, len(items))

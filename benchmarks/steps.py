@@ -128,4 +128,5 @@ if __name__ == '__main__':
     if a.one: print(json.dumps(dict(images_per_second=measure_one(a.one[0], a.one[1], int(a.one[2]), a.warm, a.steps, a.data))))
     else:
         how = (1, 1, 2) if a.quick else (a.rounds, a.warm, a.steps)
-        for m in a.models: keep_rows(measure(m, *how, a.data), a.quick)
+        images = int((get_splits(get_items(a.data)).split == 'train').sum()) if a.data else 0
+        for m in a.models: keep_rows(measure(m, *how, a.data), a, images)

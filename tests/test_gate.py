@@ -35,7 +35,7 @@ ORDER = '''
     server
     serving monitoring scaling
     commands
-    START
+    START 13_results
     20_pc_parts 21_cats_vs_dogs 22_fruits360 23_instruments 24_chest_xray
 '''
 RANK = {o: i for i,line in enumerate(ORDER.strip().splitlines()) for o in line.split()}
@@ -253,6 +253,45 @@ def test_links_lead_somewhere(path):
 def test_public_functions_say_what_they_do(module):
     for n in ast.parse(get_source(module)).body:
         if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_'): assert ast.get_docstring(n), f'{module}.{n.name}'
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    "README, chapters, figures and results in a folder of their own, and benchmarks/tables.py"
+    for o in ('benchmarks/results', 'nbs/figures'): shutil.copytree(ROOT/o, tmp_path/o)
+    for path in [ROOT/'settings.ini', ROOT/'README.md', *(ROOT/'nbs').glob('*.ipynb')]: shutil.copy(path, tmp_path/path.relative_to(ROOT))
+    monkeypatch.setenv('IMGCLF_HOME', str(tmp_path))
+    monkeypatch.syspath_prepend(ROOT/'benchmarks')
+    import tables
+    return tables
+
+
+def test_tables_and_figures_are_those_of_the_files(results, tmp_path):
+    "README, chapters and figures say what benchmarks/results/ says; a row that lacks a key fails here too"
+    stale = [path.name for path in results.find_stale(tmp_path)]
+    assert not stale, f'{stale}: run `make tables` and commit'
+    chapter = (ROOT/'nbs'/'13_results.ipynb').read_text(encoding='utf-8')
+    assert [o for o in results.list_measured() if f"show_measured('{o}')" not in chapter] == []
+
+
+@pytest.mark.parametrize('file', ['README.md', 'nbs/13_results.ipynb', 'benchmarks/results/sets.json'])
+def test_an_edited_number_is_noticed(results, tmp_path, file):
+    path = tmp_path/file
+    n = results.read_measured('sets').rows[0]['train']
+    number, edited = (f'"train": {o}' if file.endswith('.json') else f'{o:,} / ' for o in (n, n + 1))
+    text = path.read_text(encoding='utf-8')
+    assert number in text
+    path.write_text(text.replace(number, edited, 1), encoding='utf-8')
+    assert results.find_stale(tmp_path)
+
+
+@pytest.mark.parametrize('key', ['command', 'commit', 'machine', 'date', 'images'])
+def test_a_row_without_its_origin_is_refused(results, tmp_path, key):
+    path = tmp_path/'benchmarks'/'results'/'sets.json'
+    table = json.loads(path.read_text(encoding='utf-8'))
+    del table['rows'][1][key]
+    path.write_text(json.dumps(table), encoding='utf-8')
+    with pytest.raises(results.UserError, match=f"sets.json: row 2: '{key}' is missing"): results.find_stale(tmp_path)
 
 
 def test_cells_read_no_worse_than_before():

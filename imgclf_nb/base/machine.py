@@ -48,12 +48,15 @@ def _git(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 # %% ../../nbs/base/00_machine.ipynb #ca555a11
-def get_commit()->str:
+def get_commit(
+    besides=(), # paths in the project whose changes do not count
+)->str:
     "The project's git commit, with -dirty if tracked files differ from it; None outside git"
     try: head = _git('rev-parse', 'HEAD')
     except FileNotFoundError: return None  # no git on this machine
     if head.returncode: return None
-    changes = _git('status', '--porcelain', '-uno').stdout.strip()
+    passed_over = [f':(exclude){path}' for path in besides]
+    changes = _git('status', '--porcelain', '-uno', '--', '.', *passed_over).stdout.strip()
     return head.stdout.strip() + ('-dirty' if changes else '')
 
 # %% ../../nbs/base/00_machine.ipynb #9fdba91b
