@@ -49,7 +49,7 @@ def get_positive_predictions(
     name = classes[valid.positive]
     def choose(some):
         if len(set(truth[some])) < 2: some = own  # a fold that leaves one class only
-        return choose_threshold(truth[some], p[some], name, units=valid.units[some], **rule)
+        return choose_threshold(truth[some], p[some], units=valid.units[some], **rule)
     point = choose(own) | dict(positive=name)
     positives = p >= point['threshold']
     fold = get_unit_folds(valid.targs[own], valid.units[own])

@@ -114,7 +114,6 @@ def _check_both_classes(truth):
 def choose_threshold(
     truth,                  # is each image positive `(n,)` of bool; images used for nothing else
     p,                      # its probability `(n,)`
-    positive:str,           # name of the positive class
     sensitivity:float=None, # wanted, 0 to 1
     specificity:float=None, # wanted, 0 to 1
     miss_cost:float=None,   # cost of a false negative, in false positives
