@@ -6,8 +6,9 @@
 __all__ = ['MEASURED_FIGURES', 'plot_points', 'plot_accuracy', 'plot_splits', 'plot_gains', 'plot_costs', 'ShownFigure',
            'plot_measured']
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #4a76664e
+# %% ../../nbs/results/06c_measured_figures.ipynb #769749ff
 import io
+from itertools import cycle
 
 from ..base.machine import get_plt
 from ..core import UserError, suggest_names
@@ -15,7 +16,7 @@ from .measured import read_measured
 from .measured_sentences import select_measured
 from .measured_tables import get_digest, read_digest
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #67e3c065
+# %% ../../nbs/results/06c_measured_figures.ipynb #3ce7b40b
 _COLOURS = dict(blue='#0072B2', orange='#D55E00', green='#009E73', grey='#666666')  # Okabe and Ito
 
 def plot_points(
@@ -31,30 +32,30 @@ def plot_points(
     ax.grid(axis='x', alpha=.3)
     return ax
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #0480ed94
+# %% ../../nbs/results/06c_measured_figures.ipynb #00b6a97f
 def _plot_point(ax, x, y, colour):
     "A value with its interval, or an open point where there is none"
     if not isinstance(x, dict): return ax.plot(x, y, 'o', color=colour, mfc='white', ms=6)
     ends = [[x['value'] - x['low']], [x['high'] - x['value']]]
     ax.errorbar(x['value'], y, xerr=ends, fmt='o', color=colour, capsize=3, ms=6, lw=2)
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #8568dd80
+# %% ../../nbs/results/06c_measured_figures.ipynb #44cb409a
 def _start(height):
     "`Axes` of a new figure with room for so many lines"
     size = (6.2, .9 + .34*height)
     return get_plt().subplots(figsize=size, layout='constrained')[1]
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #d894dac1
+# %% ../../nbs/results/06c_measured_figures.ipynb #b9b0836d
 def plot_accuracy(
     tables:list, # `sets` and `evaluation`, with the row of one set
 ):
     "Validation and test accuracies of a set, its baseline and its label ceiling; the `Axes`"
     row, evaluation = tables[0].rows[0], tables[1].rows[0]
     values = {
-        'validation: logistic regression on frozen features': row['frozen_valid'],
-        'validation: the model that is kept': row['kept_valid'],
-        'test: small CNN from scratch': row['scratch_test'],
-        'test: fine-tuned': row['fine_tuned_test']}
+        'frozen features (validation)': row['frozen_valid'],
+        'model that is kept (validation)': row['kept_valid'],
+        'small CNN from scratch (test)': row['scratch_test'],
+        'fine-tuned (test)': row['fine_tuned_test']}
     blue, orange = _COLOURS['blue'], _COLOURS['orange']
     ax = plot_points(_start(5), values, [blue, blue, orange, blue])
     ax.axvline(evaluation['majority_rate'], color=_COLOURS['grey'], ls=':', label='majority class')
@@ -63,7 +64,7 @@ def plot_accuracy(
     ax.set_xlabel('accuracy (test: 95 % interval)')
     return ax
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #ec7f66db
+# %% ../../nbs/results/06c_measured_figures.ipynb #917cbe9e
 def plot_splits(
     tables:list, # `leakage`, with the row of one set
 ):
@@ -76,53 +77,52 @@ def plot_splits(
     ax.set_xlabel('accuracy of the probe (95 % interval)')
     return ax
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #6919650d
+# %% ../../nbs/results/06c_measured_figures.ipynb #641b71f7
 def plot_gains(
     tables:list, # `policies`, with the rows that are shown
 ):
     "Gains of validation accuracy by augmentation, with a line at zero; the `Axes`"
-    values = {f"{row['title']}, {row['start']}": row['gain_points'] for row in tables[0].rows}
+    starts = [row['start'].replace(', ', ',\n') for row in tables[0].rows]
+    titles = [row['title'] for row in tables[0].rows]
+    names = [f'{title}: {start}' for title,start in zip(titles, starts)]
+    values = dict(zip(names, [row['gain_points'] for row in tables[0].rows]))
     ax = plot_points(_start(len(values)), values)
     ax.axvline(0, color=_COLOURS['grey'], lw=1)
-    ax.set_xlabel('gain by the policy medium, percentage points (95 % interval)')
+    ax.set_xlabel('gain, percentage points (95 % interval)')
     return ax
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #35c9f410
-def _plot_start(ax, rows, weights, colour, marker):
-    "The models of one kind of start: accuracy with its interval against multiply-adds"
-    group = [row for row in rows if row['weights'] == weights]
-    x = [row['million_macs'] for row in group]
-    y = [row['accuracy']['value'] for row in group]
-    below = [row['accuracy']['value'] - row['accuracy']['low'] for row in group]
-    above = [row['accuracy']['high'] - row['accuracy']['value'] for row in group]
-    ax.errorbar(x, y, [below, above], fmt=marker, color=colour, capsize=3, label=weights)
-    for row in group:
-        at = (row['million_macs'], row['accuracy']['value'])
-        ax.annotate(row['arch'], at, (4, 4), textcoords='offset points', fontsize=7, rotation=25)
+# %% ../../nbs/results/06c_measured_figures.ipynb #423f0bb6
+def _plot_model(ax, row, colour):
+    "A model with its interval: a circle if it is pretrained, else a square"
+    y = row['accuracy']
+    ends = [[y['value'] - y['low']], [y['high'] - y['value']]]
+    marker = 'o' if row['weights'] == 'pretrained' else 's'
+    name = f"{row['arch']}, {row['weights']}"
+    x = row['million_macs']
+    ax.errorbar(x, y['value'], ends, fmt=marker, color=colour, capsize=3, label=name)
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #7deb3097
+# %% ../../nbs/results/06c_measured_figures.ipynb #7f97c5f5
+_EIGHT = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#56B4E9', '#CC79A7', '#000000', '#999999')
+
 def plot_costs(
     tables:list, # `models`
 ):
     "Validation accuracy of models against their multiply-adds; the `Axes`"
     from matplotlib.ticker import FuncFormatter
-    rows = tables[0].rows
-    ax = get_plt().subplots(figsize=(6.5, 3.6), layout='constrained')[1]
-    styles = zip(dict.fromkeys(row['weights'] for row in rows), _COLOURS.values(), 'os^D')
-    for weights,colour,marker in styles: _plot_start(ax, rows, weights, colour, marker)
+    ax = get_plt().subplots(figsize=(7.2, 3.2), layout='constrained')[1]
+    for row,colour in zip(tables[0].rows, cycle(_EIGHT)): _plot_model(ax, row, colour)
     ax.set(xscale='log', xlabel='million multiply-adds an image (logarithmic)')
     ax.xaxis.set_major_formatter(FuncFormatter(_format_plainly))
-    ax.margins(x=.12)
     ax.set_ylabel('validation accuracy (95 % interval)')
-    ax.legend(fontsize=8, loc='lower right')
+    ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     return ax
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #58690b22
+# %% ../../nbs/results/06c_measured_figures.ipynb #ffabf244
 def _format_plainly(x, _position):
     "A tick as 5, 50 or 1,000"
     return f'{x:,g}'
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #2e551066
+# %% ../../nbs/results/06c_measured_figures.ipynb #81018d17
 class ShownFigure:
     "A figure that a notebook shows as PNG, with the digest of its rows inside"
     def __init__(self,
@@ -139,14 +139,14 @@ class ShownFigure:
         get_plt().close(figure)
         return png.getvalue()
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #fb5af8fd
+# %% ../../nbs/results/06c_measured_figures.ipynb #c655d5ea
 MEASURED_FIGURES = dict(
     accuracy=(plot_accuracy, ('sets', 'evaluation')),
     splits=(plot_splits, ('leakage',)),
     gains=(plot_gains, ('policies',)),
     costs=(plot_costs, ('models',)))
 
-# %% ../../nbs/results/06c_measured_figures.ipynb #d47782be
+# %% ../../nbs/results/06c_measured_figures.ipynb #da03e14e
 def plot_measured(
     name:str,    # in `MEASURED_FIGURES`
     folder=None, # that holds the tables; None: benchmarks/results/

@@ -7,7 +7,7 @@ __all__ = ['ROW_SENTENCES', 'TABLE_SENTENCES', 'say_value', 'describe_accuracy',
            'describe_audit_row', 'describe_leakage_row', 'describe_gain', 'describe_curve', 'describe_models',
            'ShownSentences', 'select_measured', 'say_measured']
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #f15f9280
+# %% ../../nbs/results/06b_measured_sentences.ipynb #5a95f926
 import html, re
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from ..core import UserError
 from .measured import MeasuredTable, find_row, read_measured
 from .measured_tables import format_measured, render_origins
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #7694d066
+# %% ../../nbs/results/06b_measured_sentences.ipynb #8d38f90d
 def say_value(
     x,               # a number or `{value, low, high}`
     spec:str='.1%',  # as `format_measured` takes it
@@ -25,14 +25,14 @@ def say_value(
     text = format_measured(x, spec)
     return text.replace('(', '(95 % CI ', 1) if ci else text
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #ad63fa63
+# %% ../../nbs/results/06b_measured_sentences.ipynb #9faef2ab
 def _contains_zero(
     x, # a number or `{value, low, high}`
 )->bool:
     "Whether the interval contains zero; a number without one shows nothing"
     return not isinstance(x, dict) or x['low'] <= 0 <= x['high']
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #87f90525
+# %% ../../nbs/results/06b_measured_sentences.ipynb #b2dda53b
 def _say_change(
     before:float, # a share
     after:float,  # the share that follows it
@@ -42,7 +42,7 @@ def _say_change(
     verb = 'rises' if after > before else 'falls'
     return f'{verb} from {say_value(before)} to {say_value(after)}'
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #0529a6c2
+# %% ../../nbs/results/06b_measured_sentences.ipynb #f89ac78b
 def _say_overlap(
     a:dict, # `value, low, high`
     b:dict, # of the same images
@@ -51,7 +51,7 @@ def _say_overlap(
     overlap = a['low'] <= b['high'] and b['low'] <= a['high']
     return 'The intervals overlap.' if overlap else 'The intervals do not overlap.'
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #4ee95223
+# %% ../../nbs/results/06b_measured_sentences.ipynb #355313b9
 def describe_accuracy(
     row:dict, # of the table `sets`
 )->list:
@@ -64,10 +64,10 @@ def describe_accuracy(
         f"accuracy {_say_change(row['frozen_valid'], row['kept_valid'])} "
         f"({row['valid']:,} images)."]
     seconds = row.get('train_seconds')
-    if seconds: said.append(f"Fine-tuning took {seconds:,.0f} s ({row['machine']}).")
+    if seconds: said.append(f"Fine-tuning took {seconds:,.0f} s; machine: {row['machine']}.")
     return said
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #a17f6e5a
+# %% ../../nbs/results/06b_measured_sentences.ipynb #c9f71964
 def describe_evaluation(
     row:dict, # of the table `evaluation`
 )->list:
@@ -85,7 +85,7 @@ def describe_evaluation(
             f"{say_value(row['specificity'])}.")
     return said
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #cdcce71a
+# %% ../../nbs/results/06b_measured_sentences.ipynb #221c8725
 def describe_robustness(
     row:dict, # of the table `robustness`
 )->list:
@@ -94,15 +94,14 @@ def describe_robustness(
         f"accuracy on average; the worst is {row['worst']}, with an accuracy of "
         f"{say_value(row['worst_accuracy'], '.0%')}."]
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #88344a2f
+# %% ../../nbs/results/06b_measured_sentences.ipynb #1162ab86
 def describe_audit_row(
     row:dict, # of the table `audits`
 )->list:
-    "What the audit reports, by kind, and the label ceiling"
-    return [f"The audit of {row['images']:,} images reports {format_measured(row['findings'])}. "
-        f"The label ceiling is {say_value(row['label_ceiling'])}."]
+    "How many images the audit reports, by kind"
+    return [f"The audit of {row['images']:,} images reports {format_measured(row['findings'])}."]
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #9468eafc
+# %% ../../nbs/results/06b_measured_sentences.ipynb #3e3d6096
 def describe_leakage_row(
     row:dict, # of the table `leakage`
 )->list:
@@ -115,17 +114,17 @@ def describe_leakage_row(
     if row.get('official') is not None: said.append(_say_shift(row['official'], row['shift_points']))
     return said
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #f0978fc5
+# %% ../../nbs/results/06b_measured_sentences.ipynb #f015c136
 def _say_leakage(
     points, # percentage points, or why there are none, in words
 )->str:
     "The leakage, and whether it can be shown"
-    if isinstance(points, str): return f'Leakage: {points}.'
+    if isinstance(points, str): return f"No leakage is possible: {points.removeprefix('none: ')}."
     text = say_value(points, '.1f percentage points', ci=True)
     if _contains_zero(points): return f'No leakage can be shown: the difference is {text}.'
     return f'The leakage is {text}: so much of the naive accuracy comes from related images.'
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #8e4d230b
+# %% ../../nbs/results/06b_measured_sentences.ipynb #45f53874
 def _say_shift(
     official, # accuracy on the given test split
     points,   # percentage points by which the clean split is better
@@ -133,12 +132,12 @@ def _say_shift(
     "The given test split against the clean one, and whether a shift can be shown"
     begin = f'On the given test split the clean probe reaches {say_value(official, ci=True)}'
     text = say_value(points, '.1f percentage points')
-    if _contains_zero(points): return f'{begin}; no shift can be shown (difference {text}).'
+    if _contains_zero(points): return f'{begin}; no shift can be shown: the difference is {text}.'
     side = 'less' if points['value'] > 0 else 'more'
     return (f'{begin}. The shift is {text}: the probe is {side} accurate there than on the clean '
         f'split at the same class proportions.')
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #13213c3a
+# %% ../../nbs/results/06b_measured_sentences.ipynb #99621d9c
 def describe_gain(
     row:dict, # of the table `policies`
 )->list:
@@ -148,7 +147,7 @@ def describe_gain(
     return [f"{row['title']}, {row['start']}: the policy medium changes validation accuracy by "
         f"{gain}; {end} ({row['images']:,} validation images, {row['seeds']} seeds)."]
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #2dbea40a
+# %% ../../nbs/results/06b_measured_sentences.ipynb #f435546a
 def describe_curve(
     row:dict, # of the table `learning_curves`
 )->list:
@@ -162,7 +161,7 @@ def describe_curve(
         f"the largest size: forecast {band}, seen {say_value(row['seen'])}, which is "
         f"{'inside' if inside else 'outside'}."]
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #476744eb
+# %% ../../nbs/results/06b_measured_sentences.ipynb #75518e35
 def _say_model(
     row:dict,      # of the table `models`
     ci:bool=False, # as in `say_value`
@@ -171,7 +170,20 @@ def _say_model(
     return (f"{row['arch']} with {say_value(row['accuracy'], ci=ci)} at "
         f"{row['million_macs']:,} million multiply-adds")
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #bd34c03e
+# %% ../../nbs/results/06b_measured_sentences.ipynb #f6c55ba4
+def _say_ties(
+    best:dict,  # the most accurate row
+    group:list, # rows that it is compared with, itself among them
+)->str:
+    "How many intervals overlap with that of the most accurate model"
+    tied = sum(row['accuracy']['high'] >= best['accuracy']['low'] for row in group) - 1
+    others = len(group) - 1
+    if not others: return 'No other model was measured.'
+    if not tied: return 'No other interval overlaps with that of the most accurate.'
+    count = 'all others' if tied == others else f'{tied} of the {others} others'
+    return f'The intervals of {count} overlap with that of the most accurate.'
+
+# %% ../../nbs/results/06b_measured_sentences.ipynb #dd063d0f
 def describe_models(
     rows:list, # of the table `models`
 )->list:
@@ -181,13 +193,11 @@ def describe_models(
         group = [row for row in rows if row['weights'] == weights]
         best = max(group, key=lambda row: row['accuracy']['value'])
         cheapest = min(group, key=lambda row: row['million_macs'])
-        tied = sum(row['accuracy']['high'] >= best['accuracy']['low'] for row in group) - 1
         said.append(f"{weights.capitalize()}, the most accurate is {_say_model(best, ci=True)}, "
-            f"the cheapest {_say_model(cheapest)}. The intervals of {tied} of the "
-            f"{len(group) - 1} others overlap with that of the most accurate.")
+            f"the cheapest {_say_model(cheapest)}. {_say_ties(best, group)}")
     return said
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #85115d84
+# %% ../../nbs/results/06b_measured_sentences.ipynb #305fb623
 class ShownSentences:
     "Sentences that a notebook shows as paragraphs, with the origin of their rows"
     def __init__(self,
@@ -202,7 +212,7 @@ class ShownSentences:
         origins = [render_origins(self.table)] if self.table.rows else []
         return '\n'.join([*paragraphs, *origins])
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #2b5e80ef
+# %% ../../nbs/results/06b_measured_sentences.ipynb #3f9a275e
 def _mark(
     text:str, # with *emphasis* and `code`
 )->str:
@@ -210,7 +220,7 @@ def _mark(
     marked = re.sub(r'\*([^*]+)\*', r'<em>\1</em>', html.escape(text, quote=False))
     return re.sub('`([^`]+)`', r'<code>\1</code>', marked)
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #3cdb6c79
+# %% ../../nbs/results/06b_measured_sentences.ipynb #23727122
 ROW_SENTENCES = dict(
     sets=describe_accuracy,
     evaluation=describe_evaluation,
@@ -221,7 +231,7 @@ ROW_SENTENCES = dict(
     learning_curves=describe_curve)
 TABLE_SENTENCES = dict(models=describe_models)
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #663d0d84
+# %% ../../nbs/results/06b_measured_sentences.ipynb #b25f57da
 def select_measured(
     name:str,    # of the table
     folder=None, # that holds the files; None: benchmarks/results/
@@ -233,7 +243,7 @@ def select_measured(
     chosen = [row for row in table.rows if all(row.get(k) == v for k,v in where.items())]
     return replace(table, rows=chosen)
 
-# %% ../../nbs/results/06b_measured_sentences.ipynb #49d80462
+# %% ../../nbs/results/06b_measured_sentences.ipynb #14d5cdbd
 def say_measured(
     name:str,    # of the table
     folder=None, # that holds the files; None: benchmarks/results/
