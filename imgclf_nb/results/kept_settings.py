@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_rows_folder', 'get_page_command', 'get_setting_row', 'write_settings', 'show_page_rows']
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #bb222139
+# %% ../../nbs/results/06d_kept_settings.ipynb #a0601eb3
 import json, math, shlex
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from .measured import keep_measured, read_measured
 from .measured_sentences import ShownSentences
 from .measured_tables import ShownTable
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #2a2a030e
+# %% ../../nbs/results/06d_kept_settings.ipynb #6d901438
 def check_rows_folder(
     rows:str,    # the page's parameter: a folder, or '' for none
     dataset:str, # the page's parameter
@@ -32,7 +32,7 @@ def check_rows_folder(
     raise ParameterError(f"{dataset} is a synthetic miniature, and {rows} holds results of real "
         f"images: give another folder as rows, or a real set as dataset.", 'rows')
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #b2c92a60
+# %% ../../nbs/results/06d_kept_settings.ipynb #6b0fd877
 def _prepare_folder(
     folder, # that takes rows
 )->Path:
@@ -45,7 +45,7 @@ def _prepare_folder(
     write_text(path, json.dumps(content | dict(rows=[]), indent=1, ensure_ascii=False) + '\n')
     return folder
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #3960b5c5
+# %% ../../nbs/results/06d_kept_settings.ipynb #c6993831
 def _say_option(
     name:str, # of a parameter
     value,    # a number, text, bool or list
@@ -57,7 +57,7 @@ def _say_option(
     text = Path(value).name if isinstance(value, str) and '/' in value else str(value)
     return f'-p {name} {shlex.quote(text)}'
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #45c33754
+# %% ../../nbs/results/06d_kept_settings.ipynb #c550b4e2
 def get_page_command(
     page:str,       # its notebook, such as 20_pc_parts
     parameters:dict,# the page's `globals()`
@@ -68,12 +68,12 @@ def get_page_command(
     options = [_say_option(k, value) for k,value in given.items() if value != defaults[k]]
     return ' '.join([f'papermill nbs/{page}.ipynb runs/{page}.ipynb', *options])
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #fa6f7cab
+# %% ../../nbs/results/06d_kept_settings.ipynb #3d66fdf0
 def _scale(x, by=1, digits=4):
     "The number divided, rounded; None if it is not known"
     return None if x is None or not math.isfinite(x) else round(float(x)/by, digits)
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #a24980a2
+# %% ../../nbs/results/06d_kept_settings.ipynb #7ce76682
 def get_setting_row(
     setting,    # a row of the table from `get_study_table`
     names:list, # the columns that make a setting
@@ -89,7 +89,7 @@ def get_setting_row(
         million_parameters=_scale(setting['parameters'], 1e6),
         million_macs=_scale(setting['macs'], 1e6))
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #0c8f1ed1
+# %% ../../nbs/results/06d_kept_settings.ipynb #f1df2356
 def _get_run_origin(
     run:str,     # name of a finished run
     command:str, # as a user types it
@@ -101,7 +101,7 @@ def _get_run_origin(
     short = commit[:7] + (f'-{dirty}' if dirty else '')
     return dict(origin, commit=short, date=record['started'][:10])
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #53343efe
+# %% ../../nbs/results/06d_kept_settings.ipynb #667b69e5
 def write_settings(
     rows:str,        # the page's parameter: a folder, or '' for none
     page:str,        # its notebook, such as 20_pc_parts
@@ -119,7 +119,7 @@ def write_settings(
             kept.append(row | _get_run_origin(setting['run'], command))
     keep_measured('settings', kept, _prepare_folder(rows))
 
-# %% ../../nbs/results/06d_kept_settings.ipynb #3cbe3427
+# %% ../../nbs/results/06d_kept_settings.ipynb #463e5938
 def show_page_rows(
     page:str,    # its notebook, such as 20_pc_parts
     plan:str,    # what the page would measure, in words
