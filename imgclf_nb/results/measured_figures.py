@@ -12,9 +12,8 @@ from itertools import cycle
 
 from ..base.machine import get_plt
 from ..core import UserError, suggest_names
-from .measured import read_measured
 from .measured_sentences import select_measured
-from .measured_tables import get_digest, read_digest
+from .measured_tables import get_digest
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #3ce7b40b
 _COLOURS = dict(blue='#0072B2', orange='#D55E00', green='#009E73', grey='#666666')  # Okabe and Ito
@@ -158,5 +157,5 @@ def plot_measured(
             f"There are {', '.join(MEASURED_FIGURES)}.")
     plot, names = MEASURED_FIGURES[name]
     tables = [select_measured(table, folder, **where) for table in names]
-    shown = ', '.join(str(value) for value in where.values())
-    return ShownFigure(f"{name}{': ' if shown else ''}{shown}, from {' and '.join(names)}", plot, tables)
+    title = ', '.join([name, *map(str, where.values())])
+    return ShownFigure(f"{title}, from {' and '.join(names)}", plot, tables)

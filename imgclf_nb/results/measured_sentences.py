@@ -59,7 +59,8 @@ def describe_accuracy(
     tuned, scratch = row['fine_tuned_test'], row['scratch_test']
     said = [
         f"{row['title']}: fine-tuned {say_value(tuned, ci=True)} on {row['test']:,} test images "
-        f"against {say_value(scratch)} for the small CNN from scratch. {_say_overlap(tuned, scratch)}",
+        f"against {say_value(scratch)} for the small CNN from scratch. "
+        f"{_say_overlap(tuned, scratch)}",
         f"From logistic regression on frozen features to the model that is kept, validation "
         f"accuracy {_say_change(row['frozen_valid'], row['kept_valid'])} "
         f"({row['valid']:,} images)."]
@@ -111,7 +112,8 @@ def describe_leakage_row(
         f"{_say_leakage(row['leakage_points'])}"]
     if row.get('related'):
         said.append(f"{say_value(row['related'], '.0%')} of the tested images have related images.")
-    if row.get('official') is not None: said.append(_say_shift(row['official'], row['shift_points']))
+    official = row.get('official')
+    if official is not None: said.append(_say_shift(official, row['shift_points']))
     return said
 
 # %% ../../nbs/results/06b_measured_sentences.ipynb #f015c136
@@ -155,9 +157,10 @@ def describe_curve(
     gain = say_value(row['gain_points'], '+.1f percentage points')
     end = 'a gain cannot be promised' if _contains_zero(row['gain_points']) else 'a gain is likely'
     inside = row['forecast_low'] <= row['seen'] <= row['forecast_high']
-    band = f"{say_value(row['forecast_low']).removesuffix(' %')}–{say_value(row['forecast_high'])}"
-    return [f"Twice the training images ({row['train']:,} → {row['twice']:,}) are forecast to change "
-        f"the probe's validation accuracy by {gain.replace('(', '(90 % band ')}: {end}. Checked on "
+    low, high = say_value(row['forecast_low']), say_value(row['forecast_high'])
+    band = f"{low.removesuffix(' %')}–{high}"
+    return [f"Twice the training images ({row['train']:,} → {row['twice']:,}) are forecast to "
+        f"change the probe's validation accuracy by {gain.replace('(', '(90 % band ')}: {end}. Checked on "
         f"the largest size: forecast {band}, seen {say_value(row['seen'])}, which is "
         f"{'inside' if inside else 'outside'}."]
 

@@ -212,8 +212,9 @@ def parse_shown(
 )->tuple:
     "`(function, texts, where)` if the cell is one call of a function with texts, else None"
     found = re.fullmatch(rf"({'|'.join(names)})\(.*\)", source.strip(), re.S)
-    if not found: return None
-    call = ast.parse(source.strip()).body[0].value
+    statements = ast.parse(source.strip()).body if found else []
+    if len(statements) != 1: return None
+    call = statements[0].value
     texts = [ast.literal_eval(argument) for argument in call.args]
     where = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     return found[1], texts, where
