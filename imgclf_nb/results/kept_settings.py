@@ -101,6 +101,20 @@ def _get_run_origin(
     short = commit[:7] + (f'-{dirty}' if dirty else '')
     return dict(origin, commit=short, date=record['started'][:10])
 
+# %% ../../nbs/results/06d_kept_settings.ipynb #0751eb02
+def _get_rows(
+    named:dict,  # what all rows have: page, set and step
+    table,       # from `get_study_table`
+    names:list,  # the columns that make a setting
+    command:str, # as a user types it
+)->list:
+    "The settings of one step as rows with their origin"
+    rows = []
+    for _,setting in table.iterrows():
+        origin = _get_run_origin(setting['run'], command)
+        rows.append({**named, **get_setting_row(setting, names), **origin})
+    return rows
+
 # %% ../../nbs/results/06d_kept_settings.ipynb #667b69e5
 def write_settings(
     rows:str,        # the page's parameter: a folder, or '' for none
@@ -111,12 +125,10 @@ def write_settings(
     "Write the page's settings as rows of `settings` into the folder; nothing if there is none"
     if not rows: return
     check_rows_folder(rows, parameters['dataset'])
-    name = Path(parameters['dataset']).name
     command, kept = get_page_command(page, parameters), []
+    named = dict(page=page, set=Path(parameters['dataset']).name)
     for step,(table,names) in tables.items():
-        for _,setting in table.iterrows():
-            row = dict(page=page, set=name, step=step) | get_setting_row(setting, names)
-            kept.append(row | _get_run_origin(setting['run'], command))
+        kept += _get_rows(dict(named, step=step), table, names, command)
     keep_measured('settings', kept, _prepare_folder(rows))
 
 # %% ../../nbs/results/06d_kept_settings.ipynb #463e5938

@@ -57,11 +57,20 @@ def plot_accuracy(
         'fine-tuned (test)': row['fine_tuned_test']}
     blue, orange = _COLOURS['blue'], _COLOURS['orange']
     ax = plot_points(_start(5), values, [blue, blue, orange, blue])
-    ax.axvline(evaluation['majority_rate'], color=_COLOURS['grey'], ls=':', label='majority class')
-    ax.axvline(evaluation['label_ceiling'], color=_COLOURS['grey'], ls='--', label='label ceiling')
-    ax.legend(fontsize=8, ncols=2, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
+    _plot_bounds(ax, evaluation)
     ax.set_xlabel('accuracy (test: 95 % interval)')
     return ax
+
+# %% ../../nbs/results/06c_measured_figures.ipynb #fbe34f3d
+def _plot_bounds(
+    ax,              # matplotlib `Axes`
+    evaluation:dict, # a row of `evaluation`
+):
+    "Vertical lines at the majority-class baseline and at the label ceiling"
+    grey = _COLOURS['grey']
+    ax.axvline(evaluation['majority_rate'], color=grey, ls=':', label='majority class')
+    ax.axvline(evaluation['label_ceiling'], color=grey, ls='--', label='label ceiling')
+    ax.legend(fontsize=8, ncols=2, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #917cbe9e
 def plot_splits(

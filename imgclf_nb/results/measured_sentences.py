@@ -80,11 +80,16 @@ def describe_evaluation(
         said.append(f"The expected calibration error is {say_value(row['ece'], '.3f', ci=True)}.")
     if row.get('auc'):
         said.append(f"The area under the ROC curve is {say_value(row['auc'], '.3f', ci=True)}.")
-    if row.get('rule'):
-        said.append(f"At the threshold chosen by the rule *{row['rule']}*, sensitivity is "
-            f"{say_value(row['sensitivity'], ci=True)} and specificity "
-            f"{say_value(row['specificity'])}.")
-    return said
+    return said + ([_say_operating_point(row)] if row.get('rule') else [])
+
+# %% ../../nbs/results/06b_measured_sentences.ipynb #29d26cae
+def _say_operating_point(
+    row:dict, # of the table `evaluation`, with a rule
+)->str:
+    "Sensitivity and specificity at the chosen threshold"
+    return (f"At the threshold chosen by the rule *{row['rule']}*, sensitivity is "
+        f"{say_value(row['sensitivity'], ci=True)} and specificity "
+        f"{say_value(row['specificity'])}.")
 
 # %% ../../nbs/results/06b_measured_sentences.ipynb #221c8725
 def describe_robustness(
@@ -154,13 +159,13 @@ def describe_curve(
     row:dict, # of the table `learning_curves`
 )->list:
     "What twice the training images would bring, and how far such a forecast was right"
-    gain = say_value(row['gain_points'], '+.1f percentage points')
+    gain = say_value(row['gain_points'], '+.1f percentage points').replace('(', '(90 % band ')
     end = 'a gain cannot be promised' if _contains_zero(row['gain_points']) else 'a gain is likely'
     inside = row['forecast_low'] <= row['seen'] <= row['forecast_high']
     low, high = say_value(row['forecast_low']), say_value(row['forecast_high'])
     band = f"{low.removesuffix(' %')}–{high}"
     return [f"Twice the training images ({row['train']:,} → {row['twice']:,}) are forecast to "
-        f"change the probe's validation accuracy by {gain.replace('(', '(90 % band ')}: {end}. Checked on "
+        f"change the probe's validation accuracy by {gain}: {end}. Checked on "
         f"the largest size: forecast {band}, seen {say_value(row['seen'])}, which is "
         f"{'inside' if inside else 'outside'}."]
 
