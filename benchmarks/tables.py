@@ -7,9 +7,18 @@ import json
 import sys
 
 from imgclf_nb.core import UserError, get_root, write_text
+from imgclf_nb.results.kept_settings import show_page_rows
 from imgclf_nb.results.measured import list_measured, read_measured
+from imgclf_nb.results.measured_figures import plot_measured
+from imgclf_nb.results.measured_sentences import say_measured
 from imgclf_nb.results.measured_tables import fill_markers, fill_outputs, keep_figure
-from imgclf_nb.results.measured_tables import plot_intervals, read_digest, get_digest
+from imgclf_nb.results.measured_tables import plot_intervals, read_digest, get_digest, show_measured
+
+SHOWN = dict(
+    show_measured=show_measured,
+    say_measured=say_measured,
+    plot_measured=plot_measured,
+    show_page_rows=show_page_rows)
 
 SPEEDS = ('loaders', 'steps', 'end_to_end', 'whole_way')
 ACCURACIES = dict(
@@ -66,13 +75,13 @@ FIGURES = {  # file: tables, function that draws them
 
 
 def get_texts(root):
-    "`(path, text as it should be)` of the README and of each chapter that shows measured tables"
+    "`(path, text as it should be)` of the README and of each chapter that shows measured results"
     readme = root/'README.md'
     yield readme, fill_markers(readme.read_text(encoding='utf-8'))
     for path in sorted((root/'nbs').glob('*.ipynb')):
         text = path.read_text(encoding='utf-8')
-        if 'show_measured(' not in text: continue
-        notebook = fill_outputs(json.loads(text))
+        if not any(f'{name}(' in text for name in SHOWN): continue
+        notebook = fill_outputs(json.loads(text), calls=SHOWN)
         yield path, json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
 
 

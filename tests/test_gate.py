@@ -285,6 +285,29 @@ def test_an_edited_number_is_noticed(results, tmp_path, file):
     assert results.find_stale(tmp_path)
 
 
+@pytest.mark.parametrize('page', ['20_pc_parts', '21_cats_vs_dogs', '22_fruits360', '23_instruments', '24_chest_xray'])
+def test_a_changed_row_changes_the_sentences_and_figures_of_its_page(results, tmp_path, page):
+    from imgclf_nb.results.measured import find_row, keep_measured, read_measured
+    row = find_row(read_measured('sets'), set=page[3:])
+    keep_measured('sets', [dict(row, fine_tuned_test=dict(value=.123, low=.12, high=.13))], tmp_path/'benchmarks'/'results')
+    pages = dict(results.get_texts(tmp_path))
+    assert pages[tmp_path/'nbs'/f'{page}.ipynb'].count('12.3 %') >= 1
+    here = [path.stem for path in results.find_stale(tmp_path) if re.match(r'2\d_', path.stem)]
+    assert here == [page]  # and no other page
+    before, after = (json.loads(o) for o in ((ROOT/'nbs'/f'{page}.ipynb').read_text(), pages[tmp_path/'nbs'/f'{page}.ipynb']))
+    drawn = [i for i,c in enumerate(before['cells']) if source(c).startswith('plot_measured(') and c['outputs'] != after['cells'][i]['outputs']]
+    assert len(drawn) == 1  # the figure of the accuracies
+
+
+def test_no_page_repeats_a_measured_number_by_hand():
+    "Results in the prose of the project pages come from rows"
+    for path in sorted((ROOT/'nbs').glob('2?_*.ipynb')):
+        after = [source(c) for c in cells(path)]
+        prose = after[after.index(next(s for s in after if s.startswith('## Measured'))):]
+        typed = [s for s,c in zip(prose, cells(path)[-len(prose):]) if c['cell_type'] == 'markdown' and re.search(r'\d+(\.\d+)? %|0\.\d|percentage points', s)]
+        assert not typed, f'{name(path)}: {typed}'
+
+
 @pytest.mark.parametrize('key', ['command', 'commit', 'machine', 'date', 'images'])
 def test_a_row_without_its_origin_is_refused(results, tmp_path, key):
     path = tmp_path/'benchmarks'/'results'/'sets.json'

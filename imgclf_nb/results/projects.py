@@ -27,6 +27,7 @@ LIMITS = dict(
     seeds=(1, 100),
     trials=(1, 1000),
     repeats=(2, 100),
+    turn_seconds=(.01, 60),
     size=(16, 1024),
     fine_size=(16, 1024),
     deep_size=(16, 1024),
