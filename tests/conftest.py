@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forking import run_forked
+from forking import run_forked, wait_for_servers
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get('IMGCLF_REAL', ROOT.parent/'shared'/'data'))
@@ -42,17 +42,39 @@ def real():
     return REAL
 
 
+def execute(args, cwd, env, timeout, out, err):
+    "A Python script with its arguments, forked where there is a server; its output goes to files"
+    code = run_forked(args, env, cwd, out.name, err.name, timeout)
+    if code is not None: return code
+    return subprocess.run([sys.executable, *args], cwd=cwd, env=env, timeout=timeout,
+        stdin=subprocess.DEVNULL, stdout=out, stderr=err).returncode
+
+
+def open_output():
+    return tempfile.NamedTemporaryFile('a+', encoding='utf-8', errors='replace')
+
+
+def read_output(file):
+    file.seek(0)
+    return file.read()
+
+
 def command(*args, cwd=ROOT, timeout=600, **env):
     "A command of the project's environment: its exit code and all that it printed"
     name, *rest = map(str, args)
-    args = [str(Path(sys.executable).parent/name), *rest]
-    env = {**os.environ, **env}
-    with tempfile.NamedTemporaryFile('r', encoding='utf-8') as out:
-        code = run_forked(args, env, cwd, out.name, timeout)
-        if code is not None: return code, out.read()
-    r = subprocess.run(args, cwd=cwd, env=env, timeout=timeout, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return r.returncode, r.stdout
+    script = str(Path(sys.executable).parent/name)
+    with open_output() as out:
+        code = execute([script, *rest], cwd, {**os.environ, **env}, timeout, out, out)
+        return code, read_output(out)
+
+
+def run_code(code, env, timeout=300):
+    "Python code in a fresh process, without warnings: its exit code, stdout and stderr"
+    with open_output() as script, open_output() as out, open_output() as err:
+        script.write(f"import warnings\nwarnings.simplefilter('ignore')\n{code}")
+        script.flush()
+        code = execute([script.name], ROOT, env, timeout, out, err)
+        return code, read_output(out), read_output(err)
 
 
 def get_startup(folder, code=''):
@@ -113,6 +135,12 @@ def get_rank(item):
 def pytest_collection_modifyitems(items):
     "Long groups, each of which stays on one worker, begin first; single tests fill what is left"
     items.sort(key=get_rank)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    "The servers load their libraries while the tests are collected"
+    if hasattr(session.config, 'workerinput'): wait_for_servers()
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,22 +11,29 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 
 from imgclf_nb.base.kernels import _get_setting, _reset_process, make_sockets
 
 HERE = os.path.abspath(__file__)
 LIBRARIES = '''pandas scipy.stats scipy.spatial sklearn.metrics sklearn.linear_model matplotlib.pyplot
-    seaborn cv2 PIL.Image imagehash papermill.execute jupyter_client.manager filelock'''.split()
+    seaborn cv2 PIL.Image imagehash papermill.execute jupyter_client.manager filelock torch
+    torchvision'''.split()  # none that reads the settings of the hub while it loads
 
 
-def run_script(args, env, cwd, out):
+def get_setting(env):
+    "The variables that these libraries may have read while they were loaded"
+    setting = _get_setting(env)
+    return {name: value for name,value in setting.items() if not name.startswith(('HF_', 'HUGGING'))}
+
+
+def run_script(args, env, cwd, out, err):
     "In a fresh fork: the script, as in a process of its own; never returns"
     _reset_process(env, cwd)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    written = os.open(out, os.O_WRONLY | os.O_APPEND)
-    os.dup2(written, 1)
-    os.dup2(written, 2)
+    os.dup2(os.open(out, os.O_WRONLY | os.O_APPEND), 1)
+    os.dup2(os.open(err, os.O_WRONLY | os.O_APPEND), 2)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.argv = args
     try: runpy.run_path(args[0], run_name='__main__')
@@ -52,10 +59,11 @@ def watch(caller, request):
 
 def serve(path):
     "Load the libraries, then fork a script for each request, until stdin ends"
-    setting = _get_setting(os.environ)
+    setting = get_setting(os.environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for name in LIBRARIES: importlib.import_module(name)
+    assert 'huggingface_hub' not in sys.modules
     gc.collect()
     gc.freeze()
     door = socket.socket(socket.AF_UNIX)
@@ -65,7 +73,7 @@ def serve(path):
     while 0 not in select.select([door, 0], [], [])[0]:
         caller, _ = door.accept()
         request = json.loads(caller.makefile('r').readline())
-        if _get_setting(request['env']) != setting: caller.sendall(b'0\n')
+        if get_setting(request['env']) != setting: caller.sendall(b'0\n')
         elif os.fork() == 0:
             door.close()
             watch(caller, request)
@@ -81,15 +89,25 @@ class CommandServer:
             start_new_session=True, env={**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1'})
 
 
-def run_forked(args, env, cwd, out, timeout):
-    "The exit code of a script, its output appended to the file `out`; None if there is no server for it"
+def wait_for_servers(seconds=120):
+    "Wait until the servers of commands and kernels accept requests"
+    paths = [os.environ.get(name) for name in ('IMGCLF_COMMANDS', 'IMGCLF_KERNELS')]
+    until = time.monotonic() + seconds
+    while not all(map(os.path.exists, filter(None, paths))) and time.monotonic() < until:
+        time.sleep(.1)
+
+
+def run_forked(args, env, cwd, out, err, timeout):
+    """The exit code of a script, its output appended to the files `out` and `err`;
+    None if there is no server for it"""
     path = os.environ.get('IMGCLF_COMMANDS', '')
     if not os.path.exists(path): return None
     with socket.socket(socket.AF_UNIX) as caller:
         caller.settimeout(timeout)
         caller.connect(path)
         with caller.makefile('rw') as lines:
-            lines.write(json.dumps(dict(args=args, env=env, cwd=str(cwd), out=str(out))) + '\n')
+            request = dict(args=args, env=env, cwd=str(cwd), out=str(out), err=str(err))
+            lines.write(json.dumps(request) + '\n')
             lines.flush()
             pid = int(lines.readline())
             if pid == 0: return None

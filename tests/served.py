@@ -7,22 +7,26 @@ import sys
 
 from nbdev.test import nbdev_test
 
-from forking import CommandServer
+from forking import CommandServer, wait_for_servers
 from imgclf_nb.base.kernels import KernelServer, can_fork, preload
 
+notebooks = sys.argv[1] == 'nbdev_test'
+
 if can_fork():  # all kernels, whichever process wants them, come from one server
-    server = KernelServer().wait()
+    server = KernelServer()
     os.environ.update(
         IMGCLF_KERNELS=server.path,
         JUPYTER_DEFAULT_PROVISIONER_NAME='imgclf-fork')
+    if not notebooks: os.environ['IMGCLF_COMMANDS'] = CommandServer().path
 
-if sys.argv[1] != 'nbdev_test':
-    if can_fork(): os.environ['IMGCLF_COMMANDS'] = CommandServer().path
+if not notebooks:
+    if 'pytest' not in sys.argv: wait_for_servers()  # pytest waits when it has collected its tests
     sys.exit(subprocess.run(sys.argv[1:]).returncode)
 
 if can_fork():  # and the notebooks run in forks of this process
-    preload()
+    preload()  # while the server does the same
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)  # objects of dozens of notebooks stay in a worker
+    server.wait()
 nbdev_test(n_workers=2, timing=True)

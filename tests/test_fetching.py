@@ -26,7 +26,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from conftest import command
+from conftest import command, run_code
 from imgclf_nb.core import UserError
 from imgclf_nb.datasets.archives import unpack, unpack_parquet
 from imgclf_nb.datasets.retries import explain_failure
@@ -233,11 +233,10 @@ from imgclf_nb.core import UserError
 from imgclf_nb.fetching import Source, fetch
 try: print(fetch({source!r}, {str(tmp_path/'data'/folder)!r}))
 except UserError as e: print(e); raise SystemExit(3)"""
-    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True,
-        encoding='utf-8', errors='replace', timeout=120, env=env(tmp_path, net, **more))
+    rc, out, err = run_code(code, env(tmp_path, net, **more), timeout=120)
     # in its test environment kagglehub prints every answer, archives too
-    lines = [line for line in r.stdout.split('\n') if line.isprintable() and len(line) < 1000]
-    return r.returncode, '\n'.join(lines) + (r.stderr[-2000:] if r.returncode not in (0, 3) else '')
+    lines = [line for line in out.split('\n') if line.isprintable() and len(line) < 1000]
+    return rc, '\n'.join(lines) + (err[-2000:] if rc not in (0, 3) else '')
 
 
 def bytes_below(folder):
@@ -502,8 +501,7 @@ def test_a_disk_that_fills_up(net, tmp_path):
     code = f"""{FULL_DISK}
 try: fetching.fetch(fetching.{source!r}, {str(folder)!r})
 except fetching.UserError as e: print(e)"""
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-        env=env(tmp_path)).stdout
+    _, out, _ = run_code(code, env(tmp_path))
     assert 'The disk is full' in out and f'{len(BIG):,} bytes are needed' in out, out
     assert 'Free some space' in out, out
     assert seen(tmp_path/'data') == []

@@ -1,11 +1,10 @@
 "Weights: the hub's real client against a server of our own, and real photos seen by the default model"
-import contextlib, http.server, json, os, subprocess, sys, threading
-from pathlib import Path
+import contextlib, http.server, os, threading
 
 import pytest, timm, torch
 from safetensors.torch import save_file
 
-from conftest import REAL
+from conftest import run_code
 
 ARCH = 'test_resnet'  # timm's own tiny model, with a hub repository
 
@@ -45,9 +44,10 @@ try:
     m = get_backbone({arch!r}); print(m.source.split('/')[0], float(next(m.parameters()).sum()), sep='|')
 except UserError as e: print(e); raise SystemExit(3)"""
     env = {k: v for k,v in os.environ.items() if k.lower() not in ('http_proxy', 'https_proxy', 'all_proxy')}
-    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=300,
-                       env={**env, 'HF_HOME': str(home), 'HF_ENDPOINT': endpoint, 'HF_HUB_OFFLINE': offline, 'HF_HUB_DISABLE_XET': '1', 'HF_HUB_DISABLE_PROGRESS_BARS': '1'})
-    return r.returncode, (r.stdout.strip().splitlines() or [r.stderr])[-1]
+    hub = dict(HF_HOME=str(home), HF_ENDPOINT=endpoint, HF_HUB_OFFLINE=offline,
+        HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_PROGRESS_BARS='1')
+    rc, out, err = run_code(code, {**env, **hub})
+    return rc, (out.strip().splitlines() or [err])[-1]
 
 
 @pytest.fixture(scope='module')
