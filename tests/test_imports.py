@@ -44,39 +44,61 @@ modules, libraries = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 for name in libraries: importlib.import_module(name)
 assert not any(name.startswith('imgclf_nb') for name in sys.modules)
 for module in modules:
-    if os.fork(): os.wait(); continue
+    if os.fork():
+        os.wait()
+        continue
+    error = ''
     try: importlib.import_module(f'imgclf_nb.{module}')
-    except BaseException: print(json.dumps([module, traceback.format_exc()]), flush=True)
-    else: print(json.dumps([module, '']), flush=True)
+    except BaseException: error = traceback.format_exc()
+    packages = sorted({name.split('.')[0] for name in sys.modules})
+    print(json.dumps([module, error, packages]), flush=True)
     os._exit(0)
 """
 
 
-@pytest.fixture(scope='module')
-def errors(tmp_path_factory):
-    "What went wrong while each module that may load torch was imported, in a fork that holds the libraries and nothing of ours"
-    tmp = tmp_path_factory.mktemp('forks')
+def import_in_forks(modules, libraries, tmp):
+    """By module: what went wrong while it was imported, and the packages that are loaded then, in a
+    fork of a process that holds these libraries and nothing of ours"""
     env = {**os.environ, 'IMGCLF_RUNS': str(tmp/'runs'), 'IMGCLF_RECORDS': str(tmp/'records')}
-    args = [json.dumps([m for m in MODULES if may_be_heavy(m)]), json.dumps(PRELOADED)]
-    r = subprocess.run([sys.executable, '-c', FORKS, *args], cwd=tmp, env=env, capture_output=True, text=True)
-    assert r.returncode == 0 and not (tmp/'runs').exists() and not (tmp/'records').exists(), r.stderr
-    return dict(map(json.loads, r.stdout.splitlines()))
+    args = [sys.executable, '-c', FORKS, json.dumps(modules), json.dumps(libraries)]
+    r = subprocess.run(args, cwd=tmp, env=env, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    assert not (tmp/'runs').exists() and not (tmp/'records').exists()
+    return {module: (error, set(packages)) for module,error,packages in map(json.loads, r.stdout.splitlines())}
 
 
-@pytest.mark.skipif(not can_fork(), reason='forks are for Linux without a GPU; elsewhere the notebooks import these modules')
-@pytest.mark.xdist_group('forks')
+@pytest.fixture(scope='module')
+def heavy(tmp_path_factory):
+    "The modules that may load torch, where it is loaded already"
+    return import_in_forks([m for m in MODULES if may_be_heavy(m)], PRELOADED, tmp_path_factory.mktemp('heavy'))
+
+
+@pytest.fixture(scope='module')
+def light(tmp_path_factory):
+    "The others, where nothing of HEAVY is loaded"
+    modules = [m for m in MODULES if not may_be_heavy(m)]
+    return import_in_forks(modules, ['numpy', 'pandas', 'PIL.Image'], tmp_path_factory.mktemp('light'))
+
+
+FORKED = pytest.mark.skipif(not can_fork(),
+    reason='forks are for Linux without a GPU; elsewhere the notebooks import these modules')
+
+
+@FORKED
+@pytest.mark.xdist_group('heavy')
 @pytest.mark.parametrize('module', [m for m in MODULES if may_be_heavy(m)])
-def test_module_that_may_load_torch_imports_alone(module, errors): assert errors[module] == ''
+def test_module_that_may_load_torch_imports_alone(module, heavy): assert heavy[module][0] == ''
 
 
+@FORKED
+@pytest.mark.xdist_group('light')
 @pytest.mark.parametrize('module', [m for m in MODULES if not may_be_heavy(m)])
-def test_module_imports_in_a_fresh_process(module, tmp_path):
-    r, got = loaded(f'import imgclf_nb.{module}', tmp_path)
-    assert r.returncode == 0 and 'imgclf_nb' in got, r.stderr
+def test_module_imports_without_what_it_does_not_need(module, light):
+    error, got = light[module]
+    assert error == '' and 'imgclf_nb' in got
     if module in EMPTY: assert not got & HEAVY
     if module.split('.')[0] in LIGHT: assert not got & SLOWEST
     if module in (*EMPTY, *NO_FASTAI): assert 'fastai' not in got
-    assert not (tmp_path/'runs').exists() and not (tmp_path/'records').exists()
 
 
 def test_the_lists_name_modules_that_exist():
