@@ -156,7 +156,7 @@ def format_value(
 )->str:
     "A value for readers: three decimals or four digits, intervals as `0.340 (0.305–0.374)`"
     if isinstance(value, dict) and {'value', 'low', 'high'} <= set(value):
-        if value['value'] is None: return 'not known'
+        if value['value'] is None or np.isnan(value['value']): return 'not known'
         return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
     if isinstance(value, dict):
         return '; '.join(f'{key}: {format_value(o)}' for key,o in value.items())
