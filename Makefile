@@ -46,7 +46,7 @@ run: setup ## train and evaluate on a synthetic miniature (needs no data and no 
 lab: setup ## open nbs/START.ipynb in JupyterLab: from images to a result, step by step
 ##= make lab ARGS=--no-browser      prints the address instead
 # JUPYTER_PREFER_ENV_PATH: the kernel of this environment comes before one of the user's
-	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab nbs/START.ipynb $(ARGS)
+	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/START.ipynb $(ARGS)
 
 ##@ Your images
 fetch: setup ## get a data set from its source, completely or not at all

@@ -51,7 +51,7 @@ def _read_value(text):
 
 # %% ../nbs/12_commands.ipynb #0558e923
 def _is_same(record, parameters, notebook='04_train'):
-    "Whether the run used these parameters, other defaults of the notebook, recipe and data"
+    "Whether the run used these parameters, else the recipe's, these data and these decisions"
     from imgclf_nb.datasets.cards import fill_recipe
     from imgclf_nb.data import get_items
     defaults = get_defaults(notebook)
@@ -59,7 +59,9 @@ def _is_same(record, parameters, notebook='04_train'):
     full = to_json_types(fill_recipe({**defaults, **parameters}))
     if {**full, 'run': ''} != {**record['parameters'], 'run': ''}: return False
     items = get_items(full['dataset'], full['strict'])
-    return items.attrs['data_hash'] == record['data_hash']
+    decided = (record.get('decisions') or {}).get('sha256')
+    same = items.attrs['data_hash'] == record['data_hash']
+    return same and items.attrs['decisions']['sha256'] == decided
 
 # %% ../nbs/12_commands.ipynb #40fe23f9
 def get_first_answer(
@@ -296,7 +298,7 @@ def imgclf_audit(
     dataset:str,      # a data set's name, a folder of class folders, or a CSV with path and label
     out:str=None,     # folder for the page, tables and figures (default: data/records/<set>/audit)
     groups:str=None,  # confirm a group key: names, bursts, copies, frames, or a regular expression
-    labels:bool=True, # whether to search for suspicious labels, which needs a model
+    labels:bool=True, # search for suspicious labels, which needs a model; --no-labels skips it
 ):
     "Report a data set's problems, its label ceiling and the decisions to make, all in audit.html."
     from imgclf_nb.audit import audit, describe_audit

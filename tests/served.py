@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 
+from execnb.shell import CaptureShell
 from nbdev.test import nbdev_test
 
 from forking import CommandServer, wait_for_servers
 from imgclf_nb.base.kernels import KernelServer, can_fork, preload
 
 notebooks = sys.argv[1] == 'nbdev_test'
+tests = 'pytest' in sys.argv
+if notebooks or tests: os.environ['MPLBACKEND'] = 'agg'  # kernels save figures, and show none
 
 if can_fork():  # all kernels, whichever process wants them, come from one server
     server = KernelServer()
@@ -20,8 +23,11 @@ if can_fork():  # all kernels, whichever process wants them, come from one serve
     if not notebooks: os.environ['IMGCLF_COMMANDS'] = CommandServer().path
 
 if not notebooks:
-    if 'pytest' not in sys.argv: wait_for_servers()  # pytest waits when it has collected its tests
+    if not tests: wait_for_servers()  # pytest waits when it has collected its tests
     sys.exit(subprocess.run(sys.argv[1:]).returncode)
+
+# the notebooks draw every figure, but not at twice the resolution
+CaptureShell.__init__.__defaults__ = (None, 'png', *CaptureShell.__init__.__defaults__[2:])
 
 if can_fork():  # and the notebooks run in forks of this process
     preload()  # while the server does the same

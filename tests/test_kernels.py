@@ -104,20 +104,31 @@ print(pd.get_option('display.max_columns'), IN_NOTEBOOK, tqdm.__module__, plt.ge
     torch.get_num_threads(), os.getcwd(), os.environ['IMGCLF_RUNS'], 'imgclf_nb' in sys.modules)
 '''
 
-def test_libraries_are_as_in_a_process_of_its_own(served, tmp_path):
-    "What they decide while they are loaded; and nothing of ours is loaded"
+def look(folder, env):
+    "Whether a kernel with this environment was forked, and what LOOK prints in it"
     code = f"""
 from jupyter_client.manager import start_new_kernel
-km, kc = start_new_kernel(kernel_name='python3', cwd={str(tmp_path)!r})
+km, kc = start_new_kernel(kernel_name='python3', cwd={str(folder)!r})
 kc.execute_interactive({LOOK!r}, timeout=120)
 kc.stop_channels(); km.shutdown_kernel(now=True)"""
+    r = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    forked, looks = r.stdout.split('\n', 1)
+    return forked, looks
+
+
+def test_libraries_are_as_in_a_process_of_its_own(served, tmp_path):
+    "What they decide while they are loaded; and nothing of ours is loaded"
     forking = {**served, 'JUPYTER_DEFAULT_PROVISIONER_NAME': 'imgclf-fork',
         'IMGCLF_RUNS': str(tmp_path/'runs')}
-    both = [subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
-        for env in (forking, {**forking, 'IMGCLF_FORK': '0'})]
-    (forked, looks), (plain, should) = [o.stdout.split('\n', 1) for o in both]
-    assert (forked, plain) == ('True', 'False'), [o.stderr for o in both]
+    forking.pop('MPLBACKEND', None)
+    forked, looks = look(tmp_path, forking)
+    plain, should = look(tmp_path, {**forking, 'IMGCLF_FORK': '0'})
+    assert (forked, plain) == ('True', 'False')
     assert looks == should and looks.startswith('20 True') and looks.endswith('False\n')
+    assert 'inline' in looks
+    forked, looks = look(tmp_path, {**forking, 'MPLBACKEND': 'agg'})  # set for this kernel alone
+    assert forked == 'True' and ' agg ' in looks
 
 
 def test_a_server_survives_bad_clients(served):

@@ -88,6 +88,7 @@ def test_a_done_run_with_other_parameters_is_not_returned(trained):
     assert _is_same(r, given) and not _is_same(r, {**given, 'epochs': 7})
     assert not _is_same(other_arch, given)
     assert not _is_same({**r, 'data_hash': 'other'}, given)
+    assert not _is_same({**r, 'decisions': {**r['decisions'], 'sha256': 'other'}}, given)
     rc, out = command('imgclf_run', 'pc_parts_mini', '-p', 'run', d, '-p', 'epochs', '7')
     assert rc != 0 and 'epochs was 1 and is now 7' in out and 'Traceback' not in out
 

@@ -101,7 +101,9 @@ def _become_kernel(
     "In a fresh fork: act as the process that this command would start, and end as it would"
     _reset_process(env, cwd)
     _end_with(asker)
+    import matplotlib
     from ipykernel import kernelapp
+    if env.get('MPLBACKEND'): matplotlib.use(env['MPLBACKEND'])
     kernelapp.launch_new_instance([*cmd[3:], f'--IPKernelApp.parent_handle={os.getppid()}'])
     sys.exit()
 
@@ -265,7 +267,7 @@ class ForkProvisioner(LocalProvisioner):
 def may_fork(self:ForkProvisioner, cmd):
     "Whether this is an ordinary Python kernel and not the first, which would wait for the server"
     backend = os.environ.get('MPLBACKEND') or _inline
-    ordinary = backend == _inline and cmd[1:3] == ['-m', 'ipykernel_launcher']
+    ordinary = backend in (_inline, 'agg') and cmd[1:3] == ['-m', 'ipykernel_launcher']
     if not can_fork() or not ordinary: return False
     return next(self.launched) > 0 or bool(os.environ.get('IMGCLF_KERNELS'))
 
@@ -302,3 +304,9 @@ class PrivateKernel(AsyncKernelManager):
         return await super()._async_pre_start_kernel(**kwargs)
 
     pre_start_kernel = _async_pre_start_kernel
+
+    async def _async_interrupt_kernel(self):
+        "Not at the end of a notebook: an idle kernel would report an error that is none"
+        if not self.shutting_down: await super()._async_interrupt_kernel()
+
+    interrupt_kernel = _async_interrupt_kernel

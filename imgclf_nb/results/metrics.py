@@ -195,8 +195,8 @@ def _summarise_accuracy(m, images, ceiling):
     text = f"Accuracy {_format_share(m['accuracy'], '95 % CI ')} on {images}; "
     text += f"majority-class baseline {100*m['majority_rate']['value']:.1f} %"
     if ceiling < .9995:
-        text += '; label ceiling (upper bound on accuracy from contradicting labels) '
-        text += f'{100*ceiling:.1f} %'
+        text += '; label ceiling of the whole set (upper bound on accuracy from '
+        text += f'contradicting labels) {100*ceiling:.1f} %'
     return text + '.'
 
 # %% ../../nbs/results/02_metrics.ipynb #d48b37c5
