@@ -4,13 +4,13 @@ Makes what is missing and takes what is finished: the fine-tuned run SET, the ru
 and the leakage run SET-leakage; --runs takes finished runs of a folder and makes nothing. Then a row in each of four tables: sets
 (accuracies), evaluation, audits and leakage. --keep writes them into benchmarks/results/; `make tables` writes the tables from there.
 """
-import argparse, json, platform, shlex, subprocess, sys
+import argparse, json, shlex, subprocess, sys
 from pathlib import Path
 
 from imgclf_nb.base.runs import Run, get_runs_root
 from imgclf_nb.core import UserError, get_records, get_root
 from imgclf_nb.reporting.wording import look_up
-from imgclf_nb.results.measured import describe_machine, keep_measured
+from imgclf_nb.results.measured import get_run_provenance, keep_measured
 from kept import TITLES, say_kept
 
 BUSY = 'The seconds are left out: the machine did other work meanwhile.'
@@ -67,17 +67,6 @@ def find_leakage_run(folder, name):
     return max(runs, key=lambda run: run.record['started'])
 
 
-def get_origin(record, command, images):
-    "`command, commit, machine, date, images` of a finished run"
-    commit, _, dirty = (record['git_commit'] or '').partition('-')
-    if not commit: raise UserError(f"Run {record['run']} has no git commit: make it again in a clone of the project.")
-    environment = record['environment']
-    here = environment['platform'] == platform.platform()
-    machine = describe_machine() if here else f"{environment['device']} ({environment['platform']})"
-    return dict(command=command, commit=commit[:7] + (f'-{dirty}' if dirty else ''), machine=machine,
-        date=record['started'][:10], images=images)
-
-
 def shorten(x, scale=1):
     "A value or `{value, low, high}`, times a factor, with four decimals; None where nothing was measured"
     if x is None: return None
@@ -99,7 +88,7 @@ def get_set_row(name, folder, busy):
         frozen_valid=shorten(shares[0]['accuracy']),
         kept_valid=shorten(kept['accuracy']),
         train_seconds=None if busy else round(r['cost']['train_seconds'], 1),
-        **get_origin(r, get_command('sets', name), sum(sizes.values())))
+        **get_run_provenance(r, get_command('sets', name), sum(sizes.values())))
 
 
 def get_loss(share):
@@ -126,7 +115,7 @@ def get_evaluation_row(name, folder, busy):
         label_ceiling=shorten(r['label_ceiling']),
         rule=look_up(r, 'operating_point.rule'),
         by_group_accuracy=shorten(look_up(r, 'by_group.test.accuracy')),
-        **get_origin(r, get_command('evaluation', name), n))
+        **get_run_provenance(r, get_command('evaluation', name), n))
 
 
 def get_audit_row(name, folder, busy):
@@ -135,7 +124,7 @@ def get_audit_row(name, folder, busy):
     return dict(set=name, title=TITLES[name], findings=audit['findings'],
         label_ceiling=shorten(audit['label_ceiling']),
         first_seconds=None if busy else audit['seconds'], second_seconds=None,
-        **get_origin(beside.record, get_command('audits', name), audit['pictures']),
+        **get_run_provenance(beside.record, get_command('audits', name), audit['pictures']),
         note='The commit is that of the leakage run beside the audit.')
 
 
@@ -147,7 +136,7 @@ def get_leakage_row(name, folder, busy):
         leakage_points=shorten(found['leakage'], 100) if found['twins'] else 'none: no related images',
         official=shorten(found.get('official')), shift_points=shorten(found.get('shift'), 100),
         related=shorten(found['twins']),
-        **get_origin(run.record, get_command('leakage', name), images))
+        **get_run_provenance(run.record, get_command('leakage', name), images))
 
 
 def read_audit(name):

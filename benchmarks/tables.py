@@ -5,6 +5,7 @@ Measures nothing. What already agrees with the files is left as it is; --check o
 import argparse
 import json
 import sys
+from functools import partial
 
 from imgclf_nb.core import UserError, get_root, write_text
 from imgclf_nb.results.kept_settings import show_page_rows
@@ -86,20 +87,13 @@ def get_texts(root):
 
 
 def find_stale(root):
-    "The files that differ from benchmarks/results/"
-    stale = [path for path, text in get_texts(root) if path.read_text(encoding='utf-8') != text]
-    for name, (names, _) in FIGURES.items():
-        path = root/'nbs'/'figures'/name
-        if read_digest(path) != get_digest([read_measured(o) for o in names]): stale.append(path)
-    return stale
-
-
-def write_all(root):
-    "Make README, chapters and figures agree with benchmarks/results/"
-    for path, text in get_texts(root): write_text(path, text)
+    "What differs from benchmarks/results/: a function that writes it anew, by path"
+    stale = {path: partial(write_text, path, text) for path, text in get_texts(root)
+        if path.read_text(encoding='utf-8') != text}
     for name, (names, plot) in FIGURES.items():
-        tables = [read_measured(o) for o in names]
-        keep_figure(plot, root/'nbs'/'figures'/name, tables)
+        path, tables = root/'nbs'/'figures'/name, [read_measured(o) for o in names]
+        if read_digest(path) != get_digest(tables): stale[path] = partial(keep_figure, plot, path, tables)
+    return stale
 
 
 if __name__ == '__main__':
@@ -108,7 +102,8 @@ if __name__ == '__main__':
     a = a.parse_args()
     try:
         stale = find_stale(get_root())
-        if not a.check: write_all(get_root())
+        if not a.check:
+            for write in stale.values(): write()
         tables = len(list_measured())
     except UserError as e: sys.exit(str(e))
     names = ', '.join(path.name for path in stale)

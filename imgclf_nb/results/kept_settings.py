@@ -14,7 +14,7 @@ from ..base.running import get_defaults
 from ..base.runs import Run, get_runs_root
 from ..core import ParameterError, get_root, write_text
 from ..datasets.miniatures import MINIATURES
-from .measured import get_provenance, get_results_folder
+from .measured import get_results_folder, get_run_provenance
 from .measured import keep_measured, read_measured
 from .measured_sentences import ShownSentences
 from .measured_tables import ShownTable
@@ -96,10 +96,8 @@ def _get_run_origin(
 )->dict:
     "`command, commit, machine, date, images` of a run, which may be older than the page"
     record = Run(get_runs_root()/run).record
-    sizes, (commit, _, dirty) = record['split_sizes'], record['git_commit'].partition('-')
-    origin = get_provenance(command, sizes['train'] + sizes['valid'])
-    short = commit[:7] + (f'-{dirty}' if dirty else '')
-    return dict(origin, commit=short, date=record['started'][:10])
+    sizes = record['split_sizes']
+    return get_run_provenance(record, command, sizes['train'] + sizes['valid'])
 
 # %% ../../nbs/results/06d_kept_settings.ipynb #0751eb02
 def _get_rows(

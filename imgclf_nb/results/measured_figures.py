@@ -12,7 +12,7 @@ from itertools import cycle
 
 from ..base.machine import get_plt
 from ..core import UserError, suggest_names
-from .measured_sentences import select_measured
+from .measured import select_measured
 from .measured_tables import get_digest
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #3ce7b40b

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['ROW_SENTENCES', 'TABLE_SENTENCES', 'say_value', 'describe_accuracy', 'describe_evaluation', 'describe_robustness',
            'describe_audit_row', 'describe_leakage_row', 'describe_gain', 'describe_curve', 'describe_models',
-           'ShownSentences', 'select_measured', 'say_measured']
+           'ShownSentences', 'say_measured']
 
 # %% ../../nbs/results/06b_measured_sentences.ipynb #5a95f926
 import html, re
-from dataclasses import replace
 
 from ..core import UserError
-from .measured import MeasuredTable, find_row, read_measured
+from .measured import MeasuredTable, select_measured
 from .measured_tables import format_measured, render_origins
 
 # %% ../../nbs/results/06b_measured_sentences.ipynb #8d38f90d
@@ -238,18 +237,6 @@ ROW_SENTENCES = dict(
     policies=describe_gain,
     learning_curves=describe_curve)
 TABLE_SENTENCES = dict(models=describe_models)
-
-# %% ../../nbs/results/06b_measured_sentences.ipynb #b25f57da
-def select_measured(
-    name:str,    # of the table
-    folder=None, # that holds the files; None: benchmarks/results/
-    **where      # columns and their values; none: all rows
-)->MeasuredTable:
-    "The table with only these rows; `UserError` as `read_measured` and `find_row`"
-    table = read_measured(name, folder)
-    if where: find_row(table, **where)
-    chosen = [row for row in table.rows if all(row.get(k) == v for k,v in where.items())]
-    return replace(table, rows=chosen)
 
 # %% ../../nbs/results/06b_measured_sentences.ipynb #14d5cdbd
 def say_measured(

@@ -9,14 +9,14 @@ __all__ = ['format_measured', 'get_lines', 'get_markdown', 'get_frame', 'render_
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #9d6a5963
 import ast, base64, hashlib, html, io, json, re, string
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
 from ..base.machine import get_plt
 from ..core import UserError
-from .measured import MeasuredTable, find_row, get_fields, read_measured
+from .measured import MeasuredTable, get_fields, read_measured, select_measured
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #0602ce48
 def _format_number(
@@ -172,10 +172,7 @@ def show_measured(
     **where      # columns and their values: only these rows, e.g. set='chest_xray'
 )->ShownTable:
     "The table of a file, for a notebook; `UserError` as `read_measured` and `find_row`"
-    table = read_measured(name, folder)
-    if where: find_row(table, **where)
-    chosen = [row for row in table.rows if all(row.get(k) == v for k,v in where.items())]
-    return ShownTable(replace(table, rows=chosen))
+    return ShownTable(select_measured(name, folder, **where))
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #351acad2
 _MARKED = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.S)
