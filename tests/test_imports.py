@@ -14,8 +14,9 @@ SLOWEST = {'torch', 'torchvision', 'timm', 'fastai', 'matplotlib'}
 EMPTY = '''
     audit auditing.evidence auditing.findings auditing.grouping auditing.label_errors
     auditing.report auditing.reviewer backbones base.machine base.parameters base.running
-    base.runs commands comparison core data datasets.archives datasets.cards datasets.listing
-    datasets.miniatures datasets.records datasets.retries datasets.sources datasets.units
+    base.runs commands comparison core data datasets.archives datasets.cards datasets.folders
+    datasets.listing datasets.miniatures datasets.records datasets.retries datasets.sources
+    datasets.tables datasets.units
     fetching images.duplicates images.preprocessing images.properties models.attention
     models.embedding models.features models.image_rows models.logistic reporting.checklist
     reporting.facts reporting.result_sections results.class_metrics results.consistency

@@ -6,197 +6,14 @@
 __all__ = ['list_items']
 
 # %% ../../nbs/datasets/04_listing.ipynb #119e43c9
-import os, re
+import os
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import pandas as pd
 
-from ..core import UserError, read_table
 from .cards import open_set
-
-# %% ../../nbs/datasets/04_listing.ipynb #1617627b
-_SUFFIXES = set('''.jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pnm .avif
-    .heic .heif .jp2'''.split())
-_SPLITS = dict(
-    train='train', training='train',
-    valid='valid', val='valid', validation='valid', dev='valid',
-    test='test', testing='test')
-
-# %% ../../nbs/datasets/04_listing.ipynb #4ab3ad5b
-def _get_split(name):
-    "The split that a word means, such as 'valid' for 'Val_Set'; '' for other words"
-    word = re.sub(r'[ _-]?set$', '', name.lower())
-    return _SPLITS.get(word, '')
-
-# %% ../../nbs/datasets/04_listing.ipynb #647f149f
-def _is_image(name):
-    "Whether a file name has the suffix of an image, and is not hidden"
-    return Path(name).suffix.lower() in _SUFFIXES and not name.startswith('.')
-
-# %% ../../nbs/datasets/04_listing.ipynb #2d70c4d4
-def _scan(folder):
-    "The entries of a folder, sorted by name"
-    try: return sorted(os.scandir(folder), key=lambda o: o.name)
-    except OSError as e:
-        raise UserError(f"The folder {folder} cannot be read ({e.strerror}): make it readable, "
-            f"or remove it.", 'dataset') from None
-
-# %% ../../nbs/datasets/04_listing.ipynb #a7f6b68b
-def _is_folder(entry):
-    "Whether an entry is a folder that may hold images"
-    return os.path.isdir(entry.path) and not entry.name.startswith(('.', '__'))
-
-# %% ../../nbs/datasets/04_listing.ipynb #9c8f5bdc
-def _get_subfolders(folder):
-    "The folders in a folder, hidden ones excluded"
-    return [Path(entry.path) for entry in _scan(folder) if _is_folder(entry)]
-
-# %% ../../nbs/datasets/04_listing.ipynb #fffdce3a
-def _walk(folder, seen=()):
-    "Yield the image files below a folder, by name; links to a parent folder are not followed"
-    real = os.path.realpath(folder)
-    if real in seen: return
-    seen = seen or tuple(str(o) for o in Path(real).parents)
-    for entry in _scan(folder):
-        if _is_folder(entry): yield from _walk(entry.path, (*seen, real))
-        elif not os.path.isdir(entry.path) and _is_image(entry.name): yield entry.path
-
-# %% ../../nbs/datasets/04_listing.ipynb #5b7c8cc6
-def _is_wrapper(folder):
-    "Whether a folder holds one folder, which holds folders, and no images"
-    inside = _get_subfolders(folder)
-    if len(inside) != 1 or not _get_subfolders(inside[0]): return False
-    return not any(_is_image(entry.name) for entry in _scan(folder))
-
-# %% ../../nbs/datasets/04_listing.ipynb #c1cb4479
-def _unwrap(folder):
-    "The folder inside all wrapper folders; a link to a parent folder ends the search"
-    seen = set()
-    while _is_wrapper(folder):
-        inside = _get_subfolders(folder)[0]
-        real = os.path.realpath(inside)
-        if real in seen: break
-        seen.add(real)
-        folder = inside
-    return folder
-
-# %% ../../nbs/datasets/04_listing.ipynb #24e2e291
-def _get_class_folders(top):
-    "`(split, folder)` of each class; `UserError` if splits are given, but none for training"
-    splits = {folder: _get_split(folder.name) for folder in _get_subfolders(top)}
-    given = {folder: split for folder,split in splits.items() if split}
-    if any(split == 'train' and _get_subfolders(folder) for folder,split in given.items()):
-        others = [folder.name for folder in splits if folder not in given]
-        if others: print(f"Ignored next to the split folders: {', '.join(others)}")
-        inside = {folder: _get_subfolders(_unwrap(folder)) for folder in given}
-        return [(split, o) for folder,split in given.items() for o in inside[folder]]
-    if len(given) > 1:
-        names = ', '.join(folder.name for folder in given)
-        raise UserError(f"{top} has {names}, but no training folder with class "
-            f"folders inside: sort the images into class folders (train/cats/1.jpg, "
-            f"test/cats/2.jpg), or give a CSV with the columns path, label and split.", 'dataset')
-    return [('', folder) for folder in splits]
-
-# %% ../../nbs/datasets/04_listing.ipynb #f0bac116
-def _get_empty_error(root, top):
-    "The `UserError` for a folder without class folders that hold images"
-    n = sum(_is_image(entry.name) for entry in _scan(top))
-    found = f'{n} images but no class folders' if n else 'no images'
-    return UserError(f"{root} holds {found}: put the images of each class into a folder named "
-        f"after it (cats/1.jpg, dogs/1.jpg), or give a CSV with the columns path and label.",
-        'dataset')
-
-# %% ../../nbs/datasets/04_listing.ipynb #210d00e1
-def _list_folder(root):
-    "`path, label, split` of every image below class folders"
-    top = _unwrap(root)
-    classes = _get_class_folders(top)
-    rows = [(path, folder.name, split) for split,folder in classes for path in _walk(folder)]
-    if not rows: raise _get_empty_error(root, top)
-    empty = {folder.name for _,folder in classes} - {label for _,label,_ in rows}
-    if empty: print(f"Folders without images are not classes: {', '.join(sorted(empty))}")
-    return pd.DataFrame(rows, columns=['path', 'label', 'split'], dtype=object)  # maybe not UTF-8
-
-# %% ../../nbs/datasets/04_listing.ipynb #59176274
-_ALIASES = dict(  # usual names of each column; the first one that is present is used
-    path='path file filename filepath image image_path',
-    label='label class target category',
-    split='split',
-    group='group patient patient_id',
-    sequence='sequence',
-    frame='frame')
-
-# %% ../../nbs/datasets/04_listing.ipynb #31bebb84
-def _find_column(columns, aliases):
-    "The column with the first of these names, ignoring case; None if there is none"
-    for alias in aliases.split():
-        for column in columns:
-            if column.strip().lower() == alias: return column
-
-# %% ../../nbs/datasets/04_listing.ipynb #d779aebe
-def _rename_columns(df, path):
-    "The table with the names of `_ALIASES`; `UserError` without a path or a label column"
-    for name,aliases in _ALIASES.items():
-        if name in df.columns: continue
-        found = _find_column(df.columns, aliases)
-        if found is not None: df = df.rename(columns={found: name})
-        elif name in ('path', 'label'):
-            columns = ', '.join(str(o) for o in df.columns)
-            raise UserError(f"{path} has no {name} column (it has {columns}): rename one of them "
-                f"to {name}.", 'dataset')
-    return df
-
-# %% ../../nbs/datasets/04_listing.ipynb #f5806290
-def _drop_repeats(df, path):
-    "The table with one line per image; `UserError` for an image under two labels"
-    once = df.drop_duplicates(['path', 'label'])
-    twice = once[once.path.duplicated()]
-    if len(twice):
-        raise UserError(f"{path} lists {twice.path.iloc[0]} under two labels ({len(twice)} such "
-            f"images): choose one.", 'dataset')
-    repeats = len(df) - len(once)
-    if repeats: print(f"{repeats} lines of {Path(path).name} repeat an image: each counts once.")
-    return once.reset_index(drop=True)
-
-# %% ../../nbs/datasets/04_listing.ipynb #b12c654f
-def _check_split(name, path):
-    "The split that a CSV's word means, '' if it is empty; `UserError` for unknown words"
-    split = _get_split(name)
-    if name and not split:
-        raise UserError(f"{path} has the split {name!r}: use train, valid, test, or leave it "
-            f"empty.", 'dataset')
-    return split
-
-# %% ../../nbs/datasets/04_listing.ipynb #39fb78be
-def _check_labels(df, path):
-    "`UserError` for a line without a label"
-    empty = np.flatnonzero(df.label.str.strip() == '')
-    if empty.size:
-        raise UserError(f"{path} has no label in line {empty[0]+2} ({empty.size} in all): add it, "
-            f"or delete the line.", 'dataset')
-
-# %% ../../nbs/datasets/04_listing.ipynb #2ef3ede2
-def _check_paths(df, path):
-    "`UserError` for files that do not exist"
-    missing = [o for o in df.path if not os.path.exists(o)]
-    if missing:
-        raise UserError(f"{len(missing)} of {len(df)} files in {path} do not exist, the first is "
-            f"{missing[0]}: correct the paths (they are relative to the CSV's folder).", 'dataset')
-
-# %% ../../nbs/datasets/04_listing.ipynb #ccd20871
-def _list_csv(path):
-    "`path, label, split` and the other columns of a CSV"
-    df = read_table(path)
-    if df.empty:
-        raise UserError(f"{path} has no lines below its header: write one per image.", 'dataset')
-    df = _rename_columns(df, path)
-    for name in {'label', 'split', 'group'} & set(df.columns): df[name] = df[name].str.strip()
-    _check_labels(df, path)
-    df['path'] = [os.path.normpath(Path(path).parent/o) for o in df.path]
-    df = _drop_repeats(df, path)
-    _check_paths(df, path)
-    df['split'] = [_check_split(o, path) for o in df.split] if 'split' in df else ''
-    return df
+from .folders import list_folder
+from .tables import list_table
 
 # %% ../../nbs/datasets/04_listing.ipynb #41c59945
 def list_items(
@@ -205,7 +22,7 @@ def list_items(
     "`path, label, split, file` of every image, sorted by `file`; `UserError` without usable images"
     found = open_set(dataset)
     is_csv = found.root.is_file()
-    items = _list_csv(found.root) if is_csv else _list_folder(found.root)
+    items = list_table(found.root) if is_csv else list_folder(found.root)
     base = found.root.parent if is_csv else found.root
     files = [Path(os.path.relpath(path, base)).as_posix() for path in items.path]
     items['file'] = [file.encode('utf-8', 'replace').decode() for file in files]
