@@ -106,12 +106,16 @@ def _get_empty_error(root, top):
         'dataset')
 
 # %% ../../nbs/datasets/04a_folders.ipynb #210d00e1
-def list_folder(root):
-    "`path, label, split` of every image below class folders"
+def list_folder(
+    root,         # a folder
+    choices=None, # how to read it: by action, the value of each path
+)->tuple:
+    "`(rows, passed_over)`: `path, label, split` of the images below class folders, and the rest"
     top = _unwrap(root)
     classes = _get_class_folders(top)
     rows = [(path, folder.name, split) for split,folder in classes for path in _walk(folder)]
     if not rows: raise _get_empty_error(root, top)
     empty = {folder.name for _,folder in classes} - {label for _,label,_ in rows}
     if empty: print(f"Folders without images are not classes: {', '.join(sorted(empty))}")
-    return pd.DataFrame(rows, columns=['path', 'label', 'split'], dtype=object)  # maybe not UTF-8
+    table = pd.DataFrame(rows, columns=['path', 'label', 'split'], dtype=object)  # maybe not UTF-8
+    return table, []

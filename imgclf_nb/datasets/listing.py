@@ -22,9 +22,11 @@ def list_items(
     "`path, label, split, file` of every image, sorted by `file`; `UserError` without usable images"
     found = open_set(dataset)
     is_csv = found.root.is_file()
-    items = list_table(found.root) if is_csv else list_folder(found.root)
+    items, passed_over = list_table(found.root) if is_csv else list_folder(found.root)
     base = found.root.parent if is_csv else found.root
     files = [Path(os.path.relpath(path, base)).as_posix() for path in items.path]
     items['file'] = [file.encode('utf-8', 'replace').decode() for file in files]
     if not found.card.keep_split: items['split'] = ''
-    return items.sort_values('file').reset_index(drop=True)
+    items = items.sort_values('file').reset_index(drop=True)
+    items.attrs['passed_over'] = passed_over
+    return items

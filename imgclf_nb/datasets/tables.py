@@ -81,8 +81,11 @@ def _check_paths(df, path):
             f"{missing[0]}: correct the paths (they are relative to the CSV's folder).", 'dataset')
 
 # %% ../../nbs/datasets/04b_tables.ipynb #ccd20871
-def list_table(path):
-    "`path, label, split` and the other columns of a CSV"
+def list_table(
+    path,         # a CSV
+    choices=None, # how to read it: by action, the value of each path
+)->tuple:
+    "`(rows, passed_over)`: `path, label, split` and the CSV's other columns, and the rest"
     df = read_table(path)
     if df.empty:
         raise UserError(f"{path} has no lines below its header: write one per image.", 'dataset')
@@ -93,4 +96,4 @@ def list_table(path):
     df = _drop_repeats(df, path)
     _check_paths(df, path)
     df['split'] = [_check_split(o, path) for o in df.split] if 'split' in df else ''
-    return df
+    return df, []
