@@ -291,39 +291,22 @@ def imgclf_fetch(
     from imgclf_nb.fetching import report_arrived, fetch, get_fetch_folder
     print(f'\n{report_arrived(name, fetch(known, get_fetch_folder(name)))}')
 
-# %% ../nbs/12_commands.ipynb #a375ccdf
-def _get_audit_parser():
-    "The options of `imgclf_audit`"
-    parser = argparse.ArgumentParser('imgclf_audit', description="Report a data set's problems, "
-        'its label ceiling and the decisions to make, all in audit.html.')
-    parser.add_argument('dataset',
-        help="a data set's name, a folder of class folders, or a CSV with path and label")
-    parser.add_argument('--out', default='',
-        help='folder for the page, tables and figures (default: data/records/<set>/audit)')
-    parser.add_argument('--groups', default='', help='confirm a group key: names, bursts, '
-        'copies, frames, or a regular expression')
-    parser.add_argument('--labels', action=argparse.BooleanOptionalAction, default=True,
-        help='search for suspicious labels, which needs a model')
-    parser.add_argument('--decide', nargs=3, action='append', default=[],
-        metavar=('PATH', 'ACTION', 'VALUE'), help='first save a decision: a folder, label or '
-        'column and what it is, or an image and drop, relabel, group, keep; repeatable')
-    return parser
-
-# %% ../nbs/12_commands.ipynb #1366111a
-def _save_decisions(dataset, decisions):
-    "Save the decisions of a command line, before the set is read"
-    from imgclf_nb.datasets.records import decide
-    for path,action,value in decisions:
-        decide(dataset, path, action, value, reason='imgclf_audit --decide')
-
 # %% ../nbs/12_commands.ipynb #d39cf420
+_decided = Param('first save a decision PATH ACTION VALUE: what a folder, label or column is; '
+    'or drop, relabel, group, keep for an image. Repeatable', str, action='append', nargs=3)
+
+@call_parse
 @exit_on_error('What was read is cached: the same command resumes.')
-def imgclf_audit():
-    "`imgclf_audit`: the console command"
-    args = _get_audit_parser().parse_args()
+def imgclf_audit(
+    dataset:str,      # a data set's name, a folder of class folders, or a CSV with path and label
+    out:str=None,     # folder for the page, tables and figures (default: data/records/<set>/audit)
+    groups:str=None,  # confirm a group key: names, bursts, copies, frames, or a regular expression
+    labels:bool=True, # search for suspicious labels, which needs a model; --no-labels skips it
+    decide:_decided=None,
+):
+    "Report a data set's problems, its label ceiling and the decisions to make, all in audit.html."
     from imgclf_nb.audit import audit, describe_audit
-    if args.decide: _save_decisions(args.dataset, args.decide)
-    result = audit(args.dataset, args.out, args.labels, args.groups)
+    result = audit(dataset, out or '', labels, groups or '', decide or ())
     summary = result['summary']
     print('\n'.join(describe_audit(summary)))
     for kind,n in summary['findings'].items(): print(f'{n:8,}  {kind}')

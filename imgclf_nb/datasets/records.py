@@ -9,7 +9,6 @@ __all__ = ['IMAGE_ACTIONS', 'ACTIONS', 'read_decisions', 'decide', 'apply_decisi
 # %% ../../nbs/datasets/05_records.ipynb #c423effc
 import hashlib
 from datetime import datetime
-from pathlib import Path
 
 import pandas as pd
 
