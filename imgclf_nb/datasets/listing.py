@@ -16,6 +16,7 @@ from .choices import get_choices
 from .folders import list_folder
 from .records import read_decisions
 from .tables import list_table
+from .trees import SharedList
 
 # %% ../../nbs/datasets/04_listing.ipynb #41c59945
 def list_items(
@@ -32,5 +33,5 @@ def list_items(
     items['file'] = [file.encode('utf-8', 'replace').decode() for file in files]
     if not found.card.keep_split: items['split'] = ''
     items = items.sort_values('file').reset_index(drop=True)
-    items.attrs['passed_over'] = passed_over
+    items.attrs['passed_over'] = SharedList(passed_over)
     return items
