@@ -9,7 +9,7 @@ __all__ = ['CHOICES', 'clean_name', 'clean_folder', 'get_choices', 'get_decision
 import csv, io, shlex, unicodedata
 
 from ..core import UserError, get_records
-from .cards import open_set
+from .cards import DataSet, open_set
 
 # %% ../../nbs/datasets/03b_choices.ipynb #d13d0879
 CHOICES = dict(  # the values of each action; None: any text
@@ -61,7 +61,8 @@ def _make_line(*words):
 # %% ../../nbs/datasets/03b_choices.ipynb #746d58eb
 def _make_command(dataset, action, values):
     "The command that saves decisions"
-    words = ['imgclf_audit', str(getattr(dataset, 'name', dataset))]
+    name = dataset.name if isinstance(dataset, DataSet) else str(dataset)
+    words = ['imgclf_audit', name]
     for path,value in values.items(): words += ['--decide', path, action, value]
     return shlex.join(words)
 

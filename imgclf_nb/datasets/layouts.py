@@ -98,13 +98,14 @@ def _has_decided(folder):
 
 # %% ../../nbs/datasets/03g_layouts.ipynb #be8edc18
 def _list_levels(folder):
-    "By depth below a folder, the names that may be classes"
-    levels, inside = {}, folder.folders
+    "By depth below a folder, the names of the classes if this is their level"
+    levels, inside, above = {}, folder.folders, set()
     depth = 1
     while inside:
-        names = sorted({o.name for o in inside
-            if not _get_own_split(o) and not is_neutral(o.name) and not is_fold(o.name)})
-        if names: levels[depth] = names
+        names = {o.name for o in inside if not _get_own_split(o)}
+        if not all(is_neutral(o) or is_fold(o) for o in names):
+            levels[depth] = sorted(names | above)
+        above |= {o.name for o in inside if o.images and not o.folders and not _get_own_split(o)}
         inside = [below for o in inside for below in o.folders]
         depth += 1
     return levels
@@ -246,22 +247,28 @@ def _pass_over_others(tree, others):
     for folder in others: pass_over_folder(tree, folder, 'beside the split folders')
 
 # %% ../../nbs/datasets/03g_layouts.ipynb #10dcfd83
-def _check_others(tree, splits, others):
-    "`UserError` if a folder beside the split folders may be a split or a class as well"
-    first = next(iter(splits))
-    labelled = [o for o in others if not is_unlabelled(o.name)]
-    path = clean_folder('/'.join(first.parts))
-    if len(splits) == 1 and labelled and not first.role:
-        raise ask(f'{path} in {tree.root} may be the training split or a class:{_show(tree.top)}',
-            'folder', path, {'train': f'a split; {labelled[0].name} is left out',
-            'class': f'a class, as {labelled[0].name}'}, tree.root)
+def _check_same_classes(tree, splits, others):
+    "`UserError` if a folder beside the split folders has their classes"
     names = _get_class_names(splits)
     for folder in others:
         inside = {o.name for o in _unwrap(folder, 'any').folders}
         if 2*len(inside & names) < max(1, len(inside)): continue
-        raise ask(f"{'/'.join(folder.parts)} in {tree.root} has the classes of {first.name}, but "
-            'its name means no split:'+_show(tree.top), 'folder',
-            clean_folder('/'.join(folder.parts)), ['valid', 'test', 'train', 'none'], tree.root)
+        path = '/'.join(folder.parts)
+        found = (f'{path} in {tree.root} has the classes of the split folders beside it, but its '
+            f'name means no split:{_show(tree.top)}')
+        raise ask(found, 'folder', clean_folder(path), ['valid', 'test', 'train', 'none'], tree.root)
+
+# %% ../../nbs/datasets/03g_layouts.ipynb #6cfb2611
+def _check_lone_split(tree, splits, others):
+    "`UserError` if a single split folder may be a class like the folders beside it"
+    labelled = [o.name for o in others if not is_unlabelled(o.name)]
+    first = next(iter(splits))
+    if len(splits) > 1 or first.role or not labelled: return
+    path = clean_folder('/'.join(first.parts))
+    values = {'train': f'a split; {_shorten(labelled)} is left out',
+        'class': f'a class, as {_shorten(labelled)}'}
+    found = f'{path} in {tree.root} may be the training split or a class:{_show(tree.top)}'
+    raise ask(found, 'folder', path, values, tree.root)
 
 # %% ../../nbs/datasets/03g_layouts.ipynb #577186a8
 def _read_beside(tree, folder, splits, others):
@@ -295,7 +302,8 @@ def _read_splits(tree, folder, splits, others):
         if labelled or len(splits) > 1: raise _get_training_error(tree, folder, splits)
         return []
     if others:
-        _check_others(tree, splits, others)
+        _check_same_classes(tree, splits, others)
+        _check_lone_split(tree, splits, others)
         _pass_over_others(tree, others)
     _pass_over_unlabelled(tree, [o for o in splits if o not in labelled])
     return [row for o in labelled for row in find_classes(tree, o, splits[o])]
