@@ -265,17 +265,26 @@ def _confirm(found, groups):
     names = choose_groups(items, measure_images(items.path), groups)
     confirm_groups(found, items, names, f'groups {groups}')
 
+# %% ../nbs/01a_audit.ipynb #55e6f711
+def _save_decisions(found, decisions):
+    "Save decisions, `(path, action, value)` of each, before the set is read"
+    from imgclf_nb.datasets.records import decide
+    for path,action,value in decisions:
+        decide(found, path, action, value, reason='imgclf_audit --decide')
+
 # %% ../nbs/01a_audit.ipynb #c1764be5
 def audit(
     dataset:str,        # a data set's name, a folder or a CSV
     out='',             # folder for the results; empty: the data set's records
     labels:bool=True,   # search for suspicious labels too
     groups:str='',      # key to confirm: names, bursts, copies, frames, or a regular expression
+    decisions=(),       # to save before the set is read: `(path, action, value)` of each
 )->dict:
     "Audit a data set, write the results into `out`; `UserError` if the data set is unusable"
     start = time.time()
     found = open_set(dataset)  # rejects an unknown name before the slow imports
     out = _make_folder(Path(out) if out else get_records(found.key)/'audit')
+    _save_decisions(found, decisions)
     if groups: _confirm(found, groups)
     a = find_all(found, labels)
     sections = _get_sections(a)

@@ -15,8 +15,9 @@ from PIL import Image
 from .base.machine import get_plt
 from .core import UserError
 from .datasets.cards import open_set
+from .datasets.choices import get_decisions_path
 from .datasets.listing import list_items
-from .datasets.records import apply_decisions, get_decisions_path, read_decisions
+from .datasets.records import ACTIONS, apply_decisions, read_decisions
 from .images.duplicates import (
     find_near_duplicates, get_duplicates, get_similar_clusters, join_groups)
 from .images.preprocessing import open_image
@@ -117,7 +118,8 @@ def _check_classes(items, classes, bad, root):
 def _use_decisions(items, found):
     "`(items, used)`: the items after the recorded decisions, and the decisions that were used"
     items, used = apply_decisions(items, read_decisions(found))
-    done = [f'{action} {used[action]}' for action in ('drop', 'relabel', 'group') if used[action]]
+    counted = [action for action in ACTIONS if action != 'keep' and used[action]]
+    done = [f'{action} {used[action]}' for action in counted]
     key = get_decisions_path(found).parent.name
     if done: print(f"Decisions used: {', '.join(done)} ({key}/decisions.csv)")
     missing = used['missing']

@@ -12,7 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from .cards import open_set
+from .choices import get_choices
 from .folders import list_folder
+from .records import read_decisions
 from .tables import list_table
 
 # %% ../../nbs/datasets/04_listing.ipynb #41c59945
@@ -22,7 +24,9 @@ def list_items(
     "`path, label, split, file` of every image, sorted by `file`; `UserError` without usable images"
     found = open_set(dataset)
     is_csv = found.root.is_file()
-    items, passed_over = list_table(found.root) if is_csv else list_folder(found.root)
+    choices = get_choices(read_decisions(found))
+    list_files = list_table if is_csv else list_folder
+    items, passed_over = list_files(found.root, choices)
     base = found.root.parent if is_csv else found.root
     files = [Path(os.path.relpath(path, base)).as_posix() for path in items.path]
     items['file'] = [file.encode('utf-8', 'replace').decode() for file in files]
