@@ -130,13 +130,12 @@ def _split_lines(lines, separator, above, path):
     return [(number + above, row) for number,row in rows]
 
 # %% ../../nbs/datasets/04c_delimited.ipynb #fd2858e0
-def _check_length(number, row, n, path):
+def _check_length(number, row, n, path, hint=''):
     "The row with `n` cells; `UserError` with the line if cells beyond them hold something"
     if any(cell.strip() for cell in row[n:]):
         raise UserError(f"{path}, line {number} has {len(row)} values for {n} columns "
-            f"({', '.join(row)}): a value that holds a comma needs quotation marks. If an image "
-            f"has several labels, this is a multi-label table, which needs another tool: here "
-            f"each image has one label.", 'dataset')
+            f"({', '.join(row)}): a value that holds a comma needs quotation marks.{hint}",
+            'dataset')
     return (row + ['']*n)[:n]
 
 # %% ../../nbs/datasets/04c_delimited.ipynb #e9395a5e
@@ -158,6 +157,7 @@ def make_table(
     rows,         # `(number, cells)`, the first one with the names of the columns
     path,         # the file, for messages
     has_header:bool=True, # False: the columns are called column 1, column 2 and so on
+    hint:str='',  # what else a line with too many values may mean
 )->pd.DataFrame:
     "A table of strings; its index is the number of each line. `UserError` names a wrong line"
     header = rows[0][1] if has_header else ['']*len(rows[0][1])
@@ -165,7 +165,7 @@ def make_table(
         while len(header) > 1 and not header[-1].strip(): header = header[:-1]
     names = _name_columns(header, path)
     body = [o for o in rows[has_header:] if not _is_comment(o[1], len(names))]
-    cells = [_check_length(number, row, len(names), path) for number,row in body]
+    cells = [_check_length(number, row, len(names), path, hint) for number,row in body]
     index = pd.Index([number for number,_ in body], name='line')
     return pd.DataFrame(cells, index, names, dtype=str)
 
@@ -174,13 +174,14 @@ def read_delimited(
     path,         # a text file
     data:bytes,   # its content
     is_data=None, # function: whether these cells of the first line are data, not a header
+    hint:str='',  # what a line with too many values may mean, besides a comma in a text
 )->pd.DataFrame:
     "The table, with '' for empty cells; `.attrs` has `header` and `comments`, by line"
     separator, lines, above, comments = _cut_head(decode_text(data, path))
     rows = _split_lines(lines, separator, above, path)
     if not rows: raise UserError(f"{path} cannot be read as a CSV: it is empty.", 'dataset')
     has_header = not (is_data and is_data(rows[0][1]))
-    table = make_table(rows, path, has_header)
+    table = make_table(rows, path, has_header, hint)
     n = table.shape[1]
     comments |= {number: ','.join(row) for number,row in rows[1:] if _is_comment(row, n)}
     table.attrs.update(header=has_header, comments=comments)

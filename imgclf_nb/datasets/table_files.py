@@ -127,6 +127,10 @@ def _read_bytes(path):
         raise UserError(f"{path} cannot be read ({error.strerror}): make it readable.",
             'dataset') from None
 
+# %% ../../nbs/datasets/04d_table_files.ipynb #5dd9fd2c
+_HINT = (' If an image has several labels, this is a multi-label table, which needs another tool: '
+    'here each image has one label.')
+
 # %% ../../nbs/datasets/04d_table_files.ipynb #d73ac5d2
 def read_table_file(
     path,         # CSV in any usual form, JSON Lines or Parquet
@@ -138,7 +142,7 @@ def read_table_file(
     what = _describe_type(data)
     if what: raise _get_type_error(path, what)
     if data[:50].lstrip(b'\xef\xbb\xbf \t\r\n')[:1] not in (b'{', b'['):
-        return read_delimited(path, data, is_data)
+        return read_delimited(path, data, is_data, _HINT)
     text = decode_text(data, path).lstrip('\ufeff')
     if text.lstrip()[0] == '{' and _has_json_lines(text, path): return _read_json_lines(text, path)
     raise _get_type_error(path, 'JSON')

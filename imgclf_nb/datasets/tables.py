@@ -143,9 +143,9 @@ def _find_videos(df, choices, taken):
 # %% ../../nbs/datasets/04b_tables.ipynb #a0199176
 def _report_roles(columns, path):
     "Print which columns were used, if their names do not say so"
-    used = {role: ' and '.join(names) for role,names in columns.items() if names}
-    told = {role: name for role,name in used.items() if name != role}
-    if told: print(f"{Path(path).name}: {', '.join(f'{role} = {o[:60]}' for role,o in told.items())}")
+    told = {role: names for role,names in columns.items() if names and names != [role]}
+    used = [f"{role} = {' + '.join(names[:8])}{' + …'*(len(names) > 8)}" for role,names in told.items()]
+    if used: print(f"{Path(path).name}: {', '.join(used)}")
 
 # %% ../../nbs/datasets/04b_tables.ipynb #0a51631d
 def _set_roles(df, values, columns):
