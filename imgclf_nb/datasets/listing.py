@@ -13,7 +13,7 @@ import pandas as pd
 
 from .cards import open_set
 from .choices import get_choices
-from .folders import list_folder
+from .metadata import list_with_metadata
 from .records import read_decisions
 from .tables import list_table
 from .trees import SharedList
@@ -26,9 +26,9 @@ def list_items(
     found = open_set(dataset)
     is_csv = found.root.is_file()
     choices = get_choices(read_decisions(found))
-    list_files = list_table if is_csv else list_folder
+    list_files = list_table if is_csv else list_with_metadata
     items, passed_over = list_files(found.root, choices)
-    base = found.root.parent if is_csv else found.root
+    base = items.attrs.get('base', found.root) if is_csv else found.root
     files = [Path(os.path.relpath(path, base)).as_posix() for path in items.path]
     items['file'] = [file.encode('utf-8', 'replace').decode() for file in files]
     if not found.card.keep_split: items['split'] = ''

@@ -7,14 +7,16 @@ __all__ = ['IMAGE_ACTIONS', 'ACTIONS', 'read_decisions', 'decide', 'apply_decisi
            'log_opening']
 
 # %% ../../nbs/datasets/05_records.ipynb #c423effc
-import hashlib
+import hashlib, posixpath
 from datetime import datetime
 
 import pandas as pd
 
-from ..core import UserError, get_records, read_table, write_csv, write_text
+from ..core import UserError, get_records, write_csv, write_text
 from .cards import open_set
 from .choices import CHOICES, clean_name, get_choices, get_decisions_path
+from .delimited import read_delimited
+from .image_paths import clean_path, get_name_key
 
 # %% ../../nbs/datasets/05_records.ipynb #f083c467
 IMAGE_ACTIONS = ('keep', 'drop', 'relabel', 'group')
@@ -51,7 +53,7 @@ def _clean_decisions(table):
 def _check_table(table, path):
     "`UserError` with the first line that holds no valid decision"
     for row in table[~table.action.isin(['keep', 'drop'])].itertuples():
-        _check_decision(row, f'{path}, line {row.Index+2}')
+        _check_decision(row, f'{path}, line {row.Index}')
 
 # %% ../../nbs/datasets/05_records.ipynb #b6e9d02c
 def read_decisions(
@@ -60,7 +62,7 @@ def read_decisions(
     "`path, action, value, reason` as text; a `UserError` names the first invalid line"
     path = get_decisions_path(dataset)
     if not path.exists(): return pd.DataFrame(columns=_columns, dtype=str)
-    table = read_table(path)
+    table = read_delimited(path, path.read_bytes())
     missing = {'path', 'action'} - set(table.columns)
     if missing:
         raise UserError(f"{path} has no column {' and no '.join(sorted(missing))}: it needs path, "
@@ -139,13 +141,26 @@ def _get_values(decisions):
         values[action] = dict(zip(chosen.path, chosen.value))
     return values
 
+# %% ../../nbs/datasets/05_records.ipynb #6519254f
+def _get_path_key(path): return get_name_key(posixpath.normpath(clean_path(path)))
+
+def _match_files(decisions, files):
+    "The decisions, each with its path as the items have it, if one file looks alike"
+    known = set(files)
+    strange = decisions.action.isin(IMAGE_ACTIONS) & ~decisions.path.isin(known)
+    if not strange.any(): return decisions
+    keys = pd.Series(list(files), [_get_path_key(o) for o in files], dtype=object)
+    single = keys[~keys.index.duplicated(keep=False)]
+    alike = [single.get(_get_path_key(o), o) for o in decisions.path]
+    return decisions.assign(path=decisions.path.where(~strange, alike))
+
 # %% ../../nbs/datasets/05_records.ipynb #96fc18bd
 def apply_decisions(
     items,     # with `file`, `label` and perhaps `group`
     decisions, # from `read_decisions`
 )->tuple:
     "`(items, used)`: the changed items, with `kept` and `decided`, and what was used"
-    last = _get_last(decisions)
+    last = _get_last(_match_files(decisions, items.file))
     on_images = last[last.action.isin(IMAGE_ACTIONS)]
     present = on_images[on_images.path.isin(items.file)]
     values = _get_values(present)
