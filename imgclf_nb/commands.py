@@ -58,7 +58,7 @@ def _is_same(record, parameters, notebook='04_train'):
     if set(parameters) - set(defaults): return False  # the notebook will refuse the unknown name
     full = to_json_types(fill_recipe({**defaults, **parameters}))
     own = {'run': ''}
-    if is_gone(record['dataset']): own['dataset'] = ''  # it may be the same set at another place
+    if is_gone(record['parameters'].get('dataset')): own['dataset'] = ''  # it may be the same set at another place
     if {**full, **own} != {**record['parameters'], **own}: return False
     items = get_items(full['dataset'], full['strict'])
     decided = (record.get('decisions') or {}).get('sha256')
