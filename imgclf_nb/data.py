@@ -71,7 +71,7 @@ def _is_utf8(name):
 def _read_facts(items, cache):
     "The table of `measure_images`; a name that is not UTF-8 counts as an error"
     is_odd = np.array([not _is_utf8(path) for path in items.path], dtype=bool)
-    facts = measure_images(items.path.where(~is_odd, ''), cache)
+    facts = measure_images(items.path.where(~is_odd, ''), cache, check=1)
     facts.loc[is_odd, 'error'] = 'its name is not UTF-8: rename it'
     return facts
 

@@ -6,7 +6,7 @@
 __all__ = ['measure_image', 'measure_images', 'get_thumbs', 'get_set_range']
 
 # %% ../../nbs/images/01_properties.ipynb #3c2a2c03
-import base64, hashlib, io, os
+import base64, hashlib, os, time
 
 import numpy as np, pandas as pd
 from PIL import ExifTags, Image
@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 from ..base.machine import show_progress
 from ..base.parallel import map_forked
 from ..core import get_cache, write_csv
+from .contents import KEY, find_changed, get_key, is_settled
 from .depth import (
     get_kind, get_stated_range, get_value_range, measure_range, read_colours, read_values)
 from .opening import (
@@ -113,7 +114,7 @@ def _measure_pixels(im):
 # %% ../../nbs/images/01_properties.ipynb #ab9455a4
 _texts = ['path', 'sha256', 'mode', 'error', 'format', 'taken', 'camera', 'pixels', 'phash',
     'mirrored', 'thumb', 'depth', 'range_by']
-_columns = ['path', 'size', 'mtime', 'sha256', 'bytes', 'width', 'height', 'mode', 'error',
+_columns = [*KEY, 'sha256', 'bytes', 'width', 'height', 'mode', 'error',
     'format', 'frames', 'orientation', 'taken', 'camera', 'quality', 'pixels', 'mean', 'sd',
     'colour', 'border_red', 'border_green', 'border_blue', 'sharpness', 'phash', 'mirrored',
     'thumb', 'depth', 'range_by', 'low', 'high']
@@ -154,7 +155,7 @@ def measure_image(
     path, # a file
 )->dict:
     "The properties of one file; `error` is empty if the whole image can be decoded"
-    facts = {name: '' if name in _texts else 0 for name in _columns[3:]}
+    facts = {name: '' if name in _texts else 0 for name in _columns[len(KEY):]}
     try:
         stream = get_stream(path)
         data = stream.getvalue()
@@ -166,7 +167,7 @@ def measure_image(
 # %% ../../nbs/images/01_properties.ipynb #0f3667bb
 def _note_failure(path, reason):
     "The properties of a file at which the reading process ended"
-    return {name: '' if name in _texts else 0 for name in _columns[3:]} | dict(error=reason)
+    return {name: '' if name in _texts else 0 for name in _columns[len(KEY):]} | dict(error=reason)
 
 # %% ../../nbs/images/01_properties.ipynb #51ed36d5
 def _measure_all(paths, workers):
@@ -185,39 +186,46 @@ def _get_store(paths):
 
 # %% ../../nbs/images/01_properties.ipynb #132d6d7c
 def _recall(store):
-    "Cached rows by path, size and modification time; none from another version"
+    "Cached rows by key, with `seen` at the end; none from another version"
     if not store or not store.exists(): return {}
     types = {name: str for name in _texts}
     old = pd.read_csv(store, keep_default_na=False, na_values={'quality': ''}, dtype=types)
-    if list(old.columns) != _columns: return {}
-    return {row[:3]: row for row in old.itertuples(index=False, name=None)}
+    if list(old.columns) != [*_columns, 'seen']: return {}
+    settled = old[is_settled(old)]
+    return {row[:len(KEY)]: row for row in settled.itertuples(index=False, name=None)}
 
 # %% ../../nbs/images/01_properties.ipynb #1dc6e03b
 def _remember(store, rows):
     "Store the rows of readable files; a file with an error may be repaired, so it is read again"
-    table = pd.DataFrame(rows, columns=_columns)
+    table = pd.DataFrame(rows, columns=[*_columns, 'seen'])
     try: write_csv(store, table[table.error == ''])
     except OSError as e:
         print(f"Nothing is remembered between runs: {store} cannot be written ({e.strerror}).")
 
-# %% ../../nbs/images/01_properties.ipynb #703e2c36
-def _get_key(path):
-    "`(path, size, modification time)`; -1 for a missing file, which `measure_image` reports"
-    try: stat = os.stat(path)
-    except OSError: return path, -1, -1
-    return path, stat.st_size, stat.st_mtime_ns
+# %% ../../nbs/images/01_properties.ipynb #3f515880
+def _check_known(keys, known, seconds):
+    "The known rows; none if the contents of some files have changed, but not their keys"
+    rows = [known[key] for key in keys if key in known]
+    place = _columns.index('sha256')
+    n, changed = find_changed([(row[0], row[place]) for row in rows], seconds)
+    if changed:
+        print(f"{len(changed)} of {n} images that were read again have another content, though "
+            f"their times and sizes are the same, e.g. {changed[0]}: all images are read again.")
+        return {}
+    if n < len(rows): print(f'{n:,} of {len(rows):,} known images were read again: unchanged.')
+    return known
 
 # %% ../../nbs/images/01_properties.ipynb #86683a2f
-def _measure_unknown(keys, known, store, workers):
+def _measure_unknown(keys, known, store, workers, seen):
     "Add a row to `known` for each new key; store all rows from time to time and at the end"
     todo = [key for key in keys if key not in known]
-    facts = _measure_all([path for path,_,_ in todo], workers)
+    facts = _measure_all([key[0] for key in todo], workers)
     bar = show_progress(facts, len(todo), 'reading images', 2001)
     def keep():
         if store and todo: _remember(store, [known[key] for key in keys if key in known])
     try:
         for i,(key,row) in enumerate(zip(todo, bar), 1):
-            known[key] = (*key, *row.values())
+            known[key] = (*key, *row.values(), seen)
             if i % max(5000, len(todo)//8) == 0: keep()  # a killed process loses only a part
     finally: keep()
 
@@ -226,14 +234,19 @@ def measure_images(
     paths,            # image files
     cache:bool=True,  # cache the properties under the project's data/
     workers:int=None, # processes; None: one per core, 0: none
+    check:float=0.,   # seconds in which known files are read again and compared
 )->pd.DataFrame:
-    "One row per path, in order: `path, size, mtime`, properties; `UserError` if a worker dies"
-    keys = [_get_key(str(path)) for path in paths]
+    "One row per path, in order: its key (`get_key`), properties; `UserError` if a worker dies"
+    seen = time.time_ns()  # before the keys, so that a change meanwhile counts as recent
+    keys = [get_key(path) for path in paths]
     if not keys: return pd.DataFrame(columns=_columns)
-    store = _get_store([path for path,_,_ in keys]) if cache else None
+    unique = list(dict.fromkeys(keys))
+    store = _get_store([key[0] for key in keys]) if cache else None
     known = _recall(store)
-    _measure_unknown(list(dict.fromkeys(keys)), known, store, workers)
-    return pd.DataFrame([known[key] for key in keys], columns=_columns)
+    if check and known: known = _check_known(unique, known, check)
+    _measure_unknown(unique, known, store, workers, seen)
+    rows = [known[key] for key in keys]
+    return pd.DataFrame(rows, columns=[*_columns, 'seen']).drop(columns='seen')
 
 # %% ../../nbs/images/01_properties.ipynb #0aebe927
 def get_thumbs(
