@@ -17,9 +17,9 @@ from .core import UserError
 from .datasets.cards import open_set
 from .datasets.listing import list_items
 from .datasets.records import apply_decisions, get_decisions_path, read_decisions
+from .images.depth import describe_range, get_value_range
 from .images.duplicates import (
     find_near_duplicates, get_duplicates, get_similar_clusters, join_groups)
-from .images.depth import describe_range, get_value_range
 from .images.preprocessing import open_image
 from .images.properties import measure_images
 

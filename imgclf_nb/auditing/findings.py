@@ -14,6 +14,7 @@ import numpy as np, pandas as pd
 
 from ..images.depth import describe_range, get_value_range
 from ..images.duplicates import find_near_duplicates, get_similar_clusters
+from ..images.formats import FORMATS
 
 # %% ../../nbs/auditing/00_findings.ipynb #1d979b52
 KINDS = dict(
@@ -55,25 +56,18 @@ def make_findings(
     return pd.DataFrame(complete, columns=_columns, dtype=str)
 
 # %% ../../nbs/auditing/00_findings.ipynb #8efd0d5a
-_extensions = dict(
-    JPEG='jpg jpeg jpe jfif',
-    MPO='jpg jpeg jpe jfif',
-    PNG='png',
-    GIF='gif',
-    BMP='bmp',
-    DIB='bmp dib',
-    TIFF='tif tiff',
-    WEBP='webp',
-    PPM='ppm pgm pnm pbm',
-    AVIF='avif',
-    HEIF='heic heif',
-    JPEG2000='jp2')
+_alike = [{'JPEG', 'MPO'}, {'BMP', 'DIB'}]  # formats that share their suffixes
+
+def _get_suffixes(format):
+    "The suffixes of a format; none of one that is not listed"
+    names = next((group for group in _alike if format in group), {format})
+    return ' '.join(FORMATS.get(name, '') for name in names).split()
 
 # %% ../../nbs/auditing/00_findings.ipynb #9406721c
 def _has_wrong_extension(file, format):
     "Whether the extension is none of this format's; a format that is not listed may have any"
-    extension = Path(file).suffix.lower()[1:]
-    return extension not in _extensions.get(format, extension).split()
+    suffixes = _get_suffixes(format)
+    return bool(suffixes) and Path(file).suffix.lower() not in suffixes
 
 # %% ../../nbs/auditing/00_findings.ipynb #d53da40d
 def _find_blurred(facts, labels):
