@@ -181,6 +181,12 @@ def _read_files(items, pre, batch_size):
     "Batches of tensors, decoded from the files; `UserError` for one that changed since its hash"
     return get_batches(items.path, CheckedReader(items, pre), batch_size)
 
+# %% ../../nbs/models/01_features.ipynb #7f72d057
+def _add_range(pre, items):
+    "The contract, which now has the set's range of values of more than 8 bits"
+    pre.value_range = items.attrs.get('value_range')
+    return pre
+
 # %% ../../nbs/models/01_features.ipynb #20131439
 def get_frozen_features(
     items,              # with `path` and `sha256`
@@ -201,8 +207,7 @@ def get_frozen_features(
     pre = get_preprocessing(arch, size, resize=resize)
     model = _freeze(model or get_backbone(arch, weights=weights))
     if precision == 'auto': precision = choose_precision(model, arch, size)
-    pre.value_range = items.attrs.get('value_range')
-    store = _get_store(model, arch, pre, mirror, precision)
+    store = _get_store(model, arch, _add_range(pre, items), mirror, precision)
     known = _read_store(store)
     todo = items[~items.sha256.isin(list(known))].drop_duplicates('sha256')
     if len(todo):
