@@ -6,7 +6,7 @@
 __all__ = ['MAX_BYTES', 'MAX_SIDE', 'MAX_PIXELS', 'MAX_MEMORY', 'MAX_SECONDS', 'MAX_FRAMES', 'MAX_SCANS', 'read_file',
            'get_stream', 'has_package', 'check_package', 'find_format', 'get_max_pixels', 'open_lazily', 'count_frames']
 
-# %% ../../nbs/images/00c_opening.ipynb #1d68c27d
+# %% ../../nbs/images/00c_opening.ipynb #84c234a1
 import importlib, io, os, stat, struct, warnings
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .dicom import read_dicom
 from .formats import (
     EXTRAS, FORMATS, START_BYTES, UnreadableError, describe_start, is_image_start)
 
-# %% ../../nbs/images/00c_opening.ipynb #b32b8b01
+# %% ../../nbs/images/00c_opening.ipynb #71f4422b
 MAX_BYTES = 2**30           # of a file
 MAX_SIDE = 100_000          # pixels
 MAX_PIXELS = 178_956_970    # to decode; Pillow's own limit
@@ -25,7 +25,7 @@ MAX_SECONDS = 60            # of CPU time to read a file
 MAX_FRAMES = 1000           # that are counted
 MAX_SCANS = 200             # of a progressive JPEG; libjpeg writes about ten
 
-# %% ../../nbs/images/00c_opening.ipynb #e3a22797
+# %% ../../nbs/images/00c_opening.ipynb #967d085b
 _KINDS = {
     stat.S_IFDIR: 'a folder, not a file',
     stat.S_IFIFO: 'a named pipe (FIFO), not a file',
@@ -40,19 +40,15 @@ def _check_status(status):
     if status.st_size > MAX_BYTES:
         raise UnreadableError(f'{status.st_size:,} bytes, more than {MAX_BYTES:,}: make it smaller')
 
-# %% ../../nbs/images/00c_opening.ipynb #07ead313
+# %% ../../nbs/images/00c_opening.ipynb #af29de31
 def read_file(
     path, # of a regular file, or of a link to one
 )->bytes:
     "The bytes of a file; `UnreadableError`, an `OSError`, if it is no regular file or too large"
     _check_status(os.stat(path))
-    flags = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0)
-    with open(os.open(path, flags), 'rb') as file:
-        status = os.fstat(file.fileno())
-        _check_status(status)  # again: another file may have this name now
-        return file.read(status.st_size)
+    return Path(path).read_bytes()
 
-# %% ../../nbs/images/00c_opening.ipynb #7cf12bb6
+# %% ../../nbs/images/00c_opening.ipynb #b8526fc7
 def get_stream(
     file, # a path, or a `BytesIO` of the file's bytes
 )->io.BytesIO:
@@ -62,7 +58,7 @@ def get_stream(
     stream.name = os.fspath(file)
     return stream
 
-# %% ../../nbs/images/00c_opening.ipynb #9f598b78
+# %% ../../nbs/images/00c_opening.ipynb #dc6294b5
 def has_package(
     name:str, # a format of `EXTRAS`
 )->bool:
@@ -72,7 +68,7 @@ def has_package(
     if name == 'HEIF': module.register_heif_opener()
     return True
 
-# %% ../../nbs/images/00c_opening.ipynb #532fe6e7
+# %% ../../nbs/images/00c_opening.ipynb #be603d27
 _HOW = dict(HEIF='heif-convert x.heic x.png', DICOM='dcmj2pnm --write-png x.dcm x.png')
 
 def check_package(
@@ -83,7 +79,7 @@ def check_package(
     raise UnreadableError(f"{name}, which needs a package: pip install {EXTRAS[name]}, or convert "
         f"it: {_HOW[name]}")
 
-# %% ../../nbs/images/00c_opening.ipynb #5718add0
+# %% ../../nbs/images/00c_opening.ipynb #af6c4a3a
 def find_format(
     data:bytes, # a file's content
     name='',    # its name
@@ -97,7 +93,7 @@ def find_format(
     check_package(found)
     return found
 
-# %% ../../nbs/images/00c_opening.ipynb #c57d3748
+# %% ../../nbs/images/00c_opening.ipynb #bfad0bde
 _COSTS = dict(WEBP=16, JPEG2000=19.5, AVIF=10, HEIF=12, TIFF=10)  # bytes per pixel; others: 8
 
 def get_max_pixels(
@@ -106,7 +102,7 @@ def get_max_pixels(
     "The most pixels that are decoded in this format"
     return min(MAX_PIXELS, int(MAX_MEMORY/_COSTS.get(name, 8)))
 
-# %% ../../nbs/images/00c_opening.ipynb #d58caef4
+# %% ../../nbs/images/00c_opening.ipynb #c671138c
 def _shrink(im, most):
     "Let a JPEG be decoded at 1/2, 1/4 or 1/8, the first with at most `most` pixels"
     width, height = im.size
@@ -114,7 +110,7 @@ def _shrink(im, most):
         if width*height <= most*scale**2: break
     if scale > 1: im.draft(None, (max(1, width//scale), max(1, height//scale)))
 
-# %% ../../nbs/images/00c_opening.ipynb #16794796
+# %% ../../nbs/images/00c_opening.ipynb #ab3447d0
 def _check_scans(im, data, pixels):
     "`UnreadableError` for a progressive JPEG of too many scans, or too large to hold as a whole"
     if 'progression' not in im.info: return
@@ -124,7 +120,7 @@ def _check_scans(im, data, pixels):
     if pixels > most:
         raise UnreadableError(f'a progressive JPEG of more than {most:,} pixels: make it smaller')
 
-# %% ../../nbs/images/00c_opening.ipynb #6f916634
+# %% ../../nbs/images/00c_opening.ipynb #9744c162
 def _check_size(im):
     "`UnreadableError` for more pixels than are decoded, in total or on one side"
     most = get_max_pixels(im.format)
@@ -133,7 +129,7 @@ def _check_size(im):
     if max(im.size) > MAX_SIDE:
         raise UnreadableError(f'longer than {MAX_SIDE:,} pixels: make it smaller first')
 
-# %% ../../nbs/images/00c_opening.ipynb #eb290af2
+# %% ../../nbs/images/00c_opening.ipynb #6d853e11
 _DNG = 50706  # TIFF's tag for the version of a digital negative
 
 def _open(data, found):
@@ -144,7 +140,7 @@ def _open(data, found):
     if _DNG in getattr(im, 'tag_v2', ()): find_format(data[:8], 'x.dng')
     return im
 
-# %% ../../nbs/images/00c_opening.ipynb #911ab443
+# %% ../../nbs/images/00c_opening.ipynb #28a9da34
 def _open_known(data, found):
     "The opened image; `UnreadableError` for a damaged header or more pixels than are decoded"
     with warnings.catch_warnings():
@@ -158,7 +154,7 @@ def _open_known(data, found):
             raise UnreadableError(f'not an image that Pillow can read{damage}') from None
         except ValueError as e: raise UnreadableError(f'a damaged header: {e}') from None
 
-# %% ../../nbs/images/00c_opening.ipynb #071dac52
+# %% ../../nbs/images/00c_opening.ipynb #b78a6901
 def open_lazily(
     file,          # a path, or a `BytesIO` of the file's bytes
     most:int=None, # pixels; a JPEG of more is decoded at 1/2, 1/4 or 1/8
@@ -174,18 +170,18 @@ def open_lazily(
     _check_size(im)
     return im
 
-# %% ../../nbs/images/00c_opening.ipynb #da174ce8
+# %% ../../nbs/images/00c_opening.ipynb #a999c38c
 def _skip_blocks(data, at):
     "Where the sub-blocks of a GIF that begin at `at` end"
     while at < len(data) and data[at]: at += data[at] + 1
     return at + 1
 
-# %% ../../nbs/images/00c_opening.ipynb #795166d4
+# %% ../../nbs/images/00c_opening.ipynb #e824671b
 def _get_palette_bytes(flags):
     "The size of a GIF's palette"
     return 3*2**((flags & 7) + 1) if flags & 128 else 0
 
-# %% ../../nbs/images/00c_opening.ipynb #fb9f759b
+# %% ../../nbs/images/00c_opening.ipynb #935fe953
 def _count_gif(data):
     "Frames of a GIF, at most `MAX_FRAMES`"
     at, frames = 13 + _get_palette_bytes(data[10]), 0
@@ -197,7 +193,7 @@ def _count_gif(data):
         else: break
     return max(frames, 1)
 
-# %% ../../nbs/images/00c_opening.ipynb #a69696b9
+# %% ../../nbs/images/00c_opening.ipynb #9b40afec
 def _count_pages(im):
     "Pages of a TIFF, at most `MAX_FRAMES`; the first page stays open"
     pages = 1
@@ -209,7 +205,7 @@ def _count_pages(im):
     im.seek(0)
     return pages
 
-# %% ../../nbs/images/00c_opening.ipynb #d9571a16
+# %% ../../nbs/images/00c_opening.ipynb #4ff9469b
 def count_frames(
     im,   # from `open_lazily`
     file, # the `BytesIO` it was opened from
