@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.script import Param, call_parse
 
 from .base.running import get_defaults, run_notebook
-from .base.runs import Run, get_run_folder, get_runs_root, is_refused, open_run
+from .base.runs import Run, get_run_folder, get_runs_root, is_gone, is_refused, open_run
 from .core import UserError, to_json_types, write_json
 from .reporting.next_steps import describe_next, get_run_name
 
@@ -57,7 +57,9 @@ def _is_same(record, parameters, notebook='04_train'):
     defaults = get_defaults(notebook)
     if set(parameters) - set(defaults): return False  # the notebook will refuse the unknown name
     full = to_json_types(fill_recipe({**defaults, **parameters}))
-    if {**full, 'run': ''} != {**record['parameters'], 'run': ''}: return False
+    own = {'run': ''}
+    if is_gone(record['parameters'].get('dataset')): own['dataset'] = ''  # it may be the same set at another place
+    if {**full, **own} != {**record['parameters'], **own}: return False
     items = get_items(full['dataset'], full['strict'])
     decided = (record.get('decisions') or {}).get('sha256')
     same = items.attrs['data_hash'] == record['data_hash']
@@ -105,10 +107,13 @@ def train(
 
 # %% ../nbs/12_commands.ipynb #86af31cf
 def evaluate(
-    run, # a trained `Run`
+    run,           # a trained `Run`
+    dataset:str='',# where its images are now; empty: where they were
 ):
     "05_evaluation, once: it opens the test split"
-    if not _is_evaluated(run): run_notebook('05_evaluation', str(run.path), quiet=True)
+    if _is_evaluated(run): return
+    given = dict(dataset=str(dataset)) if is_gone(run.record.get('dataset')) else {}
+    run_notebook('05_evaluation', str(run.path), quiet=True, **given)
 
 # %% ../nbs/12_commands.ipynb #79c2cf64
 def train_and_evaluate(
@@ -118,7 +123,7 @@ def train_and_evaluate(
     "04_train and 05_evaluation; what is done already is not repeated"
     trained = train(run, **parameters)
     if not _is_evaluated(trained): print('\nEvaluating …', flush=True)
-    evaluate(trained)
+    evaluate(trained, parameters.get('dataset', ''))
     return trained
 
 # %% ../nbs/12_commands.ipynb #0711ec7d
@@ -227,12 +232,15 @@ def evaluate_run(
     **parameters  # of 05_evaluation
 )->Run:
     "Run the chapters; 05 is repeated only for new parameters, since it opens the test split"
+    from imgclf_nb.datasets.cards import find_dataset
     r = open_run(str(run))
+    place = {}
+    if parameters.get('dataset'): place['dataset'] = str(find_dataset(parameters.pop('dataset')))
     for chapter in CHAPTERS:
         first = chapter == CHAPTERS[0]
         if first and r.record.get('summary') and not parameters: continue
         print(f'{chapter} …', flush=True)
-        run_notebook(chapter, str(r.path), quiet=True, **(parameters if first else {}))
+        run_notebook(chapter, str(r.path), quiet=True, **place, **(parameters if first else {}))
     return r
 
 # %% ../nbs/12_commands.ipynb #a218ab7e
@@ -257,6 +265,8 @@ def _get_evaluate_parser():
         "all in the run's folder.")
     parser.add_argument('run', nargs='+', help="name, folder or pattern such as 'birds-s*'; "
         'runs that differ in seed alone are summarised over seeds too')
+    parser.add_argument('--dataset', metavar='PLACE', help='where the images are now, if they have '
+        'moved or the run was made on another machine: a folder, a CSV or a name')
     _add_parameters(parser,
         'a parameter of 05_evaluation, as in papermill: sensitivity, miss_cost, prevalence …')
     return parser
@@ -267,6 +277,7 @@ def imgclf_evaluate():
     "`imgclf_evaluate`: the console command"
     args = _get_evaluate_parser().parse_args()
     given = _get_given(args)
+    if args.dataset: given['dataset'] = args.dataset
     from imgclf_nb.results.paired_predictions import find_runs
     runs = [run for name in args.run for run in find_runs(name)]
     for run in runs: evaluate_run(str(run.path), **given)

@@ -14,13 +14,14 @@ import numpy as np, pandas as pd
 from .base.machine import get_plt
 from .base.running import run_notebook
 from .core import UserError
-from .data import get_items
 from .datasets.records import log_opening
 from .results.artifacts import read_predictions
+from .results.manifest import open_run_set
 from .results.paired_predictions import check_folds, find_runs, get_paired_answers
 from .results.paired_predictions import match_runs
 from .stats.paired_tests import LIMITS, check_metric, compare_answers, compare_classes
 from .stats.paired_tests import correct, get_verdict
+from .training.run_items import get_run_items
 
 # %% ../nbs/07_comparison.ipynb #be3b0dd5
 def _get_compared(run_a, run_b, a='', b=''):
@@ -46,12 +47,16 @@ def _train_examples():
 
 # %% ../nbs/07_comparison.ipynb #680f1d22
 def _log_opening(run):
-    "Record an opening of the test split in the ledger of the data set, if the set is available"
-    try: items = get_items(run.record['dataset'])
-    except UserError: return
-    predictions = read_predictions(run)
-    test = items[items.path.isin(predictions[predictions.split == 'test'].path)]
-    if len(test): log_opening(run.record['dataset'], run.path.name, test)
+    "Record an opening of the test split in the ledger of its set; a line if the set is not here"
+    try:
+        found = open_run_set(run)
+        items = get_run_items(run, found)[1]
+    except UserError as e:
+        print(f'This opening of the test split of {run.path.name} is counted only in its '
+            f'run.json. {e}')
+        return
+    test = items[items.split == 'test']
+    if len(test): log_opening(found, run.path.name, test)
 
 # %% ../nbs/07_comparison.ipynb #a3a38b3b
 def open_tests(

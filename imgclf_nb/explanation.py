@@ -12,7 +12,6 @@ import numpy as np, pandas as pd
 
 from .base.running import run_notebook
 from .core import UserError
-from .data import get_items
 from .images.preprocessing import Preprocessing
 from .models.attention import get_border_table
 from .models.embedding import find_nearest
@@ -20,8 +19,9 @@ from .models.image_rows import describe_prediction
 from .models.saliency import upsample_maps, get_agreement, get_saliency_maps
 from .models.saliency import open_feature_map, randomise_weights
 from .results.artifacts import read_predictions
-from .splitting import get_splits, seal_test
-from .training.subsets import take_fold, take_images
+from .results.manifest import get_hint, place_predictions
+from .splitting import seal_test
+from .training.subsets import take_images
 
 # %% ../nbs/06_explanation.ipynb #faf70efd
 def _train_example():
@@ -32,16 +32,19 @@ def _train_example():
 
 # %% ../nbs/06_explanation.ipynb #9a1d7664
 def read_explained_split(
-    run,  # a `Run` that is done
+    run,        # a `Run` that is done
+    items=None, # its images, where they are now; None: where they were
 )->pd.DataFrame:
     "Predictions for the test split if it is open, else for validation; `UserError` for lost files"
     t = read_predictions(run)
     split = 'test' if (t.split == 'test').any() else 'valid'
     t = t[t.split == split].reset_index(drop=True)
+    if items is not None: t = place_predictions(t, items, run)
     gone = t.path[[not Path(path).exists() for path in t.path]]
     if len(gone):
         raise UserError(f"{len(gone)} of {len(t)} images that {run.path.name} has predicted are no "
-            f"longer there, e.g. {gone.iloc[0]}: restore them, or train and evaluate again.", 'run')
+            f"longer there, e.g. {gone.iloc[0]}: restore them, or train and evaluate again. "
+            f"{get_hint(run)}", 'run')
     return t
 
 # %% ../nbs/06_explanation.ipynb #ccac5246
@@ -54,12 +57,6 @@ def _describe_split(split, n, wrong):
     return said
 
 # %% ../nbs/06_explanation.ipynb #b07dfa4f
-def _get_run_items(p):
-    "The items of a run with their splits, by its parameters"
-    items = get_items(p['dataset'], p.get('strict', False))
-    items = get_splits(items, p['valid'], p['test'], p['split_seed'], p.get('blocked', False))
-    return take_fold(items, p['folds'], p['fold'], p['split_seed']) if p.get('folds') else items
-
 def _get_training_images(items, p, n, seed):
     "At most n of the images that a run was trained on"
     if p.get('pictures'): items = take_images(items, p['pictures'], p['seed'])

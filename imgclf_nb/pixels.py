@@ -17,6 +17,7 @@ from .base.machine import show_progress
 from .base.parallel import map_forked
 from .core import UserError, get_cache, delete_leftovers, write_json
 from .datasets.cards import open_set
+from .images.contents import read_bytes
 from .images.preprocessing import get_decoder
 
 # %% ../nbs/01c_pixels.ipynb #67814c34
@@ -72,10 +73,8 @@ def decode(
 ):
     "The views of a file as a list of `uint8 (h, w, 1 or 3)`, or a string with the reason why not"
     path, sha256, pre, views = job
-    try: data = Path(path).read_bytes()
-    except OSError as e: return f"it can no longer be read ({e.strerror})"
-    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        return "it has changed since the data set was listed"
+    data, reason = read_bytes(path, sha256)
+    if reason: return reason
     try: im = pre.read(io.BytesIO(data))
     except Exception as e: return f"it cannot be decoded ({type(e).__name__}: {e})"
     return [_drop_channels(VIEWS[view](im, pre)) for view in views]
@@ -318,7 +317,9 @@ class FileView:
 
     def __getitem__(self, i):
         result = decode(self.jobs[i])
-        if isinstance(result, str): raise UserError(f"{self.jobs[i][0]}: {result}.", 'dataset')
+        if isinstance(result, str):
+            raise UserError(f"{self.jobs[i][0]}: {result}. Run again to list the data set again.",
+                'dataset')
         return result[0]
 
 # %% ../nbs/01c_pixels.ipynb #aa4041ea

@@ -281,9 +281,10 @@ def _describe_opening(n, looks, size):
 def open_test(
     run,   # a `Run`
     items, # with splits, sealed or not
+    dataset=None, # their set as a `DataSet`, if it is not the one that `items.attrs` names
 )->pd.DataFrame:
     "The test items with labels, which is recorded; the validation items if there is no test split"
-    test, dataset = items[items.split == 'test'], items.attrs['dataset']
+    test, dataset = items[items.split == 'test'], dataset or items.attrs['dataset']
     if test.empty:
         print('This run has no test images: the following results are from the validation images, '
             'on which the model was selected, so they are optimistic.')

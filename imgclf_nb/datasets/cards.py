@@ -192,6 +192,7 @@ class DataSet:
     root:Path # its folder or its CSV
     card:Card # what is known about it
     key:str   # the name of its records
+    decisions:Path = None # a decisions.csv that is used instead of the one in its records
 
 # %% ../../nbs/datasets/02_cards.ipynb #c534fb4a
 def open_set(

@@ -49,7 +49,8 @@ def get_decisions_path(
     dataset, # a set's name, a folder or a CSV, or a `DataSet`
 ):
     "The path of the set's decisions.csv, which need not exist"
-    return get_records(open_set(dataset).key)/'decisions.csv'
+    found = open_set(dataset)
+    return found.decisions or get_records(found.key)/'decisions.csv'
 
 # %% ../../nbs/datasets/03b_choices.ipynb #ae0b8a4d
 def _make_line(*words):

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['get_transform', 'to_srgb']
 
-# %% ../../nbs/images/00d_colour.ipynb #acd7dd0f
+# %% ../../nbs/images/00d_colour.ipynb #44ee50c0
 import io
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageCms
 
-# %% ../../nbs/images/00d_colour.ipynb #12b1ec41
+# %% ../../nbs/images/00d_colour.ipynb #48692e9f
 _MODES = {'RGB ': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK', 'Lab ': 'LAB'}
 _NOTICEABLE = 3  # levels of 256 by which some colour must change
 
@@ -22,7 +22,7 @@ def _read_profile(data):
     except (OSError, ImageCms.PyCMSError): return None, ''
     return profile, _MODES.get(profile.profile.xcolor_space, '')
 
-# %% ../../nbs/images/00d_colour.ipynb #9c2e61a3
+# %% ../../nbs/images/00d_colour.ipynb #e51a2955
 def _build(profile, mode):
     "The transform to sRGB, relative colorimetric with black point compensation; None if impossible"
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.HIGHRESPRECALC
@@ -31,7 +31,7 @@ def _build(profile, mode):
     try: return ImageCms.buildTransform(profile, srgb, mode, 'RGB', intent, flags)
     except (OSError, ImageCms.PyCMSError): return None
 
-# %% ../../nbs/images/00d_colour.ipynb #98c17be8
+# %% ../../nbs/images/00d_colour.ipynb #dba08c98
 def _make_samples(mode):
     "Colours from black to white, as an RGB or grey image"
     if mode == 'L': return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
@@ -39,14 +39,14 @@ def _make_samples(mode):
     grid = np.stack(np.meshgrid(levels, levels, levels), -1)
     return Image.fromarray(np.ascontiguousarray(grid.reshape(1, -1, 3)))
 
-# %% ../../nbs/images/00d_colour.ipynb #9ee63556
+# %% ../../nbs/images/00d_colour.ipynb #0bae49b9
 def _is_noticeable(transform, mode):
     "Whether a transform changes any sample by `_NOTICEABLE` levels"
     samples = _make_samples(mode)
     after = np.asarray(transform.apply(samples)).astype(int)
     return np.abs(after - np.asarray(samples.convert('RGB'))).max() >= _NOTICEABLE
 
-# %% ../../nbs/images/00d_colour.ipynb #9ea72dfd
+# %% ../../nbs/images/00d_colour.ipynb #7b865497
 @lru_cache(maxsize=64)
 def get_transform(
     data:bytes, # of an ICC profile
@@ -59,13 +59,13 @@ def get_transform(
     if mode != 'CMYK' and not _is_noticeable(transform, mode): return '', None
     return mode, transform
 
-# %% ../../nbs/images/00d_colour.ipynb #491c0058
+# %% ../../nbs/images/00d_colour.ipynb #e897dbc4
 @lru_cache(maxsize=1)
 def _get_lab():
     "The transform of CIELAB to sRGB, for TIFFs that hold it"
     return _build(ImageCms.createProfile('LAB'), 'LAB')
 
-# %% ../../nbs/images/00d_colour.ipynb #a5160eb7
+# %% ../../nbs/images/00d_colour.ipynb #f58f5af9
 def to_srgb(
     im,                # an image without transparency
     profile:bytes=b'', # its ICC profile

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_dicom']
 
-# %% ../../nbs/images/00b_dicom.ipynb #f1862e64
+# %% ../../nbs/images/00b_dicom.ipynb #cfdbd25e
 import io
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from .formats import UnreadableError
 
-# %% ../../nbs/images/00b_dicom.ipynb #361f923b
+# %% ../../nbs/images/00b_dicom.ipynb #0358192f
 _MAX_VALUES = 178_956_970  # of the first frame
 
 def _read_header(data):
@@ -22,13 +22,14 @@ def _read_header(data):
     try: header = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b'DICM')
     except Exception as e: raise UnreadableError(f'a damaged DICOM file: {e}') from None
     if 'PixelData' not in header or 'Rows' not in header:
-        raise UnreadableError('DICOM without an image: leave it out, or convert what it refers to')
+        raise UnreadableError('DICOM without an image where pydicom expects it: convert it '
+            '(dcmj2pnm --write-png x.dcm x.png), or leave it out')
     values = header.Rows*header.Columns*header.get('SamplesPerPixel', 1)
     if values > _MAX_VALUES:
         raise UnreadableError(f'larger than {_MAX_VALUES:,} pixels: make it smaller first')
     return header
 
-# %% ../../nbs/images/00b_dicom.ipynb #05b1010b
+# %% ../../nbs/images/00b_dicom.ipynb #35250ef8
 def _read_frame(header):
     "The first frame, `(rows, columns)` or `(rows, columns, 3)`; `UnreadableError` if it cannot be"
     from pydicom.pixels import pixel_array
@@ -41,7 +42,7 @@ def _read_frame(header):
         raise UnreadableError(f'DICOM in {how}, which cannot be decoded here: convert it '
             f'(gdcmconv --raw x.dcm y.dcm), or pip install python-gdcm ({e})') from None
 
-# %% ../../nbs/images/00b_dicom.ipynb #2c9aa90d
+# %% ../../nbs/images/00b_dicom.ipynb #3a180181
 def _get_window(header):
     "The lowest and the highest value to show, as the file says; None if it does not"
     center, width = header.get('WindowCenter'), header.get('WindowWidth')
@@ -50,7 +51,7 @@ def _get_window(header):
     low = first[0] - .5 - (first[1] - 1)/2  # PS3.3 C.11.2.1.2
     return (low, low + first[1] - 1) if first[1] > 1 else None
 
-# %% ../../nbs/images/00b_dicom.ipynb #e4519cf5
+# %% ../../nbs/images/00b_dicom.ipynb #9d061466
 def _make_grey(header, frame):
     "Grey values in their unit, mode F, with `value_range` and `inverted` in its `info`"
     from pydicom.pixels import apply_modality_lut
@@ -60,7 +61,7 @@ def _make_grey(header, frame):
     im.info['inverted'] = header.PhotometricInterpretation == 'MONOCHROME1'
     return im
 
-# %% ../../nbs/images/00b_dicom.ipynb #9623ebdd
+# %% ../../nbs/images/00b_dicom.ipynb #ca048a7e
 def read_dicom(
     data:bytes, # a file's content
 )->Image.Image:

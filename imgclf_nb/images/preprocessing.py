@@ -34,13 +34,13 @@ def _make_plain(im):
     has_alpha = im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in im.info
     return in_strips(im, _put_on_white, 'RGB') if has_alpha else im
 
-# %% ../../nbs/images/00_preprocessing.ipynb #72f838de
+# %% ../../nbs/images/00_preprocessing.ipynb #519b7545
 def _turn(im, turn):
     "Turn an image upright in place, by an EXIF flag that its file has or that is given"
     if turn: im.getexif()[ExifTags.Base.Orientation] = turn
     ImageOps.exif_transpose(im, in_place=True)
 
-# %% ../../nbs/images/00_preprocessing.ipynb #64f174be
+# %% ../../nbs/images/00_preprocessing.ipynb #418c1f36
 def _decode(im, stream, value_range, orient):
     "The decoded image with 8 bits per value, upright if asked for"
     kind, stated = get_kind(im), get_stated_range(im)
@@ -54,8 +54,8 @@ def _decode(im, stream, value_range, orient):
     if orient: _turn(im, None)
     return im if kind in ('', 'colour16') else to_bytes(im, kind, value_range, stated)
 
-# %% ../../nbs/images/00_preprocessing.ipynb #d9463519
-_LEAN = ('JPEG', 'PNG', 'TIFF', 'BMP', 'PPM')  # Pillow keeps nothing but the pixels of these
+# %% ../../nbs/images/00_preprocessing.ipynb #8c749cc8
+_LEAN = ('JPEG', 'PNG', 'TIFF', 'BMP', 'PPM', 'TGA')  # Pillow keeps nothing but the pixels of these
 
 def _convert(im, profile, mode):
     "The image in sRGB and in mode RGB or L"
@@ -111,7 +111,7 @@ def _check_choices(preprocessing):
             choices = ', '.join(str(o) for o in allowed)
             raise UserError(f"Preprocessing {name} = {value!r}: it must be one of {choices}.", name)
 
-# %% ../../nbs/images/00_preprocessing.ipynb #e6232177
+# %% ../../nbs/images/00_preprocessing.ipynb #44ed24e6
 def _check_range(value_range):
     "`UserError` unless each kind of values has `[low, high]`"
     for kind,limits in (value_range or {}).items():

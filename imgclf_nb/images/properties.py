@@ -6,8 +6,7 @@
 __all__ = ['measure_image', 'measure_images', 'get_thumbs']
 
 # %% ../../nbs/images/01_properties.ipynb #3c2a2c03
-import base64, hashlib, io, os, warnings
-from pathlib import Path
+import base64, hashlib, os, time
 
 import numpy as np, pandas as pd
 from PIL import ExifTags, Image
@@ -15,6 +14,11 @@ from PIL import ExifTags, Image
 from ..base.machine import show_progress
 from ..base.parallel import map_forked
 from ..core import get_cache, write_csv
+from .contents import KEY, find_changed, get_key, is_settled
+from .depth import (
+    get_array, get_kind, get_stated_range, measure_range, read_colours, read_values)
+from .opening import (
+    MAX_MEMORY, MAX_SECONDS, UnreadableError, count_frames, get_stream, open_lazily)
 from .preprocessing import open_image
 
 # %% ../../nbs/images/01_properties.ipynb #6a2b864a
@@ -37,13 +41,13 @@ def _read_exif(im):
         taken=str(taken).strip('\0 '), camera=str(camera).strip('\0 '))
 
 # %% ../../nbs/images/01_properties.ipynb #58bcc6e0
-def _measure_file(im):
+def _measure_file(im, stream):
     "Properties of a file that is opened but not decoded"
     try: exif = _read_exif(im)
     except Exception: exif = dict(orientation=1, taken='', camera='')  # some EXIF data is invalid
     width, height = im.size
     return dict(width=width, height=height, mode=im.mode, format=im.format,
-        frames=getattr(im, 'n_frames', 1), quality=_get_quality(im), **exif)
+        frames=count_frames(im, stream), quality=_get_quality(im), **exif)
 
 # %% ../../nbs/images/01_properties.ipynb #017530dd
 def _shrink(pixels, side):
@@ -63,9 +67,10 @@ def _get_phash(grey):
 # %% ../../nbs/images/01_properties.ipynb #41bcb199
 def _get_hashes(pixels, grey):
     "A hash of all pixels, and perceptual hashes of the image and its mirror image"
-    content = repr(pixels.shape).encode() + pixels.tobytes()
+    content = hashlib.sha256(repr(pixels.shape).encode())
+    content.update(pixels)
     mirrored = np.ascontiguousarray(grey[:,::-1])
-    return dict(pixels=hashlib.sha256(content).hexdigest(), phash=_get_phash(grey),
+    return dict(pixels=content.hexdigest(), phash=_get_phash(grey),
         mirrored=_get_phash(mirrored))
 
 # %% ../../nbs/images/01_properties.ipynb #c48fe653
@@ -87,7 +92,7 @@ def _measure_colours(small, grey):
 def _measure_pixels(im):
     "Properties of an upright RGB image; `sharpness` is the variance of the Laplacian at 256 pixels"
     import cv2
-    pixels = np.asarray(im)
+    pixels = get_array(im)
     small = _shrink(pixels, 256)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     thumb = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
@@ -97,26 +102,42 @@ def _measure_pixels(im):
 
 # %% ../../nbs/images/01_properties.ipynb #ab9455a4
 _texts = ['path', 'sha256', 'mode', 'error', 'format', 'taken', 'camera', 'pixels', 'phash',
-    'mirrored', 'thumb']
-_columns = ['path', 'size', 'mtime', 'sha256', 'bytes', 'width', 'height', 'mode', 'error',
+    'mirrored', 'thumb', 'depth', 'range_by']
+_columns = [*KEY, 'sha256', 'bytes', 'width', 'height', 'mode', 'error',
     'format', 'frames', 'orientation', 'taken', 'camera', 'quality', 'pixels', 'mean', 'sd',
     'colour', 'border_red', 'border_green', 'border_blue', 'sharpness', 'phash', 'mirrored',
-    'thumb']
+    'thumb', 'depth', 'range_by', 'low', 'high']
+
+# %% ../../nbs/images/01_properties.ipynb #384fea48
+def _measure_depth(im, stream):
+    "`depth`, the kind of values, the range from `low` to `high`, and who says so; of 8 bits, none"
+    kind, stated = get_kind(im), get_stated_range(im)
+    if not kind: return {}
+    tags = getattr(im, 'tag_v2', {})
+    if stated:
+        by = 'window' if kind == 'dicom' else 'file'
+        return dict(depth=kind, range_by=by, low=stated[0], high=stated[1])
+    values = read_colours(stream.getvalue()) if kind == 'colour16' else read_values(im, kind, tags)
+    if values is None: return {}
+    low, high = measure_range(values[...,:3] if kind == 'colour16' else values)
+    return dict(depth=kind, range_by='values', low=low, high=high)
 
 # %% ../../nbs/images/01_properties.ipynb #4024c57b
-def _measure_bytes(data, facts):
+_FULL = 1 << 26  # pixels: a larger JPEG is measured at 1/2, 1/4 or 1/8 of its size
+
+def _measure_stream(stream, facts):
     "Add all that can be read from a file's content to `facts`; raises Pillow's errors"
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        with Image.open(io.BytesIO(data)) as im: facts.update(_measure_file(im))
-        facts.update(_measure_pixels(open_image(io.BytesIO(data))))
+    im = open_lazily(stream)
+    facts.update(_measure_file(im, stream))
+    facts.update(_measure_depth(im, stream))
+    del im
+    facts.update(_measure_pixels(open_image(stream, most=_FULL)))
 
 # %% ../../nbs/images/01_properties.ipynb #83b9d0e0
 def _describe_error(error):
     "Why a file cannot be read, in one line"
-    if isinstance(error, Image.UnidentifiedImageError): return 'not an image that Pillow can read'
-    if isinstance(error, Image.DecompressionBombError):
-        return f'larger than {2*Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller first'
+    if isinstance(error, UnreadableError): return str(error).splitlines()[0]
+    if isinstance(error, MemoryError): return 'it needs too much memory: make it smaller first'
     return f'{type(error).__name__}: {error}'.splitlines()[0]
 
 # %% ../../nbs/images/01_properties.ipynb #ccf73e7d
@@ -124,20 +145,26 @@ def measure_image(
     path, # a file
 )->dict:
     "The properties of one file; `error` is empty if the whole image can be decoded"
-    facts = {name: '' if name in _texts else 0 for name in _columns[3:]}
+    facts = {name: '' if name in _texts else 0 for name in _columns[len(KEY):]}
     try:
-        data = Path(path).read_bytes()
+        stream = get_stream(path)
+        data = stream.getvalue()
         facts.update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-        if data: _measure_bytes(data, facts)
-        else: facts['error'] = 'empty file (0 bytes)'
+        _measure_stream(stream, facts)
     except Exception as e: facts['error'] = _describe_error(e)
     return facts
 
+# %% ../../nbs/images/01_properties.ipynb #0f3667bb
+def _note_failure(path, reason):
+    "The properties of a file at which the reading process ended"
+    return {name: '' if name in _texts else 0 for name in _columns[len(KEY):]} | dict(error=reason)
+
 # %% ../../nbs/images/01_properties.ipynb #51ed36d5
 def _measure_all(paths, workers):
-    "Yield the properties of each file, in order"
+    "Yield the properties of each file, in order; on Linux in processes with limits"
     import imagehash, scipy.fftpack  # noqa: F401, loaded before the fork: once for all
-    return map_forked(measure_image, paths, workers)
+    return map_forked(measure_image, paths, workers, failed=_note_failure, seconds=MAX_SECONDS,
+        memory=2*MAX_MEMORY)
 
 # %% ../../nbs/images/01_properties.ipynb #e496ebd1
 def _get_store(paths):
@@ -149,39 +176,46 @@ def _get_store(paths):
 
 # %% ../../nbs/images/01_properties.ipynb #132d6d7c
 def _recall(store):
-    "Cached rows by path, size and modification time; none from another version"
+    "Cached rows by key, with `seen` at the end; none from another version"
     if not store or not store.exists(): return {}
     types = {name: str for name in _texts}
     old = pd.read_csv(store, keep_default_na=False, na_values={'quality': ''}, dtype=types)
-    if list(old.columns) != _columns: return {}
-    return {row[:3]: row for row in old.itertuples(index=False, name=None)}
+    if list(old.columns) != [*_columns, 'seen']: return {}
+    settled = old[is_settled(old)]
+    return {row[:len(KEY)]: row for row in settled.itertuples(index=False, name=None)}
 
 # %% ../../nbs/images/01_properties.ipynb #1dc6e03b
 def _remember(store, rows):
     "Store the rows of readable files; a file with an error may be repaired, so it is read again"
-    table = pd.DataFrame(rows, columns=_columns)
+    table = pd.DataFrame(rows, columns=[*_columns, 'seen'])
     try: write_csv(store, table[table.error == ''])
     except OSError as e:
         print(f"Nothing is remembered between runs: {store} cannot be written ({e.strerror}).")
 
-# %% ../../nbs/images/01_properties.ipynb #703e2c36
-def _get_key(path):
-    "`(path, size, modification time)`; -1 for a missing file, which `measure_image` reports"
-    try: stat = os.stat(path)
-    except OSError: return path, -1, -1
-    return path, stat.st_size, stat.st_mtime_ns
+# %% ../../nbs/images/01_properties.ipynb #3f515880
+def _check_known(keys, known, seconds):
+    "The known rows; none if the contents of some files have changed, but not their keys"
+    rows = [known[key] for key in keys if key in known]
+    place = _columns.index('sha256')
+    n, changed = find_changed([(row[0], row[place]) for row in rows], seconds)
+    if changed:
+        print(f"{len(changed)} of {n} images that were read again have another content, though "
+            f"their times and sizes are the same, e.g. {changed[0]}: all images are read again.")
+        return {}
+    if n < len(rows): print(f'{n:,} of {len(rows):,} known images were read again: unchanged.')
+    return known
 
 # %% ../../nbs/images/01_properties.ipynb #86683a2f
-def _measure_unknown(keys, known, store, workers):
+def _measure_unknown(keys, known, store, workers, seen):
     "Add a row to `known` for each new key; store all rows from time to time and at the end"
     todo = [key for key in keys if key not in known]
-    facts = _measure_all([path for path,_,_ in todo], workers)
+    facts = _measure_all([key[0] for key in todo], workers)
     bar = show_progress(facts, len(todo), 'reading images', 2001)
     def keep():
         if store and todo: _remember(store, [known[key] for key in keys if key in known])
     try:
         for i,(key,row) in enumerate(zip(todo, bar), 1):
-            known[key] = (*key, *row.values())
+            known[key] = (*key, *row.values(), seen)
             if i % max(5000, len(todo)//8) == 0: keep()  # a killed process loses only a part
     finally: keep()
 
@@ -190,14 +224,19 @@ def measure_images(
     paths,            # image files
     cache:bool=True,  # cache the properties under the project's data/
     workers:int=None, # processes; None: one per core, 0: none
+    check:float=0.,   # seconds in which known files are read again and compared
 )->pd.DataFrame:
-    "One row per path, in order: `path, size, mtime`, properties; `UserError` if a worker dies"
-    keys = [_get_key(str(path)) for path in paths]
+    "One row per path, in order: its key (`get_key`), properties; `UserError` if a worker dies"
+    seen = time.time_ns()  # before the keys, so that a change meanwhile counts as recent
+    keys = [get_key(path) for path in paths]
     if not keys: return pd.DataFrame(columns=_columns)
-    store = _get_store([path for path,_,_ in keys]) if cache else None
+    unique = list(dict.fromkeys(keys))
+    store = _get_store([key[0] for key in keys]) if cache else None
     known = _recall(store)
-    _measure_unknown(list(dict.fromkeys(keys)), known, store, workers)
-    return pd.DataFrame([known[key] for key in keys], columns=_columns)
+    if check and known: known = _check_known(unique, known, check)
+    _measure_unknown(unique, known, store, workers, seen)
+    rows = [known[key] for key in keys]
+    return pd.DataFrame(rows, columns=[*_columns, 'seen']).drop(columns='seen')
 
 # %% ../../nbs/images/01_properties.ipynb #0aebe927
 def get_thumbs(

@@ -14,6 +14,7 @@ import numpy as np
 from ..backbones import get_backbone, get_expected, get_features
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
 from ..core import UserError, get_cache, replace_file, delete_leftovers, write_json
+from ..images.contents import CheckedReader
 from ..images.preprocessing import Preprocessing, get_batches, get_decoder
 
 # %% ../../nbs/models/01_features.ipynb #6a365312
@@ -143,7 +144,7 @@ def _get_store(model, arch, pre, mirror, precision):
     "The file of these features; its name holds the hash of everything that determines them"
     delete_leftovers(get_cache('features'), 600)
     body = _hash_body(model)
-    key = json.dumps([arch, body, pre.to_dict(), mirror, precision, _get_versions(), 2])
+    key = json.dumps([arch, body, pre.to_dict(), mirror, precision, _get_versions(), 3])
     return get_cache('features')/f'{arch}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz'
 
 # %% ../../nbs/models/01_features.ipynb #aae2a4f7
@@ -177,8 +178,14 @@ def _freeze(model):
 
 # %% ../../nbs/models/01_features.ipynb #50271d9b
 def _read_files(items, pre, batch_size):
-    "Batches of tensors, decoded from the files"
-    return get_batches(items.path, pre, batch_size)
+    "Batches of tensors, decoded from the files; `UserError` for one that changed since its hash"
+    return get_batches(items.path, CheckedReader(items, pre), batch_size)
+
+# %% ../../nbs/models/01_features.ipynb #7f72d057
+def _add_range(pre, items):
+    "The contract, which now has the set's range of values of more than 8 bits"
+    pre.value_range = items.attrs.get('value_range')
+    return pre
 
 # %% ../../nbs/models/01_features.ipynb #20131439
 def get_frozen_features(
@@ -200,7 +207,7 @@ def get_frozen_features(
     pre = get_preprocessing(arch, size, resize=resize)
     model = _freeze(model or get_backbone(arch, weights=weights))
     if precision == 'auto': precision = choose_precision(model, arch, size)
-    store = _get_store(model, arch, pre, mirror, precision)
+    store = _get_store(model, arch, _add_range(pre, items), mirror, precision)
     known = _read_store(store)
     todo = items[~items.sha256.isin(list(known))].drop_duplicates('sha256')
     if len(todo):

@@ -14,7 +14,9 @@ import numpy as np, pandas as pd
 from ..backbones import get_cost, get_probabilities, save_model
 from ..base.machine import get_plt
 from ..core import UserError, write_csv
+from ..images.contents import CheckedReader
 from ..images.preprocessing import get_batches
+from .manifest import check_kept_decisions, keep_manifest
 from ..stats.intervals import get_unit_names, get_unit_share
 
 # %% ../../nbs/results/00_artifacts.ipynb #3d193419
@@ -51,10 +53,13 @@ def describe_data(
     if run.done:
         _check_unchanged(run, hashes)
         return classes
+    check_kept_decisions(run, items)
+    keep_manifest(run, items)
     sizes = {split: int((items.split == split).sum()) for split in ('train','valid','test')}
     run.update(**hashes, split_sizes=sizes, unreadable=len(items.attrs['unreadable']),
         passed_over=len(items.attrs.get('passed_over', [])),
         decisions=items.attrs['decisions'], left_out=len(items.attrs['left_out']),
+        wanted=items.attrs.get('wanted', {}),
         classes=classes, positive_class=_get_positive(card, classes))
     return classes
 
@@ -82,7 +87,7 @@ def get_predictions(
     batches=None,  # their tensors, if at hand; None: read from the files
 )->pd.DataFrame:
     "One row per image, as in `tabulate`, with the model's probabilities"
-    batches = batches or get_batches(items.path, preprocessing)
+    batches = batches or get_batches(items.path, CheckedReader(items, preprocessing))
     return tabulate(get_probabilities(model, batches, temperature), items, preprocessing)
 
 # %% ../../nbs/results/00_artifacts.ipynb #443a8539
