@@ -16,7 +16,7 @@ from .choices import ask, ask_which, clean_folder, clean_name
 from .kinds import IMAGES, get_ending, is_clutter, is_lost_picture
 from .layouts import find_classes, list_images
 from .masks import set_helpers_aside
-from .trees import count_images, pass_over, scan_tree, walk
+from .trees import count_images, find_tables, pass_over, scan_tree, walk
 from .words import get_split, is_neutral
 
 # %% ../../nbs/datasets/04a_folders.ipynb #70752c37
@@ -69,12 +69,6 @@ def _check_lost(tree, classes):
         raise ask(f'Class {label!r} in {tree.root} has no file that is read ({listed}). Convert '
             'them, or leave the class out.', 'folder', path, {'none': 'leave it out'}, tree.root)
 
-# %% ../../nbs/datasets/04a_folders.ipynb #63e18479
-def _find_tables(tree):
-    "Names of tables in the set's folder that may hold the labels"
-    names = [row['file'] for row in tree.passed if row['file'].count('/') < 2]
-    return [o for o in names if o.lower().endswith(('.csv', '.tsv', '.jsonl', '.parquet', '.xlsx'))]
-
 # %% ../../nbs/datasets/04a_folders.ipynb #f0bac116
 def _get_empty_error(tree):
     "The `UserError` for a folder without class folders that hold images"
@@ -85,8 +79,7 @@ def _get_empty_error(tree):
     if reasons:
         listed = '; '.join(f'{k} × {reason}' for reason,k in reasons.most_common(3))
         found += f' (passed over: {listed})'
-    tables = _find_tables(tree)
-    or_else = f'give {os.path.join(tree.root, tables[0])}' if tables else 'give a CSV'
+    or_else = ' or '.join([f'give {o}' for o in find_tables(tree)[:2]]) or 'give a CSV'
     return UserError(f"{tree.root} holds {found}: put the images of each class into a folder named "
         f"after it (cats/1.jpg, dogs/1.jpg), or {or_else} with the columns path and label.",
         'dataset')
@@ -103,7 +96,12 @@ def _note_choices(tree, choices, labels):
 # %% ../../nbs/datasets/04a_folders.ipynb #f39b8268
 def _note_empty(tree, labels):
     "Say which folders beside the classes hold no images"
-    names = sorted(set(tree.empty) - set(labels))
+    names = []
+    for parts in tree.empty:
+        start = '/'.join(parts) + '/'
+        reasons = [o['reason'] for o in tree.passed if o['file'].startswith(start)]
+        listed = [f'{n} × {reason}' for reason,n in Counter(reasons).most_common(2)]
+        if parts[-1] not in labels: names.append(f"{start} ({'; '.join(listed) or 'empty'})")
     if names: tree.notes.append(f"Folders without images are not classes: {', '.join(names)}")
 
 # %% ../../nbs/datasets/04a_folders.ipynb #982c77ac

@@ -19,7 +19,7 @@ _PICTURES = {  # formats of single images that are not read
     'JPEG XL: convert it to PNG or JPEG': 'jxl',
     'vector graphic: draw it as PNG': 'svg svgz eps ps ai wmf emf cdr',
     'document of an image editor: export it as PNG': 'psd psb xcf kra ora clip afphoto',
-    'array: save its images as PNG': 'npy npz mat',
+    'array: save its images as PNG': 'npy',
     'medical volume: save its slices as PNG': 'nii nrrd mha mhd',
     'microscope or slide image: save its tiles as PNG': 'svs ndpi scn mrxs czi lif nd2 oir vsi',
     'image format that is not read: convert it to PNG': '''ico icns cur pcx sgi exr hdr dds fits fit
@@ -29,7 +29,8 @@ _OTHERS = {
         ogv gifv''',
     'document: export its images': 'pdf ppt pptx doc docx odt odp',
     'archive: unpack it': 'zip rar 7z tar gz tgz bz2 xz zst',
-    'data file: export its images': 'h5 hdf5 tfrecord tfrecords pkl pickle parquet arrow mdb rec',
+    'data file: export its images': '''h5 hdf5 tfrecord tfrecords pkl pickle parquet arrow mdb rec
+        npz mat''',
     'unfinished download: repeat it': 'part crdownload download',
     'no image': '''txt csv tsv json jsonl xml yaml yml md rst html htm css js ini cfg conf log py
         ipynb r m toml xls xlsx ods arff db sqlite url lnk torrent nfo bib tex sh bat names data

@@ -24,11 +24,22 @@ def get_own_split(
     return get_split(folder.name)
 
 # %% ../../nbs/datasets/03g_levels.ipynb #f361196c
+def _read_names(folders):
+    "By name, `(split, rest)` of undecided folders; birds beside birds_test is for training"
+    found = {o.name: get_loose_split(o.name) for o in folders if not o.role}
+    deep = [found[o.name] for o in folders if o.name in found and o.folders]
+    stems = {rest for split,rest in deep if split and rest}
+    for folder in folders:
+        split, rest = found.get(folder.name, ('', ''))
+        if folder.folders and not split and rest in stems: found[folder.name] = ('train', rest)
+    return found
+
+# %% ../../nbs/datasets/03g_levels.ipynb #0beec5a0
 def find_stems(
     folders, # side by side
 )->dict:
     "`(split, rest)` of folders whose names share a rest that stands with several splits"
-    found = {o.name: get_loose_split(o.name) for o in folders if not o.role}
+    found = _read_names(folders)
     splits = {}
     for split,rest in found.values():
         if split and rest: splits.setdefault(rest, set()).add(split)

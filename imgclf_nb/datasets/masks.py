@@ -119,8 +119,8 @@ def _covers_all(keys, neighbours):
 
 # %% ../../nbs/datasets/03f_masks.ipynb #2b5ff840
 def _is_mirror(folder, neighbours):
-    "Whether the subfolders have the names of the folders beside, or of those inside them"
-    names = {o.name for o in neighbours} | {o.name for near in neighbours for o in near.folders}
+    "Whether the subfolders have the names of the folders beside, or of some inside them"
+    names = {o.name for near in neighbours for o in walk(near)}
     return bool(folder.folders) and {o.name for o in folder.folders} <= names
 
 # %% ../../nbs/datasets/03f_masks.ipynb #f9c598ae
@@ -139,6 +139,7 @@ def _judge(parent, folder, kind):
     neighbours = _get_neighbours(parent)
     words = [word.rstrip('s') for word in get_words(folder.name) if word in _KIND_OF]
     if not neighbours and not parent.images: return 'class'
+    if not _list_files([folder]): return 'helper'  # lost pictures, such as masks as arrays
     if any(_is_like(o, word) for o in neighbours for word in words): return 'class'
     keys, _ = _find_pairs(parent, folder, kind)
     if keys: return 'helper' if _is_certain(parent, folder, keys, kind) else 'unclear'

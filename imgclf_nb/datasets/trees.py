@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Folder', 'SharedList', 'Tree', 'walk', 'count_images', 'get_role', 'is_clutter_folder', 'pass_over',
-           'pass_over_folder', 'scan_tree', 'draw_tree']
+           'pass_over_folder', 'find_tables', 'scan_tree', 'draw_tree']
 
 # %% ../../nbs/datasets/03e_trees.ipynb #b1331bdb
 import os
@@ -48,7 +48,7 @@ class Tree:
     notes:list=field(default_factory=list)   # sentences about what was found
     used:set=field(default_factory=set)      # decisions that fitted a folder
     groups:dict=field(default_factory=dict)  # the group of a file, by its names from the root
-    empty:list=field(default_factory=list)   # names of folders beside class folders, without images
+    empty:list=field(default_factory=list)   # folders beside class folders, without images: parts
 
 # %% ../../nbs/datasets/03e_trees.ipynb #d8e5c63b
 def walk(
@@ -197,6 +197,15 @@ def _keep(folder, inside):
         folder.empty.append(inside.name)
 
 # %% ../../nbs/datasets/03e_trees.ipynb #6350a09f
+def find_tables(
+    tree, # a `Tree`
+)->list:
+    "Paths of tables in the set's folder that may hold the labels"
+    names = [row['file'] for row in tree.passed if row['file'].count('/') < 2]
+    endings = ('.csv', '.tsv', '.jsonl', '.parquet', '.xlsx')
+    return [os.path.join(tree.root, o) for o in names if o.lower().endswith(endings)]
+
+# %% ../../nbs/datasets/03e_trees.ipynb #ec771c96
 def scan_tree(
     root,         # a folder
     choices=None, # decided, by folder
