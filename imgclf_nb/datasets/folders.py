@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core import UserError
 from .choices import ask, ask_which, clean_folder, clean_name
-from .kinds import IMAGES, get_ending, is_clutter, is_lost_picture
+from .kinds import IMAGES, get_ending, is_clutter, is_lost_image
 from .layouts import find_classes, list_images
 from .masks import set_helpers_aside
 from .trees import count_images, find_tables, pass_over, scan_tree, walk
@@ -58,13 +58,13 @@ def _settle_labels(
 
 # %% ../../nbs/datasets/04a_folders.ipynb #1dab91bf
 def _check_lost(tree, classes):
-    "`UserError` for a class that holds pictures, but none in a format that is read"
+    "`UserError` for a class that holds images, but none in a format that is read"
     for split,folder,label in classes:
         n = sum(len(o.lost) for o in walk(folder))
         if not n or count_images(folder): continue
         path = clean_folder('/'.join(folder.parts))
         inside = [row['reason'] for row in tree.passed if row['file'].startswith(path + '/')]
-        reasons = Counter(filter(is_lost_picture, inside))
+        reasons = Counter(filter(is_lost_image, inside))
         listed = '; '.join(f'{k} × {reason}' for reason,k in reasons.items())
         raise ask(f'Class {label!r} in {tree.root} has no file that is read ({listed}). Convert '
             'them, or leave the class out.', 'folder', path, {'none': 'leave it out'}, tree.root)
@@ -111,6 +111,15 @@ def _is_flat(classes):
     _, folder, label = classes[0]
     return not folder.role and (is_neutral(label) or bool(get_split(label)))
 
+# %% ../../nbs/datasets/04a_folders.ipynb #f6e8a203
+def _read_tree(tree):
+    "The rows of `list_images`; `UserError` without class folders that hold images"
+    set_helpers_aside(tree)
+    classes = find_classes(tree, tree.top)
+    if _is_flat(classes) or not count_images(tree.top): raise _get_empty_error(tree)
+    _check_lost(tree, classes)
+    return list_images(tree, classes)
+
 # %% ../../nbs/datasets/04a_folders.ipynb #210d00e1
 def list_folder(
     root,         # a folder
@@ -119,11 +128,7 @@ def list_folder(
     "`(rows, passed_over)`: `path, label, split`, and the other files; `UserError` if it is unclear"
     choices = choices or {}
     tree = scan_tree(root, choices.get('folder'))
-    set_helpers_aside(tree)
-    classes = find_classes(tree, tree.top)
-    if _is_flat(classes) or not count_images(tree.top): raise _get_empty_error(tree)
-    _check_lost(tree, classes)
-    rows = list_images(tree, classes)
+    rows = _read_tree(tree)
     parts, *columns = zip(*rows)
     table = pd.DataFrame(dict(zip(('path', 'label', 'split'), columns)), dtype=object)
     _note_choices(tree, choices, table.label.unique())

@@ -60,7 +60,7 @@ def _get_label(name):
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #4ee8daaa
 def _read_mixed_names(folder):
-    "`(split, folder, label)` of folders whose names hold both: cats_train, cats_test, dogs_train …"
+    "`(split, folder, label)` of folders whose names hold both: cats_train, cats_test, dogs_test"
     shared = find_stems(folder.folders)
     is_mixed = len({rest for _,rest in shared.values()}) > 1 and len(shared) == len(folder.folders)
     if not is_mixed or any(o.folders for o in folder.folders): return []
@@ -145,13 +145,18 @@ def _check_lone_split(tree, splits, others):
     raise ask(found, 'folder', path, values, tree.root)
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #577186a8
+def _read_unnamed_training(tree, folder, splits, others):
+    "The classes of split folders beside one without a name: images beside test_images; or []"
+    alike = _find_alike(others, [o for o in splits if has_classes(o)])
+    if len(alike) == 1 == len(others) and is_neutral(alike[0].name):
+        return _read_splits(tree, folder, {alike[0]: 'train', **splits}, [])
+    if alike: raise _ask_which_split(tree, alike[0], ('train', 'valid', 'test', 'none'))
+    return []
+
+# %% ../../nbs/datasets/03h_layouts.ipynb #6a82740a
 def _read_beside(tree, folder, splits, others):
     "Classes of a folder with class folders and split folders side by side, none for training"
     labelled = [o for o in splits if has_classes(o)]
-    alike = _find_alike(others, labelled)
-    if len(alike) == 1 == len(others) and is_neutral(alike[0].name):  # images beside test_images
-        return _read_splits(tree, folder, {alike[0]: 'train', **splits}, [])
-    if alike: raise _ask_which_split(tree, alike[0], ('train', 'valid', 'test', 'none'))
     flat = [o for o in splits if o not in labelled]
     is_split = _get_class_names(labelled) <= {o.name for o in others}
     unclear = [o for o in labelled if not o.role and not is_split]
@@ -176,7 +181,8 @@ def _read_splits(tree, folder, splits, others):
     "`(split, folder, label)` of the classes in split folders"
     labelled = [o for o in splits if has_classes(o)]
     if not any(splits[o] == 'train' for o in labelled):
-        if others: return _read_beside(tree, folder, splits, others)
+        rows = _read_unnamed_training(tree, folder, splits, others)
+        if others: return rows or _read_beside(tree, folder, splits, others)
         if labelled or len(splits) > 1: raise _get_training_error(tree, folder, splits)
         return []
     if others:

@@ -168,7 +168,7 @@ def ask_for_level(
     "The question which level of folders holds the classes"
     answers = [({_get_pattern(folder, depth): 'class'}, f'classes {shorten(names)}')
         for depth,names in _list_levels(folder).items()]
-    found = f'The classes of {tree.root} may be at several levels of its folders:{show_tree(folder)}'
+    found = f'The classes of {tree.root} may be at several levels:{show_tree(folder)}'
     return ask_which(found, 'folder', answers, tree.root)
 
 # %% ../../nbs/datasets/03g_levels.ipynb #cbdb34db
@@ -180,7 +180,8 @@ def _ask_for_fold(tree, folds):
     everything = paths[0][:-len(folds[0].name)] + '*'
     answers = [({paths[0]: 'test'}, f'test on {folds[0].name}, train on the others'),
         ({everything: 'train'}, 'one pool, which is split anew')]
-    found = f'{tree.root} is divided into folds:{show_tree(tree.top)}One of them can be the test split.'
+    found = (f'{tree.root} is divided into folds:{show_tree(tree.top)}'
+        'One of them can be the test split.')
     return ask_which(found, 'folder', answers, tree.root)
 
 # %% ../../nbs/datasets/03g_levels.ipynb #3497644b

@@ -13,17 +13,17 @@ from fnmatch import fnmatchcase
 
 from ..core import UserError
 from .choices import clean_folder, clean_name
-from .kinds import get_reason, is_lost_picture
+from .kinds import get_reason, is_lost_image
 
 # %% ../../nbs/datasets/03e_trees.ipynb #a0b19f9b
 @dataclass(eq=False)
 class Folder:
-    "A folder that is read: its images, its lost pictures, and its subfolders"
+    "A folder that is read: its images, its lost images, and its subfolders"
     path:str        # as the system knows it
     parts:tuple=()  # the names from the set's root to here
     role:str=''     # decided: class, train, valid, test or none
     images:list=field(default_factory=list)  # names of files
-    lost:list=field(default_factory=list)    # names of pictures in formats that are not read
+    lost:list=field(default_factory=list)    # names of images in formats that are not read
     folders:list=field(default_factory=list) # those that hold any of both
     empty:list=field(default_factory=list)   # names of those that hold neither
 
@@ -171,7 +171,7 @@ def _add_file(tree, folder, entry, names):
     if not reason and not entry.is_file() and os.path.exists(entry.path): reason = 'no regular file'
     if not reason: folder.images.append(entry.name)
     else: pass_over(tree, (*folder.parts, entry.name), reason)
-    if is_lost_picture(reason): folder.lost.append(entry.name)
+    if is_lost_image(reason): folder.lost.append(entry.name)
 
 # %% ../../nbs/datasets/03e_trees.ipynb #a114826a
 def _scan(tree, path, parts, above, neighbours):
