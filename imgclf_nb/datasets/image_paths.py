@@ -72,7 +72,8 @@ def find_file(
     if os.path.isfile(exact): return exact
     path = clean_path(text)
     if not path: return ''
-    return _find_alike(folder, path, listings) or _find_alike(folder, unquote(path), listings)
+    found = _find_alike(folder, path, listings)
+    return found or ('%' in path and _find_alike(folder, unquote(path), listings)) or ''
 
 # %% ../../nbs/datasets/04e_image_paths.ipynb #2b750fc6
 def get_bases(

@@ -102,7 +102,7 @@ def _report_unlisted(files, path):
     listed = set(files)
     folders = {os.path.dirname(file) for file in files}
     beside = [os.path.join(folder, name) for folder in folders for name in os.listdir(folder)]
-    n = sum(is_image(os.path.basename(file)) and file not in listed for file in beside)
+    n = sum(file not in listed and is_image(os.path.basename(file)) for file in beside)
     if n: print(f"{n:,} images in the same folders are not in {Path(path).name}, so they are not "
         f"part of the set.")
 
