@@ -14,12 +14,13 @@ import pandas as pd
 from ..core import UserError
 from .choices import ask
 from .columns import LABEL_NAMES, PATH_NAMES, get_decided, get_named
-from .folders import get_split, list_folder
+from .folders import list_folder, list_rest
 from .group_columns import find_groups
 from .label_columns import find_ticks
 from .labels import clean_label
 from .split_columns import find_splits
 from .tables import find_table_images, list_table, open_table
+from .words import get_split
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #dba5c6b5
 _NAMES = ('metadata.csv', 'metadata.jsonl', 'metadata.parquet')
@@ -126,7 +127,7 @@ def list_with_metadata(
         column = (get_named(read[labelled[0]].columns, LABEL_NAMES) or ['label'])[0]
         is_decided = 'label' in choices.get('column', {}).values()
         if not is_decided: _check_folders(rows, column, root)
-        if _compare_folders(rows)[0] < len(rows): return rows, []
+        if _compare_folders(rows)[0] < len(rows): return rows, list_rest(root, rows.path)
     rows, passed_over = list_folder(root, choices)
     if read: rows = _add_columns(rows, list(read), root, choices)
     return rows, passed_over

@@ -53,6 +53,7 @@ def describe_data(
         return classes
     sizes = {split: int((items.split == split).sum()) for split in ('train','valid','test')}
     run.update(**hashes, split_sizes=sizes, unreadable=len(items.attrs['unreadable']),
+        passed_over=len(items.attrs.get('passed_over', [])),
         decisions=items.attrs['decisions'], left_out=len(items.attrs['left_out']),
         classes=classes, positive_class=_get_positive(card, classes))
     return classes
