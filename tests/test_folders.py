@@ -259,7 +259,7 @@ def test_the_command_asks_and_takes_the_answer(tmp_path):
     rc, out = command('imgclf_audit', root, '--no-labels')
     assert rc == 1 and "--decide '*/*' folder class  # classes bar, disc, ring" in out
     rc, out = command('imgclf_audit', root, '--no-labels', '--decide', '*/*', 'folder', 'class')
-    assert rc == 0 and '9 images of 3 classes, 1 other files are passed over.' in out
+    assert rc == 0 and '9 images of 3 classes; 1 other file is passed over.' in out
     assert '1 file is passed over: 1 × no image (note.txt)' in out and 'Decisions used: folder 1' in out
 
 

@@ -79,7 +79,8 @@ def ask_which(
         comment = f'  # {meaning}' if meaning else ''
         commands.append(f'  {_make_command(dataset, action, values)}{comment}')
     path, value = next(iter(answers[0][0].items()))
-    return UserError('\n'.join([f'{found} Decide with one of these, then start again:', *commands,
+    gap = '' if found.endswith('\n') else ' '  # a tree ends its line
+    return UserError('\n'.join([f'{found}{gap}Decide with one of these, then start again:', *commands,
         f'or add a line such as {_make_line(path, action, value)} to {get_decisions_path(dataset)} '
         '(its columns: path,action,value,reason).']), 'dataset')
 
