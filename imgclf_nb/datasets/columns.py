@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATH_NAMES', 'LABEL_NAMES', 'FRAME_NAMES', 'squeeze', 'get_decided', 'get_named', 'check_decided', 'get_set',
-           'find_path_column', 'is_one_to_one', 'find_label_column']
+           'add_note', 'find_path_column', 'is_one_to_one', 'find_label_column']
 
 # %% ../../nbs/datasets/04f_columns.ipynb #43926458
 import re
@@ -12,7 +12,7 @@ import re
 import pandas as pd
 
 from ..core import UserError
-from .choices import ask
+from .choices import ask, ask_which
 
 # %% ../../nbs/datasets/04f_columns.ipynb #da8c96d4
 def squeeze(
@@ -73,6 +73,14 @@ def get_set(
     "The data set that a table belongs to, for questions"
     return df.attrs.get('dataset', path)
 
+# %% ../../nbs/datasets/04f_columns.ipynb #f6d73997
+def add_note(
+    df,      # a table
+    text:str,# a sentence about how it was read
+):
+    "Keep a sentence for `list_items` to hand on in `.attrs['notes']`"
+    df.attrs.setdefault('notes', []).append(text)
+
 # %% ../../nbs/datasets/04f_columns.ipynb #44982d1b
 def _compare(files):
     "Whether columns name the same files: all that exist are equal"
@@ -96,10 +104,12 @@ def find_path_column(
     if not named: good = [o for o in good if all(files[o])]
     if len(good) > 1 and not _compare({o: files[o] for o in good}):
         raise ask(f"The columns {' and '.join(good)} of {path} name different files.", 'column',
-            good[0], ('path', 'none'), get_set(df, path))
+            good[0], dict(path='its files', none='those of the other column'), get_set(df, path))
     if good or named: return (good or named)[0]
-    raise ask(f"{path} has no path column (it has {', '.join(df.columns)}): rename one of them to "
-        f"path.", 'column', df.columns[0], ('path',), get_set(df, path))
+    how = 'rename one of them to path' if 'pixels' not in map(squeeze, df.columns) else (
+        'the column pixels holds the images themselves: write them into files')
+    raise UserError(f"{path} has no path column (it has {', '.join(df.columns)}), and none whose "
+        f"values are files: {how}.", 'dataset')
 
 # %% ../../nbs/datasets/04f_columns.ipynb #d6619e33
 def is_one_to_one(
@@ -137,7 +147,7 @@ def find_label_column(
     useful = _drop_useless(df, named)
     for other in useful[1:]:
         if is_one_to_one(df[useful[0]], df[other]): continue
-        raise ask(f"{path} has two columns that may be the label: {useful[0]} and {other}. They "
-            f"differ.", 'column', useful[0], ('label', 'none'), get_set(df, path))
+        raise ask_which(f"{path} has two columns that may be the label: {useful[0]} and {other}. "
+            f"They differ.", 'column', [({o: 'label'}, '') for o in useful], get_set(df, path))
     words = [o for o in useful if not _is_number(df[o])]
     return (words or useful)[0]

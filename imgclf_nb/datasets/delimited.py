@@ -37,25 +37,24 @@ def _is_western(text):
 
 # %% ../../nbs/datasets/04c_delimited.ipynb #cd161929
 def _decode_western(data, path, start):
-    "The text of a Windows-1252 file, which is said; `UserError` for another encoding"
+    "`(text, sentence)` of a Windows-1252 file; `UserError` for another encoding"
     line = data[:start].count(b'\n') + 1
     text = data.decode('cp1252', 'replace')
     if not _is_western(text):
         raise UserError(f"{path}, line {line}: byte 0x{data[start]:02X} is not UTF-8, and which "
             f"encoding it is cannot be known: save the table as UTF-8.", 'dataset')
     word = re.search(r'[\w’]*[^\x00-\x7f][\w’]*', text)[0]
-    print(f"{Path(path).name} is not UTF-8: read as Windows-1252 (Latin-1), e.g. {word!r} in "
-        f"line {line}. If that is wrong, save it as UTF-8.")
-    return text
+    return text, (f"{Path(path).name} is not UTF-8: read as Windows-1252 (Latin-1), e.g. {word!r} "
+        f"in line {line}. If that is wrong, save it as UTF-8.")
 
 # %% ../../nbs/datasets/04c_delimited.ipynb #317d0955
 def decode_text(
     data:bytes, # a whole file
     path,       # its path, for messages
-)->str:
-    "The text of a file; `UserError` with the line if its encoding cannot be known"
+)->tuple:
+    "`(text, what to say about it)`; `UserError` with the line if its encoding cannot be known"
     encoding = _guess_encoding(data)
-    try: return data.decode(encoding)
+    try: return data.decode(encoding), ''
     except UnicodeDecodeError as e:
         if encoding == 'utf-8': return _decode_western(data, path, e.start)
         line = data[:e.start].decode(encoding, 'replace').count('\n') + 1
@@ -176,13 +175,14 @@ def read_delimited(
     is_data=None, # function: whether these cells of the first line are data, not a header
     hint:str='',  # what a line with too many values may mean, besides a comma in a text
 )->pd.DataFrame:
-    "The table, with '' for empty cells; `.attrs` has `header` and `comments`, by line"
-    separator, lines, above, comments = _cut_head(decode_text(data, path))
+    "The table, with '' for empty cells; `.attrs`: `header, comments, notes`"
+    text, note = decode_text(data, path)
+    separator, lines, above, comments = _cut_head(text)
     rows = _split_lines(lines, separator, above, path)
     if not rows: raise UserError(f"{path} cannot be read as a CSV: it is empty.", 'dataset')
     has_header = not (is_data and is_data(rows[0][1]))
     table = make_table(rows, path, has_header, hint)
     n = table.shape[1]
-    comments |= {number: ','.join(row) for number,row in rows[1:] if _is_comment(row, n)}
-    table.attrs.update(header=has_header, comments=comments)
+    skipped = [*comments, *(number for number,row in rows[1:] if _is_comment(row, n))]
+    table.attrs.update(header=has_header, comments=skipped, notes=[note] if note else [])
     return table

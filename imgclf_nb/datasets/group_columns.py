@@ -11,7 +11,7 @@ import re, unicodedata
 import pandas as pd
 
 from .choices import ask
-from .columns import get_decided, get_set, squeeze
+from .columns import add_note, get_decided, get_set, squeeze
 from ..images.duplicates import join_groups
 
 # %% ../../nbs/datasets/04h_group_columns.ipynb #d7f9c63b
@@ -83,7 +83,7 @@ def _join(values, chosen):
 def _check_sizes(groups, chosen, df, path):
     "`UserError` if joined columns make one group of most lines"
     share = groups[groups != ''].value_counts(normalize=True).max()
-    if len(chosen) > 1 and share > .5:
+    if len(chosen) > 1 and share > .4:
         raise ask(f"The columns {' and '.join(chosen)} of {path} cross: images that share either "
             f"are one group of {share:.0%} of the lines, which cannot be split.", 'column',
             chosen[1], dict(none=f'keep only {chosen[0]} together'), get_set(df, path))
@@ -100,16 +100,17 @@ def _check_classes(groups, column, df, labels, path):
         dict(none='it is no group', group='it is a group'), get_set(df, path))
 
 # %% ../../nbs/datasets/04h_group_columns.ipynb #d3ced7b2
-def _report(groups, chosen, values, unused):
-    "Print what was used as the group, and which columns were not"
+def _describe_groups(groups, chosen, values):
+    "Sentences on what was used as the group, and on which columns were not"
     names = ' and '.join(chosen)
     inside = [o for o in values if o not in chosen and _holds(groups, values[o])]
     more = f"; {' and '.join(inside)} inside them" if inside else ''
     n = groups[groups != ''].nunique()
-    print(f"Groups: column{'s'*(len(chosen) > 1)} {names} ({n:,} values{more}): never divided.")
+    notes = [f"Groups: column{'s'*(len(chosen) > 1)} {names} ({n:,} values{more}): never divided."]
     others = [o for o in values if o not in (*chosen, *inside)]
-    if others: print(f"Not used as a group: {', '.join(others)} (a decision column, group uses it).")
-    for name,why in unused.items(): print(f"No group: column {name} {why}.")
+    if others: notes.append(f"Not used as a group: {', '.join(others)}. A decision (column, group) "
+        f"uses them instead.")
+    return notes
 
 # %% ../../nbs/datasets/04h_group_columns.ipynb #d0bad367
 def _find_candidates(df, choices, taken):
@@ -134,12 +135,11 @@ def find_groups(
     unused = {} if is_decided else {o: why for o in values if (why := _describe_use(values[o]))}
     values = {o: column for o,column in values.items() if o not in unused}
     chosen = list(values) if is_decided else _choose(values) if values else []
-    if not chosen:
-        for name,why in unused.items(): print(f"No group: column {name} {why}.")
-        return None, []
+    for name,why in unused.items(): add_note(df, f"No group: column {name} {why}.")
+    if not chosen: return None, []
     groups = _join(values, chosen)
     if not (is_decided or has_split):
         _check_classes(groups, chosen[0], df, labels, path)
         _check_sizes(groups, chosen, df, path)
-    _report(groups, chosen, values, unused)
+    for note in _describe_groups(groups, chosen, values): add_note(df, note)
     return groups, chosen

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from ..core import UserError
 from .folders import is_image
+from .masks import get_helper
 
 # %% ../../nbs/datasets/04e_image_paths.ipynb #e83a64f7
 def clean_path(
@@ -72,7 +73,8 @@ def find_file(
     if os.path.isfile(exact): return exact
     path = clean_path(text)
     if not path: return ''
-    return _find_alike(folder, path, listings) or _find_alike(folder, unquote(path), listings)
+    found = _find_alike(folder, path, listings)
+    return found or ('%' in path and _find_alike(folder, unquote(path), listings)) or ''
 
 # %% ../../nbs/datasets/04e_image_paths.ipynb #2b750fc6
 def get_bases(
@@ -126,6 +128,14 @@ def _ends_alike(file, path):
     return not folders or own[-len(folders):] == folders
 
 # %% ../../nbs/datasets/04e_image_paths.ipynb #0b0f1382
+def _prefer_images(files, base):
+    "The files without those in a folder for masks or thumbnails, if others are left"
+    if len(files) < 2: return files
+    own = [o for o in files
+        if not any(get_helper(part) for part in Path(os.path.relpath(o, base)).parts[:-1])]
+    return own or files
+
+# %% ../../nbs/datasets/04e_image_paths.ipynb #2fc21d49
 def find_below(
     base,         # the table's folder
     texts,        # paths, as the table has them
@@ -141,7 +151,7 @@ def find_below(
     for text in texts:
         path = os.path.normpath(clean_path(text) or '?')
         named = index.get(get_name_key(path.split('/')[-1]), [])
-        found.append([file for file in named if _ends_alike(file, path)])
+        found.append(_prefer_images([file for file in named if _ends_alike(file, path)], base))
     return found
 
 # %% ../../nbs/datasets/04e_image_paths.ipynb #9ef4d6fc

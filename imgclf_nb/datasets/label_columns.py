@@ -27,12 +27,14 @@ def find_ticks(
 # %% ../../nbs/datasets/04i_label_columns.ipynb #c0d884fc
 def _check_ticks(on, unsure, path):
     "`UserError` with the first line that has several labels, or none"
-    several = (on.sum(axis=1) > 1) | unsure.any(axis=1)
+    several = ((on | unsure).sum(axis=1) > 1) | unsure.any(axis=1)
     names = ', '.join(on.columns[:6])
     if several.any():
         line = several.idxmax()
+        ticked = [*on.columns[on.loc[line]],
+            *(f'{o} (-1, not sure)' for o in unsure.columns[unsure.loc[line]])]
         raise UserError(f"{path} is a multi-label table: line {line} has the labels "
-            f"{' and '.join(on.columns[(on | unsure).loc[line]])}. Here each image has one label, a "
+            f"{' and '.join(ticked)}. Here each image has one label, a "
             f"1 in one of its columns ({names}). If some of them are no classes, decide so (column, "
             f"none).", 'dataset')
     none = ~on.any(axis=1)
@@ -57,9 +59,12 @@ def _get_missing_error(df, free, path):
     "The question which column is the label"
     counts = df[free].nunique() if free else pd.Series(dtype=int)
     few = counts[(counts > 1) & (counts <= max(2, len(df)/2))]
-    likely = few.idxmin() if len(few) else [*free, *df.columns][0]
-    return ask(f"{path} has no label column (it has {', '.join(df.columns)}): rename one of them to "
-        f"label.", 'column', likely, ('label',), get_set(df, path))
+    likely = few.idxmin() if len(few) else [*free, ''][0]
+    what = (f"{path} has no label column (it has {', '.join(df.columns)}): rename one of them to "
+        f"label.")
+    if not free: return UserError(f"{path} has no label column, only {', '.join(df.columns)}: add "
+        f"one with the class of each image.", 'dataset')
+    return ask(what, 'column', likely, ('label',), get_set(df, path))
 
 # %% ../../nbs/datasets/04i_label_columns.ipynb #f96b4311
 def find_labels(

@@ -12,7 +12,7 @@ from collections import Counter
 import pandas as pd
 
 from ..core import UserError
-from .choices import ask, clean_name
+from .choices import ask, ask_which, clean_name
 
 # %% ../../nbs/datasets/04k_labels.ipynb #10f35069
 def clean_label(
@@ -20,7 +20,7 @@ def clean_label(
 )->str:
     "The label without invisible signs and spaces at the ends, in Unicode's NFC form"
     label = clean_name(re.sub('[\u200b\u200e\u200f\ufeff]', '', text))
-    listed = re.fullmatch(r'\[\s*(["\'])([^"\']*)\1\s*\]', label)  # ['cat']: a list of one label
+    listed = re.fullmatch(r'\[?\s*(["\'])([^"\']*)\1\s*\]?', label)  # 'cat' or ['cat']
     return clean_name(listed[2]) if listed else re.sub(r'\s+', ' ', label)
 
 # %% ../../nbs/datasets/04k_labels.ipynb #1b46f4e4
@@ -91,7 +91,7 @@ def find_several(
     "`(label, parts)` of the first label that is several labels; None without one"
     for label in labels:
         if len(parts := _list_parts(label)) > 1: return label, parts
-    for sign in '|;': 
+    for sign in '|;':
         if found := _find_joined(labels, sign, any): return found
     for sign in ',/+& ':
         if found := _find_joined(labels, sign, all): return found
@@ -126,12 +126,13 @@ def check_alike(
     counts = labels.value_counts(sort=False).sort_index().sort_values(kind='stable', ascending=False)
     alike = {}
     for label in counts.index: alike.setdefault(_get_key(label), []).append(label)
-    for most,*others in alike.values():
-        open_ones = [o for o in others if o not in known]
-        if not open_ones or most in known and len(open_ones) < 2: continue
-        raise ask(f"{where or dataset} has labels that differ only in spelling: {most!r} "
-            f"({counts[most]} images) and {open_ones[0]!r} ({counts[open_ones[0]]}).", 'label',
-            open_ones[0], {most: 'one class', open_ones[0]: 'two classes'}, dataset)
+    open_ones = [names for names in alike.values() if sum(o not in known for o in names) > 1]
+    if not open_ones: return
+    listed = '; '.join(' and '.join(f'{o!r} ({counts[o]} images)' for o in names)
+        for names in open_ones[:3])
+    joined = {o: most for most,*others in open_ones for o in others}
+    raise ask_which(f"{where or dataset} has labels that differ only in spelling: {listed}.", 'label',
+        [(joined, 'one class'), ({o: o for o in joined}, 'different classes')], dataset)
 
 # %% ../../nbs/datasets/04k_labels.ipynb #bf26b68c
 def settle_labels(

@@ -7,7 +7,6 @@ __all__ = ['list_items']
 
 # %% ../../nbs/datasets/04_listing.ipynb #119e43c9
 import os
-from pathlib import Path
 
 import pandas as pd
 
@@ -17,6 +16,13 @@ from .metadata import list_with_metadata
 from .records import read_decisions
 from .tables import list_table
 from .trees import SharedList
+
+# %% ../../nbs/datasets/04_listing.ipynb #9fb46831
+def _get_file(path, base):
+    "The path inside a set, with / and in UTF-8"
+    start = os.path.join(base, '')
+    inside = path[len(start):] if path.startswith(start) else os.path.relpath(path, base)
+    return inside.replace(os.sep, '/').encode('utf-8', 'replace').decode()
 
 # %% ../../nbs/datasets/04_listing.ipynb #41c59945
 def list_items(
@@ -29,8 +35,7 @@ def list_items(
     list_files = list_table if is_csv else list_with_metadata
     items, passed_over = list_files(found.root, choices)
     base = items.attrs.get('base', found.root) if is_csv else found.root
-    files = [Path(os.path.relpath(path, base)).as_posix() for path in items.path]
-    items['file'] = [file.encode('utf-8', 'replace').decode() for file in files]
+    items['file'] = [_get_file(path, str(base)) for path in items.path]
     if not found.card.keep_split: items['split'] = ''
     items = items.sort_values('file').reset_index(drop=True)
     items.attrs['passed_over'] = SharedList(passed_over)

@@ -14,12 +14,13 @@ import pandas as pd
 from ..core import UserError
 from .choices import ask
 from .columns import LABEL_NAMES, PATH_NAMES, get_decided, get_named
-from .folders import get_split, list_folder
+from .folders import list_folder, list_rest
 from .group_columns import find_groups
 from .label_columns import find_ticks
 from .labels import clean_label
 from .split_columns import find_splits
 from .tables import find_table_images, list_table, open_table
+from .words import get_split
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #dba5c6b5
 _NAMES = ('metadata.csv', 'metadata.jsonl', 'metadata.parquet')
@@ -37,13 +38,15 @@ def find_metadata(
     return here + [table for folder in inside for table in find_metadata(folder, depth - 1)]
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #e8b1f6c7
-def _open_metadata(path, root):
-    "The table, None if it cannot be read or has no column for the path of an image"
-    try: df = open_table(path, root)
-    except UserError as error:
-        print(f"{os.path.relpath(path, root)} is not used: {error}")
-        return None
-    return df if get_named(df.columns, PATH_NAMES) else None
+def _open_all(tables, root):
+    "`(table by path, notes)` of those that can be read and have a column for the path of an image"
+    read, notes = {}, []
+    for path in tables:
+        try: df = open_table(path, root)
+        except UserError as error: notes.append(f"{os.path.relpath(path, root)} is not used: {error}")
+        else:
+            if get_named(df.columns, PATH_NAMES): read[path] = df
+    return read, notes
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #aedb2e2b
 def _has_labels(df, choices):
@@ -68,7 +71,9 @@ def _list_labelled(tables, root, choices):
         rows, _ = list_table(path, choices, root)
         if (rows['split'] == '').all(): rows['split'] = _get_folder_split(path, root)
         parts.append(rows)
+    notes = [o for part in parts for o in part.attrs.pop('notes')]
     rows = pd.concat(parts, ignore_index=True)
+    rows.attrs = dict(notes=list(dict.fromkeys(notes)))
     columns = [o for o in rows.columns if o in ('group', 'sequence')]
     return rows.fillna({o: '' for o in columns})
 
@@ -91,9 +96,8 @@ def _check_folders(rows, column, root):
         dict(label='the table is right', none='the folders are right'), root)
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #b78816df
-def _read_columns(path, root, rows, choices):
+def _read_columns(df, path, rows, choices):
     "`path, group, split` of the images in a table without labels"
-    df = _open_metadata(path, root)
     roles = choices.get('column', {})
     column, found = find_table_images(df, choices, path)
     labels = pd.Series(found.files, df.index).map(rows.set_index('path').label).fillna('')
@@ -103,9 +107,11 @@ def _read_columns(path, root, rows, choices):
     return pd.DataFrame({role: o for role,o in values.items() if o is not None})
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #d769c6de
-def _add_columns(rows, tables, root, choices):
+def _add_columns(rows, read, choices):
     "The rows of the folders, with the group and the split that tables give"
-    about = pd.concat([_read_columns(o, root, rows, choices) for o in tables])
+    about = pd.concat([_read_columns(df, path, rows, choices) for path,df in read.items()])
+    notes = [o for df in read.values() for o in df.attrs.get('notes', [])]
+    rows.attrs['notes'] = [*rows.attrs.get('notes', []), *notes]
     about = about.drop_duplicates('path').set_index('path')
     for role in [o for o in ('group', 'split') if o in about]:
         given = rows.path.map(about[role]).fillna('')
@@ -119,14 +125,15 @@ def list_with_metadata(
 )->tuple:
     "`(rows, passed_over)` of a folder; a table beside the images gives labels, groups or splits"
     choices = choices or {}
-    read = {o: df for o in find_metadata(root) if (df := _open_metadata(o, root)) is not None}
+    read, notes = _open_all(find_metadata(root), root)
     labelled = [o for o,df in read.items() if _has_labels(df, choices)]
     if labelled:
         rows = _list_labelled(labelled, root, choices)
         column = (get_named(read[labelled[0]].columns, LABEL_NAMES) or ['label'])[0]
         is_decided = 'label' in choices.get('column', {}).values()
         if not is_decided: _check_folders(rows, column, root)
-        if _compare_folders(rows)[0] < len(rows): return rows, []
+        if _compare_folders(rows)[0] < len(rows): return rows, list_rest(root, rows.path)
     rows, passed_over = list_folder(root, choices)
-    if read: rows = _add_columns(rows, list(read), root, choices)
+    rows.attrs['notes'] = [*rows.attrs.get('notes', []), *notes]
+    if read: rows = _add_columns(rows, read, choices)
     return rows, passed_over

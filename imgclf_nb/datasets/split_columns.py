@@ -11,9 +11,9 @@ import re
 import pandas as pd
 
 from ..core import UserError
-from .choices import ask
-from .columns import get_decided, get_set, squeeze
-from .folders import get_split
+from .choices import ask, ask_which
+from .columns import add_note, get_decided, get_set, squeeze
+from .words import get_split
 
 # %% ../../nbs/datasets/04g_split_columns.ipynb #02d36d75
 _STRICT = 'split splits datasplit'.split()  # every value must be a split
@@ -108,7 +108,9 @@ def _read_candidate(df, name, choices, path):
         return read_numbers(values) if is_decided else None
     splits = _read_column(values, name)
     is_strict = is_decided or squeeze(name) in _STRICT or _get_flag(name)
-    if not is_strict and not splits.isin(['train', 'valid', 'test']).any(): return None
+    if not is_strict and not splits.isin(['train', 'valid', 'test']).any():
+        add_note(df, f"The column {name} has no words for splits: it is not used as one.")
+        return None
     _check_words(values, splits, name, path)
     return splits
 
@@ -150,6 +152,6 @@ def find_splits(
     first, *others = found
     for other in others:
         if not found[other].equals(found[first]):
-            raise ask(f"The columns {first[0]} and {other[0]} of {path} give different splits.",
-                'column', first[0], ('split', 'none'), get_set(df, path))
+            raise ask_which(f"The columns {first[0]} and {other[0]} of {path} give different splits.",
+                'column', [({o: 'split'}, '') for o in (first[0], other[0])], get_set(df, path))
     return found[first], list(first)

@@ -143,6 +143,6 @@ def read_table_file(
     if what: raise _get_type_error(path, what)
     if data[:50].lstrip(b'\xef\xbb\xbf \t\r\n')[:1] not in (b'{', b'['):
         return read_delimited(path, data, is_data, _HINT)
-    text = decode_text(data, path).lstrip('\ufeff')
+    text = decode_text(data, path)[0].lstrip('\ufeff')
     if text.lstrip()[0] == '{' and _has_json_lines(text, path): return _read_json_lines(text, path)
     raise _get_type_error(path, 'JSON')

@@ -15,7 +15,7 @@ import pandas as pd
 from ..core import UserError
 from .choices import ask
 from imgclf_nb.datasets.columns import (
-    FRAME_NAMES, LABEL_NAMES, PATH_NAMES, check_decided, find_path_column, get_decided, get_named,
+    FRAME_NAMES, LABEL_NAMES, PATH_NAMES, add_note, check_decided, find_path_column, get_decided, get_named,
     get_set, squeeze)
 from .folders import is_image
 from .group_columns import find_groups
@@ -44,17 +44,18 @@ def _name_columns(df, path):
     if df.shape[1] != 2:
         raise UserError(f"Line {line} of {path} is no header, it names an image: write a line with "
             f"the names of the {df.shape[1]} columns above it, such as path,label.", 'dataset')
-    print(f"{Path(path).name} has no header: line {line} names an image. Its columns are read as "
-        f"path and label.")
+    add_note(df, f"{Path(path).name} has no header: line {line} names an image. Its columns are "
+        f"read as path and label.")
     first = [is_data(path, [cell]) for cell in df.iloc[0]]
     return df.set_axis(['path', 'label'] if first[0] else ['label', 'path'], axis=1)
 
 # %% ../../nbs/datasets/04b_tables.ipynb #be297106
-def _report_comments(comments, path):
-    "Print which lines were skipped"
+def _note_comments(df, path):
+    "Say which lines were skipped"
+    comments = df.attrs.get('comments', [])
     if not comments: return
-    lines = ', '.join(map(str, list(comments)[:5])) + ' …'*(len(comments) > 5)
-    print(f"{Path(path).name}: comments in line {lines} are skipped.")
+    lines = ', '.join(map(str, comments[:5])) + ' …'*(len(comments) > 5)
+    add_note(df, f"{Path(path).name}: comments in line {lines} are skipped.")
 
 # %% ../../nbs/datasets/04b_tables.ipynb #e54b3a3d
 def open_table(
@@ -65,7 +66,7 @@ def open_table(
     df = read_table_file(path, partial(is_data, path))
     if df.empty:
         raise UserError(f"{path} has no lines below its header: write one per image.", 'dataset')
-    _report_comments(df.attrs.get('comments', {}), path)
+    _note_comments(df, path)
     df = _name_columns(df, path)
     df.attrs['dataset'] = path if dataset is None else dataset
     return df
@@ -93,18 +94,19 @@ def find_table_images(
     found = find(texts)
     _ask_for_folder(found, lines, texts, path, get_set(df, path))
     check_files(lines, texts, found.files, path, found.base)
-    if found.is_moved: print(describe_move(texts, found))
+    if found.is_moved: add_note(df, describe_move(texts, found))
     return column, found
 
 # %% ../../nbs/datasets/04b_tables.ipynb #03d78ee1
-def _report_unlisted(files, path):
-    "Print how many images lie beside those of a table and are not in it"
+def _describe_unlisted(files, path):
+    "How many images lie beside those of a table and are not in it, '' for none"
     listed = set(files)
     folders = {os.path.dirname(file) for file in files}
     beside = [os.path.join(folder, name) for folder in folders for name in os.listdir(folder)]
-    n = sum(is_image(os.path.basename(file)) and file not in listed for file in beside)
-    if n: print(f"{n:,} images in the same folders are not in {Path(path).name}, so they are not "
-        f"part of the set.")
+    n = sum(file not in listed and is_image(os.path.basename(file)) for file in beside)
+    if not n: return ''
+    return (f"{n:,} images in the same folders are not in {Path(path).name}, so they are not part of "
+        f"the set.")
 
 # %% ../../nbs/datasets/04b_tables.ipynb #f5806290
 def _check_repeats(df, path, column, what):
@@ -115,9 +117,9 @@ def _check_repeats(df, path, column, what):
     image = twice.path.iloc[0]
     lines = once.index[once.path == image][:2]
     values = ' and '.join(repr(o) for o in once.loc[lines, column])
+    hint = '; a multi-label table, in which images have several labels, needs another tool'
     raise UserError(f"{path} lists {image} under two {what}: {values} in the lines {lines[0]} and "
-        f"{lines[1]} ({len(twice)} such images). Choose one; a multi-label table, in which images "
-        f"have several labels, needs another tool.", 'dataset')
+        f"{lines[1]} ({len(twice)} such images). Choose one{hint*(what == 'labels')}.", 'dataset')
 
 # %% ../../nbs/datasets/04b_tables.ipynb #39bd8f04
 def _drop_repeats(df, path):
@@ -126,7 +128,8 @@ def _drop_repeats(df, path):
     _check_repeats(df, path, 'split', 'splits')
     once = df.drop_duplicates('path')
     repeats = len(df) - len(once)
-    if repeats: print(f"{repeats} lines of {Path(path).name} repeat an image: each counts once.")
+    if repeats:
+        add_note(once, f"{repeats} lines of {Path(path).name} repeat an image: each counts once.")
     return once.reset_index(drop=True)
 
 # %% ../../nbs/datasets/04b_tables.ipynb #9002f992
@@ -141,11 +144,11 @@ def _find_videos(df, choices, taken):
     return {role: found[0] for role,found in dict(sequence=sequence, frame=frame).items() if found}
 
 # %% ../../nbs/datasets/04b_tables.ipynb #a0199176
-def _report_roles(columns, path):
-    "Print which columns were used, if their names do not say so"
+def _describe_roles(columns, path):
+    "Which columns were used, if their names do not say so; '' if they do"
     told = {role: names for role,names in columns.items() if names and names != [role]}
     used = [f"{role} = {' + '.join(names[:8])}{' + …'*(len(names) > 8)}" for role,names in told.items()]
-    if used: print(f"{Path(path).name}: {', '.join(used)}")
+    return f"{Path(path).name}: {', '.join(used)}" if used else ''
 
 # %% ../../nbs/datasets/04b_tables.ipynb #0a51631d
 def _set_roles(df, values, columns):
@@ -185,9 +188,10 @@ def list_table(
     column, found = find_table_images(df, choices, path)
     values, columns = _read_roles(df, choices, path, get_set(df, path), [column])
     columns = dict(path=[column], **columns)
-    _report_roles(columns, path)
     rows = _set_roles(df, dict(path=found.files, **values), columns)
+    rows.attrs = {}
     rows = _drop_repeats(rows, path)
-    _report_unlisted(found.files, path)
-    rows.attrs = dict(base=found.base)
+    told = [_describe_roles(columns, path), *df.attrs.get('notes', []), *rows.attrs.get('notes', []),
+        _describe_unlisted(found.files, path)]
+    rows.attrs = dict(base=str(found.base), notes=[o for o in told if o])
     return rows, []
