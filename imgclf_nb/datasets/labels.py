@@ -142,7 +142,7 @@ def settle_labels(
     dataset,      # what decisions are about
 )->pd.Series:
     "The class of each line; `UserError` names the line of a missing, unclear or several-fold label"
-    choices = {clean_label(label): value for label,value in choices.items()}
+    choices = {clean_label(label): clean_label(value) for label,value in choices.items()}
     cleaned = values.map({o: clean_label(o) for o in values.unique()})
     _check_missing(cleaned, choices, path)
     _check_unclear(cleaned, choices, path, dataset)
