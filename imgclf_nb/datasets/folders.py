@@ -13,10 +13,10 @@ import pandas as pd
 
 from ..core import UserError
 from .choices import ask, ask_which, clean_folder, clean_name
-from .kinds import IMAGES, get_ending, is_clutter, is_lost_picture
+from .kinds import IMAGES, get_ending, is_clutter, is_lost_image
 from .layouts import find_classes, list_images
 from .masks import set_helpers_aside
-from .trees import count_images, pass_over, scan_tree, walk
+from .trees import count_images, find_tables, pass_over, scan_tree, walk
 from .words import get_split, is_neutral
 
 # %% ../../nbs/datasets/04a_folders.ipynb #70752c37
@@ -58,22 +58,16 @@ def _settle_labels(
 
 # %% ../../nbs/datasets/04a_folders.ipynb #1dab91bf
 def _check_lost(tree, classes):
-    "`UserError` for a class that holds pictures, but none in a format that is read"
+    "`UserError` for a class that holds images, but none in a format that is read"
     for split,folder,label in classes:
         n = sum(len(o.lost) for o in walk(folder))
         if not n or count_images(folder): continue
         path = clean_folder('/'.join(folder.parts))
         inside = [row['reason'] for row in tree.passed if row['file'].startswith(path + '/')]
-        reasons = Counter(filter(is_lost_picture, inside))
+        reasons = Counter(filter(is_lost_image, inside))
         listed = '; '.join(f'{k} × {reason}' for reason,k in reasons.items())
         raise ask(f'Class {label!r} in {tree.root} has no file that is read ({listed}). Convert '
             'them, or leave the class out.', 'folder', path, {'none': 'leave it out'}, tree.root)
-
-# %% ../../nbs/datasets/04a_folders.ipynb #63e18479
-def _find_tables(tree):
-    "Names of tables in the set's folder that may hold the labels"
-    names = [row['file'] for row in tree.passed if row['file'].count('/') < 2]
-    return [o for o in names if o.lower().endswith(('.csv', '.tsv', '.jsonl', '.parquet', '.xlsx'))]
 
 # %% ../../nbs/datasets/04a_folders.ipynb #f0bac116
 def _get_empty_error(tree):
@@ -85,8 +79,7 @@ def _get_empty_error(tree):
     if reasons:
         listed = '; '.join(f'{k} × {reason}' for reason,k in reasons.most_common(3))
         found += f' (passed over: {listed})'
-    tables = _find_tables(tree)
-    or_else = f'give {os.path.join(tree.root, tables[0])}' if tables else 'give a CSV'
+    or_else = ' or '.join([f'give {o}' for o in find_tables(tree)[:2]]) or 'give a CSV'
     return UserError(f"{tree.root} holds {found}: put the images of each class into a folder named "
         f"after it (cats/1.jpg, dogs/1.jpg), or {or_else} with the columns path and label.",
         'dataset')
@@ -103,7 +96,12 @@ def _note_choices(tree, choices, labels):
 # %% ../../nbs/datasets/04a_folders.ipynb #f39b8268
 def _note_empty(tree, labels):
     "Say which folders beside the classes hold no images"
-    names = sorted(set(tree.empty) - set(labels))
+    names = []
+    for parts in tree.empty:
+        start = '/'.join(parts) + '/'
+        reasons = [o['reason'] for o in tree.passed if o['file'].startswith(start)]
+        listed = [f'{n} × {reason}' for reason,n in Counter(reasons).most_common(2)]
+        if parts[-1] not in labels: names.append(f"{start} ({'; '.join(listed) or 'empty'})")
     if names: tree.notes.append(f"Folders without images are not classes: {', '.join(names)}")
 
 # %% ../../nbs/datasets/04a_folders.ipynb #982c77ac
@@ -113,6 +111,15 @@ def _is_flat(classes):
     _, folder, label = classes[0]
     return not folder.role and (is_neutral(label) or bool(get_split(label)))
 
+# %% ../../nbs/datasets/04a_folders.ipynb #f6e8a203
+def _read_tree(tree):
+    "The rows of `list_images`; `UserError` without class folders that hold images"
+    set_helpers_aside(tree)
+    classes = find_classes(tree, tree.top)
+    if _is_flat(classes) or not count_images(tree.top): raise _get_empty_error(tree)
+    _check_lost(tree, classes)
+    return list_images(tree, classes)
+
 # %% ../../nbs/datasets/04a_folders.ipynb #210d00e1
 def list_folder(
     root,         # a folder
@@ -121,11 +128,7 @@ def list_folder(
     "`(rows, passed_over)`: `path, label, split`, and the other files; `UserError` if it is unclear"
     choices = choices or {}
     tree = scan_tree(root, choices.get('folder'))
-    set_helpers_aside(tree)
-    classes = find_classes(tree, tree.top)
-    if _is_flat(classes) or not count_images(tree.top): raise _get_empty_error(tree)
-    _check_lost(tree, classes)
-    rows = list_images(tree, classes)
+    rows = _read_tree(tree)
     parts, *columns = zip(*rows)
     table = pd.DataFrame(dict(zip(('path', 'label', 'split'), columns)), dtype=object)
     _note_choices(tree, choices, table.label.unique())

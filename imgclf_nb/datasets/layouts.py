@@ -13,7 +13,7 @@ from .choices import ask, clean_folder
 from .levels import (
     ask_for_level, check_folds, divide_folders, find_stems, get_own_split, has_classes,
     has_decided, is_other_fold, may_hold_classes, shorten, show_tree, unwrap)
-from .trees import count_images, pass_over, pass_over_folder, walk
+from .trees import count_images, find_tables, pass_over, pass_over_folder, walk
 from .words import get_split, get_words, is_neutral, is_unlabelled
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #ed072434
@@ -24,18 +24,32 @@ def _are_parts(folders):
     return all(is_neutral(o.name) for o in folders) and bool(set.intersection(*names))
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #f2370ac2
+def _check_copies(tree, children):
+    "`UserError` if a folder beside class folders holds folders of the same names"
+    names = {o.name for o in children if o.images}
+    for folder in children:
+        inside = {o.name for o in folder.folders}
+        if folder.role or folder.images or len(inside & names) < 2: continue
+        path = '/'.join(folder.parts)
+        found = (f'{path} in {tree.root} holds the classes of the folders beside it once more:'
+            f'{show_tree(tree.top)}')
+        values = {'none': 'a copy: leave it out', 'class': f'a class {folder.name}'}
+        raise ask(found, 'folder', clean_folder(path), values, tree.root)
+
+# %% ../../nbs/datasets/03h_layouts.ipynb #92b2d8ae
 def _read_level(tree, folder, split, children):
     "`(split, folder, label)` of the classes among the subfolders of a folder"
     check_folds(tree, folder)
     if _are_parts(children): return [row for o in children for row in find_classes(tree, o, split)]
     is_decided = any(has_decided(o) for o in children)
+    if not is_decided: _check_copies(tree, children)
     if not is_decided and any(may_hold_classes(o) for o in children):
         raise ask_for_level(tree, folder)
     rows = []
     for inside in children:
         if has_decided(inside): rows += find_classes(tree, inside, split)
         else: rows.append((split, inside, inside.name))
-    tree.empty += folder.empty
+    tree.empty += [(*folder.parts, name) for name in folder.empty]
     return rows
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #978af1aa
@@ -46,7 +60,7 @@ def _get_label(name):
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #4ee8daaa
 def _read_mixed_names(folder):
-    "`(split, folder, label)` of folders whose names hold both: cats_train, cats_test, dogs_train …"
+    "`(split, folder, label)` of folders whose names hold both: cats_train, cats_test, dogs_test"
     shared = find_stems(folder.folders)
     is_mixed = len({rest for _,rest in shared.values()}) > 1 and len(shared) == len(folder.folders)
     if not is_mixed or any(o.folders for o in folder.folders): return []
@@ -76,9 +90,10 @@ def _get_training_error(tree, folder, splits):
         return ask(f'{tree.root} has class folders in {inside.name} only, which means {split}.',
             'folder', clean_folder('/'.join(inside.parts)), values, tree.root)
     names = ', '.join(o.name for o in splits)
+    or_else = ' or '.join([f'give {o}' for o in find_tables(tree)[:2]]) or 'give a CSV'
     return UserError(f"{folder.path} has {names}, but no training folder with class "
         f"folders inside: sort the images into class folders (train/cats/1.jpg, "
-        f"test/cats/2.jpg), or give a CSV with the columns path, label and split.", 'dataset')
+        f"test/cats/2.jpg), or {or_else} with the columns path, label and split.", 'dataset')
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #bae3a74e
 def _get_class_names(folders):
@@ -103,16 +118,19 @@ def _pass_over_others(tree, others):
     for folder in others: pass_over_folder(tree, folder, 'beside the split folders')
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #10dcfd83
-def _check_same_classes(tree, splits, others):
-    "`UserError` if a folder beside the split folders has their classes"
+def _find_alike(folders, splits):
+    "Those of the folders that hold the classes of split folders"
     names = _get_class_names(splits)
-    for folder in others:
-        inside = {o.name for o in unwrap(folder, 'any').folders}
-        if 2*len(inside & names) < max(1, len(inside)): continue
-        path = '/'.join(folder.parts)
-        found = (f'{path} in {tree.root} has the classes of the split folders beside it, but its '
-            f'name means no split:{show_tree(tree.top)}')
-        raise ask(found, 'folder', clean_folder(path), ['valid', 'test', 'train', 'none'], tree.root)
+    classes = {o: _get_class_names([o]) for o in folders}
+    return [o for o,own in classes.items() if own and 2*len(own & names) >= len(own)]
+
+# %% ../../nbs/datasets/03h_layouts.ipynb #44122ba4
+def _ask_which_split(tree, folder, values=('valid', 'test', 'train', 'none')):
+    "The question which split a folder is that holds the classes of those beside it"
+    path = '/'.join(folder.parts)
+    found = (f'{path} in {tree.root} has the classes of the split folders beside it, but its '
+        f'name means no split:{show_tree(tree.top)}')
+    return ask(found, 'folder', clean_folder(path), values, tree.root)
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #6cfb2611
 def _check_lone_split(tree, splits, others):
@@ -127,6 +145,15 @@ def _check_lone_split(tree, splits, others):
     raise ask(found, 'folder', path, values, tree.root)
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #577186a8
+def _read_unnamed_training(tree, folder, splits, others):
+    "The classes of split folders beside one without a name: images beside test_images; or []"
+    alike = _find_alike(others, [o for o in splits if has_classes(o)])
+    if len(alike) == 1 == len(others) and is_neutral(alike[0].name):
+        return _read_splits(tree, folder, {alike[0]: 'train', **splits}, [])
+    if alike: raise _ask_which_split(tree, alike[0], ('train', 'valid', 'test', 'none'))
+    return []
+
+# %% ../../nbs/datasets/03h_layouts.ipynb #6a82740a
 def _read_beside(tree, folder, splits, others):
     "Classes of a folder with class folders and split folders side by side, none for training"
     labelled = [o for o in splits if has_classes(o)]
@@ -154,11 +181,13 @@ def _read_splits(tree, folder, splits, others):
     "`(split, folder, label)` of the classes in split folders"
     labelled = [o for o in splits if has_classes(o)]
     if not any(splits[o] == 'train' for o in labelled):
-        if others: return _read_beside(tree, folder, splits, others)
+        rows = _read_unnamed_training(tree, folder, splits, others)
+        if others: return rows or _read_beside(tree, folder, splits, others)
         if labelled or len(splits) > 1: raise _get_training_error(tree, folder, splits)
         return []
     if others:
-        _check_same_classes(tree, splits, others)
+        alike = _find_alike(others, splits)
+        if alike: raise _ask_which_split(tree, alike[0])
         _check_lone_split(tree, splits, others)
         _pass_over_others(tree, others)
     _pass_over_unlabelled(tree, [o for o in splits if o not in labelled])

@@ -24,11 +24,22 @@ def get_own_split(
     return get_split(folder.name)
 
 # %% ../../nbs/datasets/03g_levels.ipynb #f361196c
+def _read_names(folders):
+    "By name, `(split, rest)` of undecided folders; birds beside birds_test is for training"
+    found = {o.name: get_loose_split(o.name) for o in folders if not o.role}
+    deep = [found[o.name] for o in folders if o.name in found and o.folders]
+    stems = {rest for split,rest in deep if split and rest}
+    for folder in folders:
+        split, rest = found.get(folder.name, ('', ''))
+        if folder.folders and not split and rest in stems: found[folder.name] = ('train', rest)
+    return found
+
+# %% ../../nbs/datasets/03g_levels.ipynb #0beec5a0
 def find_stems(
     folders, # side by side
 )->dict:
     "`(split, rest)` of folders whose names share a rest that stands with several splits"
-    found = {o.name: get_loose_split(o.name) for o in folders if not o.role}
+    found = _read_names(folders)
     splits = {}
     for split,rest in found.values():
         if split and rest: splits.setdefault(rest, set()).add(split)
@@ -157,7 +168,7 @@ def ask_for_level(
     "The question which level of folders holds the classes"
     answers = [({_get_pattern(folder, depth): 'class'}, f'classes {shorten(names)}')
         for depth,names in _list_levels(folder).items()]
-    found = f'The classes of {tree.root} may be at several levels of its folders:{show_tree(folder)}'
+    found = f'The classes of {tree.root} may be at several levels:{show_tree(folder)}'
     return ask_which(found, 'folder', answers, tree.root)
 
 # %% ../../nbs/datasets/03g_levels.ipynb #cbdb34db
@@ -169,7 +180,8 @@ def _ask_for_fold(tree, folds):
     everything = paths[0][:-len(folds[0].name)] + '*'
     answers = [({paths[0]: 'test'}, f'test on {folds[0].name}, train on the others'),
         ({everything: 'train'}, 'one pool, which is split anew')]
-    found = f'{tree.root} is divided into folds:{show_tree(tree.top)}One of them can be the test split.'
+    found = (f'{tree.root} is divided into folds:{show_tree(tree.top)}'
+        'One of them can be the test split.')
     return ask_which(found, 'folder', answers, tree.root)
 
 # %% ../../nbs/datasets/03g_levels.ipynb #3497644b

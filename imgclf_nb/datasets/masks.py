@@ -20,6 +20,7 @@ _HELPERS = {
 _KIND_OF = {word: kind for kind,words in _HELPERS.items() for word in words.split()}
 _BESIDE = {'binary', 'ground', 'truth', 'object', 'objects', 'class', 'true'}
 
+# %% ../../nbs/datasets/03f_masks.ipynb #c751a4bb
 def get_helper(
     name:str, # of a folder
 )->str:
@@ -119,8 +120,8 @@ def _covers_all(keys, neighbours):
 
 # %% ../../nbs/datasets/03f_masks.ipynb #2b5ff840
 def _is_mirror(folder, neighbours):
-    "Whether the subfolders have the names of the folders beside, or of those inside them"
-    names = {o.name for o in neighbours} | {o.name for near in neighbours for o in near.folders}
+    "Whether the subfolders have the names of the folders beside, or of some inside them"
+    names = {o.name for near in neighbours for o in walk(near)}
     return bool(folder.folders) and {o.name for o in folder.folders} <= names
 
 # %% ../../nbs/datasets/03f_masks.ipynb #f9c598ae
@@ -139,6 +140,7 @@ def _judge(parent, folder, kind):
     neighbours = _get_neighbours(parent)
     words = [word.rstrip('s') for word in get_words(folder.name) if word in _KIND_OF]
     if not neighbours and not parent.images: return 'class'
+    if not _list_files([folder]): return 'helper'  # lost images, such as masks as arrays
     if any(_is_like(o, word) for o in neighbours for word in words): return 'class'
     keys, _ = _find_pairs(parent, folder, kind)
     if keys: return 'helper' if _is_certain(parent, folder, keys, kind) else 'unclear'
@@ -176,9 +178,9 @@ def set_helpers_aside(
 ):
     "Pass over masks and thumbnails; `UserError` for a folder that may be a class as well"
     unclear = []
-    found = [(o, inside, get_helper(inside.name)) for o in walk(tree.top) for inside in o.folders]
-    for parent,folder,kind in found:
-        if not kind: continue
+    found = [(o, inside) for o in walk(tree.top) for inside in o.folders]
+    for parent,folder in [pair for pair in found if get_helper(pair[1].name)]:
+        kind = get_helper(folder.name)
         verdict = _judge(parent, folder, kind)
         if folder.role and verdict == 'helper': _group_pairs(tree, parent, folder, kind)
         if folder.role: continue

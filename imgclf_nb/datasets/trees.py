@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Folder', 'SharedList', 'Tree', 'walk', 'count_images', 'get_role', 'is_clutter_folder', 'pass_over',
-           'pass_over_folder', 'scan_tree', 'draw_tree']
+           'pass_over_folder', 'find_tables', 'scan_tree', 'draw_tree']
 
 # %% ../../nbs/datasets/03e_trees.ipynb #b1331bdb
 import os
@@ -13,17 +13,17 @@ from fnmatch import fnmatchcase
 
 from ..core import UserError
 from .choices import clean_folder, clean_name
-from .kinds import get_reason, is_lost_picture
+from .kinds import get_reason, is_lost_image
 
 # %% ../../nbs/datasets/03e_trees.ipynb #a0b19f9b
 @dataclass(eq=False)
 class Folder:
-    "A folder that is read: its images, its lost pictures, and its subfolders"
+    "A folder that is read: its images, its lost images, and its subfolders"
     path:str        # as the system knows it
     parts:tuple=()  # the names from the set's root to here
     role:str=''     # decided: class, train, valid, test or none
     images:list=field(default_factory=list)  # names of files
-    lost:list=field(default_factory=list)    # names of pictures in formats that are not read
+    lost:list=field(default_factory=list)    # names of images in formats that are not read
     folders:list=field(default_factory=list) # those that hold any of both
     empty:list=field(default_factory=list)   # names of those that hold neither
 
@@ -48,7 +48,7 @@ class Tree:
     notes:list=field(default_factory=list)   # sentences about what was found
     used:set=field(default_factory=set)      # decisions that fitted a folder
     groups:dict=field(default_factory=dict)  # the group of a file, by its names from the root
-    empty:list=field(default_factory=list)   # names of folders beside class folders, without images
+    empty:list=field(default_factory=list)   # folders beside class folders, without images: parts
 
 # %% ../../nbs/datasets/03e_trees.ipynb #d8e5c63b
 def walk(
@@ -171,7 +171,7 @@ def _add_file(tree, folder, entry, names):
     if not reason and not entry.is_file() and os.path.exists(entry.path): reason = 'no regular file'
     if not reason: folder.images.append(entry.name)
     else: pass_over(tree, (*folder.parts, entry.name), reason)
-    if is_lost_picture(reason): folder.lost.append(entry.name)
+    if is_lost_image(reason): folder.lost.append(entry.name)
 
 # %% ../../nbs/datasets/03e_trees.ipynb #a114826a
 def _scan(tree, path, parts, above, neighbours):
@@ -197,6 +197,15 @@ def _keep(folder, inside):
         folder.empty.append(inside.name)
 
 # %% ../../nbs/datasets/03e_trees.ipynb #6350a09f
+def find_tables(
+    tree, # a `Tree`
+)->list:
+    "Paths of tables in the set's folder that may hold the labels"
+    names = [row['file'] for row in tree.passed if row['file'].count('/') < 2]
+    endings = ('.csv', '.tsv', '.jsonl', '.parquet', '.xlsx')
+    return [os.path.join(tree.root, o) for o in names if o.lower().endswith(endings)]
+
+# %% ../../nbs/datasets/03e_trees.ipynb #ec771c96
 def scan_tree(
     root,         # a folder
     choices=None, # decided, by folder

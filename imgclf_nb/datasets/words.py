@@ -15,15 +15,16 @@ _SPLITS = dict(
     valid='val valid validation validating dev devel development validacion validacao 验证 验证集',
     test='test testing tst prueba teste 测试 测试集')
 _SPLIT_OF = {word: split for split,words in _SPLITS.items() for word in words.split()}
-_PLACES = set('''archive batch collection data dataset datasets export file files folder image images
-    img imgs jpeg jpegimages jpegs jpg page part parts photo photos pic pics picture pictures png
-    pngs release sample samples scans session set sets split splits subset version'''.split())
+_PLACES = {'picture', 'pictures'} | set('''archive batch collection data dataset datasets export
+    file files folder image images img imgs jpeg jpegimages jpegs jpg page part parts photo photos pic
+    pics png pngs release sample samples scans session set sets split splits subset
+    version'''.split())
 _QUALIFIERS = set('''all an and aug augmented class classes classification clean cleaned cropped
     final full my new of original originals processed raw resized shuffled the'''.split())
 _CAMERA = re.compile(r'\d{3}[a-z_]{5}|dcim')  # 100CANON, DCIM
 
 # %% ../../nbs/datasets/03d_words.ipynb #826bd350
-_JOINED = re.compile(f"({'|'.join(['train', 'training', 'test', 'testing', 'val', 'valid', 'dev'])})"
+_JOINED = re.compile('(train|training|test|testing|val|valid|dev)'
     '(set|sets|data|dataset|images?|imgs?|pics|photos|split|folder)')
 
 def get_words(
