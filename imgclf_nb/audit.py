@@ -180,7 +180,8 @@ def _describe_size(s):
     "How many images and classes there are"
     text = f"{s['pictures']:,} images of {s['classes']} classes"
     if s['unreadable']: text += f", {s['unreadable']:,} more cannot be read"
-    if s.get('passed_over'): text += f", {s['passed_over']:,} other files are passed over"
+    n = s.get('passed_over', 0)
+    if n: text += f"; {n:,} other {'files are' if n > 1 else 'file is'} passed over"
     return text + '.'
 
 # %% ../nbs/01a_audit.ipynb #acf87f69

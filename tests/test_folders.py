@@ -1,5 +1,5 @@
 "Folders as people have them: which images are samples, of which class and split, and that no file is lost"
-import os
+import os, random, shlex
 from collections import Counter
 from pathlib import Path
 
@@ -259,7 +259,7 @@ def test_the_command_asks_and_takes_the_answer(tmp_path):
     rc, out = command('imgclf_audit', root, '--no-labels')
     assert rc == 1 and "--decide '*/*' folder class  # classes bar, disc, ring" in out
     rc, out = command('imgclf_audit', root, '--no-labels', '--decide', '*/*', 'folder', 'class')
-    assert rc == 0 and '9 images of 3 classes, 1 other files are passed over.' in out
+    assert rc == 0 and '9 images of 3 classes; 1 other file is passed over.' in out
     assert '1 file is passed over: 1 × no image (note.txt)' in out and 'Decisions used: folder 1' in out
 
 
@@ -267,3 +267,46 @@ def test_one_class_stops_the_audit(tmp_path):
     for i in range(3): draw(tmp_path/'set'/'cats'/f'{i}.png')
     rc, out = command('imgclf_audit', tmp_path/'set', '--no-labels')
     assert rc == 1 and "only one class, 'cats' (3 images)" in out
+
+
+NAMES = ['train', 'test', 'val', 'a', 'b', 'images', 'masks', 'mask', 'thumbs', 'fold_0', 'fold_1', 'test_tube', '.git', '@eaDir', 'part_1',
+    'part_2', 'unknown', 'labels', 'a_train', 'a_test', 'A', '7', 'Train_Data', 'x y', "it's"]
+FILES = ['1.jpg', '2.jpg', '1_mask.png', 'x.txt', 'y.jxl', 'Thumbs.db', 'z']
+
+
+def get_answers(question, root):
+    "The decisions of each command that a question offers"
+    lines = [shlex.split(line, comments=True) for line in str(question).splitlines() if line.startswith('  imgclf_audit ')]
+    assert all(words[1] == str(root) for words in lines)
+    return [[words[i + 1:i + 4] for i,word in enumerate(words) if word == '--decide'] for words in lines]
+
+
+def settle(root, choices, pick, steps=30):
+    "Answer all questions about a folder; its images by split and label, or None if it cannot be read"
+    for _ in range(steps):
+        try: return read(root, **choices['folder']) if not choices['label'] else list_folder(root, choices)
+        except UserError as question: answers = get_answers(question, root)
+        if not answers: return None
+        for path,action,value in answers[pick % len(answers)]:
+            assert choices[action].get(path) != value, f'{path} {action} {value} was asked twice'
+            choices[action][path] = value
+    raise AssertionError(f'still asked after {choices}')
+
+
+def make_any(root, rng):
+    "A folder with a few files, in folders whose names are drawn from a few of `NAMES`"
+    names = rng.sample(NAMES, rng.randint(2, 7))
+    for _ in range(rng.randint(1, 16)):
+        folder = root.joinpath(*rng.choices(names, k=rng.randint(0, 4)))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder/rng.choice(FILES)).touch()
+
+
+@pytest.mark.parametrize('tenth', range(10))
+def test_any_folder_is_read_or_asked_about(tenth, tmp_path):
+    "Whatever lies in a folder, each question can be answered, once, and no file is lost"
+    for seed in range(20*tenth, 20*tenth + 20):
+        root = tmp_path/f'set{seed}'
+        root.mkdir()
+        make_any(root, random.Random(seed))
+        settle(root, dict(folder={}, label={}), pick=seed % 4)

@@ -79,9 +79,11 @@ def ask_which(
         comment = f'  # {meaning}' if meaning else ''
         commands.append(f'  {_make_command(dataset, action, values)}{comment}')
     path, value = next(iter(answers[0][0].items()))
-    return UserError('\n'.join([f'{found} Decide with one of these, then start again:', *commands,
-        f'or add a line such as {_make_line(path, action, value)} to {get_decisions_path(dataset)} '
-        '(its columns: path,action,value,reason).']), 'dataset')
+    gap = '' if found.endswith('\n') else ' '  # a tree ends its line
+    line = (f'or add a line such as {_make_line(path, action, value)} to '
+        f'{get_decisions_path(dataset)} (its columns: path,action,value,reason).')
+    first = f'{found}{gap}Decide with one of these, then start again:'
+    return UserError('\n'.join([first, *commands, line]), 'dataset')
 
 # %% ../../nbs/datasets/03b_choices.ipynb #024ce65c
 def ask(
