@@ -24,8 +24,8 @@ def squeeze(
 # %% ../../nbs/datasets/04f_columns.ipynb #4c228de6
 PATH_NAMES = '''path filepath filepaths imagepath imgpath file filename imagefile imagefilename
     imagefilepath fname filenames image img images imagename imgname imageindex imageid imgid
-    picture photo pic pictureid photoid fileid relativepath relpath fullpath absolutepath idcode
-    url imageurl name id uuid uid'''.split()
+    photo pic photoid fileid relativepath relpath fullpath absolutepath idcode url imageurl name id
+    uuid uid'''.split() + ['picture', 'pictureid', 'pictures']
 LABEL_NAMES = '''label labels class classes target targets category diagnosis dx y classname
     labelname categoryname targetname classlabel classid labelid categoryid targetid classidx
     labelidx classindex labelindex species speciesname breed breedname findinglabels finding

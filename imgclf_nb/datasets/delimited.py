@@ -119,13 +119,15 @@ def _split_at_last_space(lines):
     return cells if all(len(o) == 2 for _,o in cells) else None
 
 # %% ../../nbs/datasets/04c_delimited.ipynb #c4c9728b
-def _split_lines(lines, separator, above, path):
+def _split_lines(lines, separator, above, path, is_data=None):
     "`(line number, cells)` of each row; `UserError` for a wrong quotation mark"
     chosen = separator or _find_separator(lines)
     try: rows = list(_read_rows(lines, chosen))
     except csv.Error as error:
         raise _get_quote_error(path, error.line + above, error) from None
-    if max([len(row) for _,row in rows], default=2) == 1: rows = _split_at_last_space(lines) or rows
+    is_list = chosen == ' ' and is_data and is_data([lines[0].rsplit(None, 1)[0]])
+    if is_list or max([len(row) for _,row in rows], default=2) == 1:
+        rows = _split_at_last_space(lines) or rows
     return [(number + above, row) for number,row in rows]
 
 # %% ../../nbs/datasets/04c_delimited.ipynb #fd2858e0
@@ -178,7 +180,7 @@ def read_delimited(
     "The table, with '' for empty cells; `.attrs`: `header, comments, notes`"
     text, note = decode_text(data, path)
     separator, lines, above, comments = _cut_head(text)
-    rows = _split_lines(lines, separator, above, path)
+    rows = _split_lines(lines, separator, above, path, is_data)
     if not rows: raise UserError(f"{path} cannot be read as a CSV: it is empty.", 'dataset')
     has_header = not (is_data and is_data(rows[0][1]))
     table = make_table(rows, path, has_header, hint)

@@ -139,7 +139,7 @@ def find_groups(
     if not chosen: return None, []
     groups = _join(values, chosen)
     if not (is_decided or has_split):
-        _check_classes(groups, chosen[0], df, labels, path)
         _check_sizes(groups, chosen, df, path)
+        _check_classes(groups, chosen[0], df, labels, path)
     for note in _describe_groups(groups, chosen, values): add_note(df, note)
     return groups, chosen

@@ -34,13 +34,12 @@ def _check_ticks(on, unsure, path):
         ticked = [*on.columns[on.loc[line]],
             *(f'{o} (-1, not sure)' for o in unsure.columns[unsure.loc[line]])]
         raise UserError(f"{path} is a multi-label table: line {line} has the labels "
-            f"{' and '.join(ticked)}. Here each image has one label, a "
-            f"1 in one of its columns ({names}). If some of them are no classes, decide so (column, "
-            f"none).", 'dataset')
+            f"{' and '.join(ticked)}. Here each image has one label, a 1 in one of its columns "
+            f"({names}). If some of them are no classes, decide so (column, none).", 'dataset')
     none = ~on.any(axis=1)
     if none.any():
-        raise UserError(f"{path} has no label in line {none.idxmax()} ({none.sum()} in all): none of "
-            f"its columns {names} has a 1 there. Add it, or delete the line.", 'dataset')
+        raise UserError(f"{path} has no label in line {none.idxmax()} ({none.sum()} in all): none "
+            f"of its columns {names} has a 1 there. Add it, or delete the line.", 'dataset')
 
 # %% ../../nbs/datasets/04i_label_columns.ipynb #1029c583
 def read_ticks(

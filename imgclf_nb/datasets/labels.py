@@ -123,7 +123,8 @@ def check_alike(
     where='',# what has these labels
 ):
     "`UserError` that asks about labels that differ only in spelling"
-    counts = labels.value_counts(sort=False).sort_index().sort_values(kind='stable', ascending=False)
+    counts = labels.value_counts(sort=False).sort_index()
+    counts = counts.sort_values(kind='stable', ascending=False)
     alike = {}
     for label in counts.index: alike.setdefault(_get_key(label), []).append(label)
     open_ones = [names for names in alike.values() if sum(o not in known for o in names) > 1]
@@ -131,8 +132,9 @@ def check_alike(
     listed = '; '.join(' and '.join(f'{o!r} ({counts[o]} images)' for o in names)
         for names in open_ones[:3])
     joined = {o: most for most,*others in open_ones for o in others}
-    raise ask_which(f"{where or dataset} has labels that differ only in spelling: {listed}.", 'label',
-        [(joined, 'one class'), ({o: o for o in joined}, 'different classes')], dataset)
+    answers = [(joined, 'one class'), ({o: o for o in joined}, 'different classes')]
+    raise ask_which(f"{where or dataset} has labels that differ only in spelling: {listed}.",
+        'label', answers, dataset)
 
 # %% ../../nbs/datasets/04k_labels.ipynb #bf26b68c
 def settle_labels(
@@ -142,13 +144,15 @@ def settle_labels(
     dataset,      # what decisions are about
 )->pd.Series:
     "The class of each line; `UserError` names the line of a missing, unclear or several-fold label"
-    choices = {clean_label(label): value for label,value in choices.items()}
+    choices = {clean_label(label): clean_label(value) for label,value in choices.items()}
     cleaned = values.map({o: clean_label(o) for o in values.unique()})
     _check_missing(cleaned, choices, path)
     _check_unclear(cleaned, choices, path, dataset)
     labels = _unify_booleans(_unify_numbers(cleaned))
     several = find_several([o for o in labels.unique() if o not in choices])
-    if several: raise get_several_error(path, labels.index[labels == several[0]][0], *several, dataset)
+    if several:
+        line = labels.index[labels == several[0]][0]
+        raise get_several_error(path, line, *several, dataset)
     decided = cleaned.map(choices).fillna(labels.map(choices))
     labels = decided.where(decided.notna(), labels).astype(object)
     check_alike(labels, [*choices, *choices.values()], dataset, path)

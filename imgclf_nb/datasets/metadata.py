@@ -43,7 +43,8 @@ def _open_all(tables, root):
     read, notes = {}, []
     for path in tables:
         try: df = open_table(path, root)
-        except UserError as error: notes.append(f"{os.path.relpath(path, root)} is not used: {error}")
+        except UserError as error:
+            notes.append(f"{os.path.relpath(path, root)} is not used: {error}")
         else:
             if get_named(df.columns, PATH_NAMES): read[path] = df
     return read, notes
@@ -91,8 +92,8 @@ def _check_folders(rows, column, root):
     "`UserError` if folders are named like classes, but not like those of their images"
     agree, differ = _compare_folders(rows)
     if not differ: return
-    raise ask(f"In {root} the folders and the column {column} of the metadata name different classes "
-        f"for {differ} of {len(rows)} images.", 'column', column,
+    raise ask(f"In {root} the folders and the column {column} of the metadata name different "
+        f"classes for {differ} of {len(rows)} images.", 'column', column,
         dict(label='the table is right', none='the folders are right'), root)
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #b78816df

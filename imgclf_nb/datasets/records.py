@@ -146,6 +146,7 @@ def _get_values(decisions):
 # %% ../../nbs/datasets/05_records.ipynb #6519254f
 def _get_path_key(path): return get_name_key(posixpath.normpath(clean_path(path)))
 
+# %% ../../nbs/datasets/05_records.ipynb #9a1de517
 def _match_files(decisions, files):
     "The decisions, each with its path as the items have it, if one file looks alike"
     known = set(files)

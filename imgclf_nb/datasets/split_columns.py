@@ -73,7 +73,7 @@ def is_numbered(
 def read_numbers(
     values, # whole numbers as text
 )->pd.Series:
-    "The split of each number: the highest for the test, the next for validation, if there are three"
+    "The split of each number: the highest for the test, of three or more the next for validation"
     numbers = pd.to_numeric(values, errors='coerce')
     order = sorted(numbers.dropna().unique())
     splits = dict.fromkeys(order, 'train')
@@ -152,6 +152,7 @@ def find_splits(
     first, *others = found
     for other in others:
         if not found[other].equals(found[first]):
-            raise ask_which(f"The columns {first[0]} and {other[0]} of {path} give different splits.",
-                'column', [({o: 'split'}, '') for o in (first[0], other[0])], get_set(df, path))
+            both = (first[0], other[0])
+            raise ask_which(f"The columns {' and '.join(both)} of {path} give different splits.",
+                'column', [({o: 'split'}, '') for o in both], get_set(df, path))
     return found[first], list(first)

@@ -14,9 +14,9 @@ import pandas as pd
 
 from ..core import UserError
 from .choices import ask
-from imgclf_nb.datasets.columns import (
-    FRAME_NAMES, LABEL_NAMES, PATH_NAMES, add_note, check_decided, find_path_column, get_decided, get_named,
-    get_set, squeeze)
+from .columns import (
+    FRAME_NAMES, LABEL_NAMES, PATH_NAMES, add_note, check_decided, find_path_column, get_decided,
+    get_named, get_set, squeeze)
 from .folders import is_image
 from .group_columns import find_groups
 from .image_paths import (
@@ -105,8 +105,8 @@ def _describe_unlisted(files, path):
     beside = [os.path.join(folder, name) for folder in folders for name in os.listdir(folder)]
     n = sum(file not in listed and is_image(os.path.basename(file)) for file in beside)
     if not n: return ''
-    return (f"{n:,} images in the same folders are not in {Path(path).name}, so they are not part of "
-        f"the set.")
+    return (f"{n:,} images in the same folders are not in {Path(path).name}, so they are not part "
+        f"of the set.")
 
 # %% ../../nbs/datasets/04b_tables.ipynb #f5806290
 def _check_repeats(df, path, column, what):
@@ -147,7 +147,9 @@ def _find_videos(df, choices, taken):
 def _describe_roles(columns, path):
     "Which columns were used, if their names do not say so; '' if they do"
     told = {role: names for role,names in columns.items() if names and names != [role]}
-    used = [f"{role} = {' + '.join(names[:8])}{' + …'*(len(names) > 8)}" for role,names in told.items()]
+    more = ' + …'
+    used = [f"{role} = {' + '.join(names[:8])}{more*(len(names) > 8)}"
+        for role,names in told.items()]
     return f"{Path(path).name}: {', '.join(used)}" if used else ''
 
 # %% ../../nbs/datasets/04b_tables.ipynb #0a51631d
@@ -168,7 +170,8 @@ def _read_roles(df, choices, path, dataset, taken):
     taken = [*taken, *split_columns, *label_columns]
     videos = _find_videos(df, roles, taken)
     has_split = splits is not None and (splits != '').all()
-    groups, group_columns = find_groups(df, labels, roles, path, [*taken, *videos.values()], has_split)
+    taken += videos.values()
+    groups, group_columns = find_groups(df, labels, roles, path, taken, has_split)
     values = dict(label=labels, split='' if splits is None else splits)
     if groups is not None: values['group'] = groups
     for role,column in videos.items(): values[role] = df[column].str.strip()
@@ -191,7 +194,7 @@ def list_table(
     rows = _set_roles(df, dict(path=found.files, **values), columns)
     rows.attrs = {}
     rows = _drop_repeats(rows, path)
-    told = [_describe_roles(columns, path), *df.attrs.get('notes', []), *rows.attrs.get('notes', []),
-        _describe_unlisted(found.files, path)]
+    told = [_describe_roles(columns, path), *df.attrs.get('notes', []),
+        *rows.attrs.get('notes', []), _describe_unlisted(found.files, path)]
     rows.attrs = dict(base=str(found.base), notes=[o for o in told if o])
     return rows, []
