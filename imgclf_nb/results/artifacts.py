@@ -28,10 +28,11 @@ def get_split_hash(
     return hashlib.sha256(''.join(lines).encode()).hexdigest()
 
 # %% ../../nbs/results/00_artifacts.ipynb #4588f5db
-def _check_unchanged(run, hashes):
+def _check_unchanged(run, hashes, items):
     "`UserError` if a finished run saw other data"
     changed = [name for name,value in hashes.items() if run.record[name] != value]
     if not changed: return
+    check_kept_decisions(run, items)
     raise UserError(f'Run {run.path.name} is done, but the data have changed since '
         f"({', '.join(changed)}): give another run name.", 'run')
 
@@ -51,9 +52,9 @@ def describe_data(
     classes = sorted(items.label.unique())
     hashes = dict(data_hash=items.attrs['data_hash'], split_hash=get_split_hash(items))
     if run.done:
-        _check_unchanged(run, hashes)
+        _check_unchanged(run, hashes, items)
         return classes
-    check_kept_decisions(run, items)
+    if run.again: check_kept_decisions(run, items)
     keep_manifest(run, items)
     sizes = {split: int((items.split == split).sum()) for split in ('train','valid','test')}
     run.update(**hashes, split_sizes=sizes, unreadable=len(items.attrs['unreadable']),

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['get_run_manifest', 'keep_manifest', 'check_kept_decisions', 'read_run_manifest', 'compare_manifest',
-           'describe_differences', 'get_hint', 'open_run_set', 'check_run_images', 'take_run_images',
+           'describe_differences', 'get_hint', 'get_known_place', 'open_run_set', 'check_run_images', 'take_run_images',
            'place_predictions']
 
-# %% ../../nbs/results/00a_manifest.ipynb #dfc18eea
+# %% ../../nbs/results/00a_manifest.ipynb #cd601d71
 import hashlib, ntpath, posixpath
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +20,14 @@ from ..core import UserError, read_table, write_csv
 from ..datasets.cards import DataSet, get_card, open_set
 from ..datasets.records import get_decisions_hash, get_decisions_path, read_decisions
 
-# %% ../../nbs/results/00a_manifest.ipynb #95f12f8b
+# %% ../../nbs/results/00a_manifest.ipynb #5dc0a5f0
 def _hash_labels(items):
     "16 digits for the content and the label of each image"
     pairs = zip(items.sha256, items.label)
     return [hashlib.sha256(f'{o}\t{label}'.encode('utf-8', 'replace')).hexdigest()[:16]
         for o,label in pairs]
 
-# %% ../../nbs/results/00a_manifest.ipynb #b58e8626
+# %% ../../nbs/results/00a_manifest.ipynb #6f29f8be
 def get_run_manifest(
     items, # with splits and labels
 )->pd.DataFrame:
@@ -35,7 +35,7 @@ def get_run_manifest(
     return pd.DataFrame(dict(path=items.file.values, sha256=items.sha256.str[:16].values,
         labelled=_hash_labels(items), split=items.split.values))
 
-# %% ../../nbs/results/00a_manifest.ipynb #393eb0a4
+# %% ../../nbs/results/00a_manifest.ipynb #ce4187c1
 def keep_manifest(
     run,   # a `Run`
     items, # with splits and labels
@@ -46,20 +46,20 @@ def keep_manifest(
         write_csv(run.path/'decisions.csv', read_decisions(items.attrs['dataset']))
     else: (run.path/'decisions.csv').unlink(missing_ok=True)
 
-# %% ../../nbs/results/00a_manifest.ipynb #cc108d2f
+# %% ../../nbs/results/00a_manifest.ipynb #5b65558b
 def check_kept_decisions(
-    run,   # a `Run` that may be resumed
+    run,   # a `Run` that was begun before
     items, # with splits
 ):
-    "`UserError` if an interrupted run used decisions and the set has none, as after a move"
+    "`UserError` if the run used decisions and the set has none, as after a move"
     kept = run.path/'decisions.csv'
-    if not run.again or not kept.exists() or items.attrs['decisions'].get('sha256'): return
+    if not kept.exists() or items.attrs['decisions'].get('sha256'): return
     dataset = items.attrs['dataset']
-    raise UserError(f'Run {run.path.name} was begun with the decisions in {kept}, but {dataset} '
-        f'has none, as after a move: copy them to {get_decisions_path(dataset)}, or delete {kept} '
-        'to resume without them.', 'run')
+    raise UserError(f'Run {run.path.name} used the decisions in {kept}, but {dataset} has none, '
+        f'as after a move: copy them to {get_decisions_path(dataset)}, or delete {kept} if they '
+        'are not wanted any more.', 'run')
 
-# %% ../../nbs/results/00a_manifest.ipynb #015eca3e
+# %% ../../nbs/results/00a_manifest.ipynb #4981adf7
 def read_run_manifest(
     run, # a `Run`
 )->pd.DataFrame:
@@ -67,12 +67,12 @@ def read_run_manifest(
     path = run.path/'manifest.csv'
     return read_table(path) if path.exists() else None
 
-# %% ../../nbs/results/00a_manifest.ipynb #9e050545
+# %% ../../nbs/results/00a_manifest.ipynb #a711046f
 def _spell(paths):
     "Paths with / and composed accents"
     return [normalize('NFC', str(path)).replace('\\', '/') for path in paths]
 
-# %% ../../nbs/results/00a_manifest.ipynb #742d1480
+# %% ../../nbs/results/00a_manifest.ipynb #5e6cb79b
 def compare_manifest(
     manifest, # from `read_run_manifest`
     items,    # the set as it is now, with labels
@@ -89,7 +89,7 @@ def compare_manifest(
     state[names.isin(unreadable)] = 'unreadable'
     return state
 
-# %% ../../nbs/results/00a_manifest.ipynb #79460ba5
+# %% ../../nbs/results/00a_manifest.ipynb #eb39d892
 _STATES = dict(
     missing='not there',
     unreadable='no longer readable',
@@ -101,7 +101,7 @@ def _find_content(row, items):
     found = items.file[items.sha256.str[:16] == row.sha256]
     return f' (its content is at {found.iloc[0]})' if len(found) else ''
 
-# %% ../../nbs/results/00a_manifest.ipynb #e932bedd
+# %% ../../nbs/results/00a_manifest.ipynb #7f43aeb0
 def _describe_state(state, manifest, items):
     "`n are …; the first: …` for one kind of difference"
     first = manifest.iloc[0]
@@ -109,7 +109,7 @@ def _describe_state(state, manifest, items):
     where = _find_content(first, items) if state == 'missing' else ''
     return f"{n} {'is' if n == 1 else 'are'} {_STATES[state]}; the first: {first.path}{where}"
 
-# %% ../../nbs/results/00a_manifest.ipynb #d01120ef
+# %% ../../nbs/results/00a_manifest.ipynb #b882ac2d
 def describe_differences(
     manifest, # from `read_run_manifest`
     items,    # the set as it is now, with labels
@@ -120,7 +120,7 @@ def describe_differences(
         for state in _STATES if (states == state).any()]
     return f"of its {len(manifest)} images, {'. '.join(parts)}" if parts else ''
 
-# %% ../../nbs/results/00a_manifest.ipynb #65da0495
+# %% ../../nbs/results/00a_manifest.ipynb #1ee36f1c
 def get_hint(
     run, # a `Run`
 )->str:
@@ -128,22 +128,24 @@ def get_hint(
     return (f'If the images are at another place now, name it: imgclf_evaluate {run.path.name} '
         '--dataset PLACE, or -p dataset PLACE for a notebook.')
 
-# %% ../../nbs/results/00a_manifest.ipynb #96908c0a
-def _get_known_place(record):
+# %% ../../nbs/results/00a_manifest.ipynb #0b8ff2c6
+def get_known_place(
+    record:dict, # a run.json
+)->str:
     "Where the images were found last; where they were at the training if that is not here"
     place = record.get('place')
     return record['dataset'] if not place or is_gone(place) else place
 
-# %% ../../nbs/results/00a_manifest.ipynb #ffcd5d7f
+# %% ../../nbs/results/00a_manifest.ipynb #9075b727
 def _open_place(run, dataset):
     "The set at a given place, else at the known one; `UserError` with the way to name another"
     if dataset: return open_set(dataset)
-    try: return open_set(_get_known_place(run.record))
+    try: return open_set(get_known_place(run.record))
     except UserError as e:
         raise UserError(f'The images of run {run.path.name} are not here. {e} {get_hint(run)}',
             'dataset') from None
 
-# %% ../../nbs/results/00a_manifest.ipynb #d828fe26
+# %% ../../nbs/results/00a_manifest.ipynb #77b3994c
 def _find_decisions(run, found):
     "The file of the decisions that the run used; `UserError` if there is none with these contents"
     used = (run.record.get('decisions') or {}).get('sha256')
@@ -155,7 +157,7 @@ def _find_decisions(run, found):
     raise UserError(f'Run {run.path.name} was trained with decisions that are no longer in '
         f'{get_decisions_path(found)}: put the old ones into {kept}, or train again.', 'dataset')
 
-# %% ../../nbs/results/00a_manifest.ipynb #6cb64137
+# %% ../../nbs/results/00a_manifest.ipynb #67b8bc73
 def open_run_set(
     run,           # a `Run`
     dataset:str='',# where its images are now; empty: where they were found last
@@ -165,14 +167,14 @@ def open_run_set(
     card = get_card(ntpath.basename(run.record['dataset']))  # known by the name it had there
     return replace(found, card=card, decisions=_find_decisions(run, found))
 
-# %% ../../nbs/results/00a_manifest.ipynb #89952d09
+# %% ../../nbs/results/00a_manifest.ipynb #e6d2f4a5
 def _describe_unknown(run, items, found):
     "Why a run without a manifest cannot be evaluated on a set with another hash"
     return UserError(f'The images, labels or decisions of {found.root} have changed since run '
         f'{run.path.name} was trained ({len(items)} images now): restore them, or train again. '
         f'{get_hint(run)}', 'dataset')
 
-# %% ../../nbs/results/00a_manifest.ipynb #871f5de2
+# %% ../../nbs/results/00a_manifest.ipynb #b812a639
 def check_run_images(
     run,   # a `Run`
     items, # the set as it is now, with labels
@@ -189,7 +191,7 @@ def check_run_images(
     raise UserError(f'{found.root} does not hold the images of run {run.path.name}: {differences}. '
         f'Restore them, or train again. {get_hint(run)}', 'dataset')
 
-# %% ../../nbs/results/00a_manifest.ipynb #05edb10c
+# %% ../../nbs/results/00a_manifest.ipynb #52c981f9
 def take_run_images(
     run,   # a `Run` with a manifest
     items, # the set as it is now, checked
@@ -205,14 +207,14 @@ def take_run_images(
     taken.attrs.update(wanted=run.record.get('wanted') or {})
     return taken
 
-# %% ../../nbs/results/00a_manifest.ipynb #44e808ed
+# %% ../../nbs/results/00a_manifest.ipynb #861abe11
 def _get_bases(first, dataset):
     "Folders where the set may have been: by run.json, then each folder above its first image"
     own = _spell([dataset])[0]
     parents = [str(o) for o in list(Path(first).parents)]
     return [own, posixpath.dirname(own), *reversed(parents)]
 
-# %% ../../nbs/results/00a_manifest.ipynb #6390ccc6
+# %% ../../nbs/results/00a_manifest.ipynb #05f89b01
 def _find_names(paths, dataset, known):
     "The name of each image in the set, from its path at the training; None if they do not fit"
     if not len(paths): return []
@@ -222,7 +224,7 @@ def _find_names(paths, dataset, known):
         names = [posixpath.relpath(path, base or '.') for path in paths]
         if known.issuperset(names): return names
 
-# %% ../../nbs/results/00a_manifest.ipynb #7be19b05
+# %% ../../nbs/results/00a_manifest.ipynb #85c51e33
 def place_predictions(
     predictions, # predictions.csv
     items,       # the run's images, where they are now

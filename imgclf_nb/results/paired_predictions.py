@@ -17,6 +17,7 @@ from ..base.runs import Run, get_runs_root, open_run
 from ..core import UserError
 from ..data import get_items
 from .artifacts import read_predictions
+from .manifest import get_known_place
 from ..stats.calibration import set_temperature
 from ..stats.intervals import get_unit_names
 from ..stats.paired_tests import Answers, LIMITS
@@ -135,7 +136,7 @@ def find_items(
 ):
     "The set's items if the predictions have no column `group` and the set is available; else None"
     if 'group' in table: return None
-    try: return get_items(record['dataset'])
+    try: return get_items(get_known_place(record))
     except UserError: return None
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #44bf984b
