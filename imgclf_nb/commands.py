@@ -58,7 +58,7 @@ def _is_same(record, parameters, notebook='04_train'):
     if set(parameters) - set(defaults): return False  # the notebook will refuse the unknown name
     full = to_json_types(fill_recipe({**defaults, **parameters}))
     own = {'run': ''}
-    if is_gone(record['parameters'].get('dataset')): own['dataset'] = ''  # it may be the same set at another place
+    if is_gone(record['parameters'].get('dataset')): own['dataset'] = ''  # may have moved
     if {**full, **own} != {**record['parameters'], **own}: return False
     items = get_items(full['dataset'], full['strict'])
     decided = (record.get('decisions') or {}).get('sha256')
@@ -235,7 +235,7 @@ def evaluate_run(
     from imgclf_nb.datasets.cards import find_dataset
     r = open_run(str(run))
     place = {}
-    if parameters.get('dataset'): place['dataset'] = str(find_dataset(parameters.pop('dataset')))
+    if parameters.get('dataset'): place['dataset'] = str(find_dataset(str(parameters.pop('dataset'))))
     for chapter in CHAPTERS:
         first = chapter == CHAPTERS[0]
         if first and r.record.get('summary') and not parameters: continue

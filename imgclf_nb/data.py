@@ -16,7 +16,8 @@ from .base.machine import get_plt
 from .core import UserError
 from .datasets.cards import open_set
 from .datasets.listing import list_items
-from .datasets.records import apply_decisions, get_decisions_path, read_decisions
+from .datasets.records import apply_decisions, find_moved_decisions
+from .datasets.records import get_decisions_path, read_decisions
 from .images.duplicates import (
     find_near_duplicates, get_duplicates, get_similar_clusters, join_groups)
 from .images.preprocessing import open_image
@@ -114,12 +115,21 @@ def _check_classes(items, classes, bad, root):
             f"remove the class.", 'dataset')
 
 # %% ../nbs/01_data.ipynb #e3a8dce4
+def _say_moved(found, items):
+    "Print where the decisions are if this set was at another place when they were made"
+    file = find_moved_decisions(found, items.file)
+    if file is None: return
+    print(f'{file} holds decisions about images with these names, and its set is gone. If it has '
+        f'moved here, copy the file to {get_decisions_path(found)}.')
+
+# %% ../nbs/01_data.ipynb #f772221e
 def _use_decisions(items, found):
     "`(items, used)`: the items after the recorded decisions, and the decisions that were used"
     items, used = apply_decisions(items, read_decisions(found))
     done = [f'{action} {used[action]}' for action in ('drop', 'relabel', 'group') if used[action]]
     key = get_decisions_path(found).parent.name
     if done: print(f"Decisions used: {', '.join(done)} ({key}/decisions.csv)")
+    if not used['sha256'] and not found.decisions: _say_moved(found, items)
     missing = used['missing']
     if missing:
         print(f"{len(missing)} decisions are about missing files, e.g. {missing[0]}: they stay in "

@@ -1,5 +1,4 @@
 "Images gone or moved after training: one sentence with the way out, or the evaluation at the new place"
-import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 from PIL import Image
 
 from conftest import command
+from imgclf_nb import commands
 from imgclf_nb.base.running import run_notebook
 from imgclf_nb.base.runs import Run, get_run
 from imgclf_nb.core import UserError
@@ -125,6 +125,17 @@ def test_decisions_of_the_training_count(home):
     assert not get_decisions_path(str(home/'moved')).exists()
 
 
+def test_a_moved_set_is_told_where_its_decisions_are(home, capsys):
+    file = get_decisions_path(str(home/'birds'))
+    (home/'birds').rename(home/'moved')
+    get_items(str(home/'moved'))
+    said = capsys.readouterr().out
+    assert f'{file} holds decisions' in said and str(get_decisions_path(str(home/'moved'))) in said
+    shutil.copytree(home/'moved', home/'birds')
+    get_items(str(home/'moved'))
+    assert 'holds decisions' not in capsys.readouterr().out
+
+
 def test_lost_decisions_are_named(home):
     (home/'RUNS'/'folder'/'decisions.csv').unlink()
     decide(str(home/'birds'), 'crow/00.png', 'forget')
@@ -191,20 +202,37 @@ def test_an_unfinished_run_is_resumed_at_the_new_place(home):
     with pytest.raises(UserError, match='dataset was'): get_run('04_train', elsewhere)
 
 
-def test_the_commands_at_a_new_place(home):
-    "Evaluated with --dataset, then without: the place is kept; the leaderboard needs no images"
-    run = Run(home/'RUNS'/'folder')
-    make_foreign(run, '/home/bob/birds')
+def test_the_command_names_the_way_out(home):
+    make_foreign(Run(home/'RUNS'/'folder'), '/home/bob/birds')
     code, said = command('imgclf_evaluate', 'folder')
     assert code == 1 and 'The images of run folder are not here' in said and 'Traceback' not in said
+
+
+def test_the_command_names_the_place_for_each_chapter(home, monkeypatch):
+    given = {}
+    def note(chapter, run, quiet, **parameters): given[chapter] = parameters
+    monkeypatch.setattr(commands, 'run_notebook', note)
+    monkeypatch.chdir(home)
+    commands.evaluate_run('folder', dataset='birds', draws=100)
+    place = dict(dataset=str(home/'birds'))
+    assert given == {commands.CHAPTERS[0]: dict(place, draws=100), **dict.fromkeys(commands.CHAPTERS[1:], place)}
+    with pytest.raises(UserError, match='no data set, folder or CSV .*nowhere'):
+        commands.evaluate_run('folder', dataset='nowhere')
+
+
+def test_all_chapters_at_a_new_place(home):
+    "Evaluated with a place, then without: it is kept; the leaderboard needs no images"
+    run = Run(home/'RUNS'/'folder')
+    make_foreign(run, '/home/bob/birds')
     (home/'birds').rename(home/'moved')
-    code, said = command('imgclf_evaluate', 'folder', '--dataset', home/'moved', '-p', 'draws', '100')
-    assert code == 0, said
-    record = run.record
-    assert record['place'] == str(home/'moved') and record['test_opened'] == 1
-    assert all(Path(path).parent.parent == home/'moved' for path in read_predictions(run).path)
     assert get_leaderboard(home/'RUNS').run.tolist().count('folder') == 1
-    run_notebook('05_evaluation', str(run.path), quiet=True, draws=100)
-    assert run.record['test_opened'] == 2
-    notebook = json.loads((run.path/'05_evaluation.ipynb').read_text())
-    assert '2 openings by 1 run' in json.dumps(notebook)
+    run_notebook('05_evaluation', str(run.path), quiet=True, draws=100, dataset=str(home/'moved'))
+    assert run.record['place'] == str(home/'moved') and run.record['test_opened'] == 1
+    assert all(Path(path).parent.parent == home/'moved' for path in read_predictions(run).path)
+    run_notebook('05a_robustness', str(run.path), quiet=True, draws=100, pictures=0)
+    run_notebook('06_explanation', str(run.path), quiet=True, pictures=4, shown=1, pool=10)
+    assert run.record['explanation'] and run.record['slices'] is not None
+    (run.path/'decisions.csv').unlink(missing_ok=True)
+    run.update(place='/home/bob/birds')
+    with pytest.raises(UserError, match='The images of run folder are not here'):
+        run_notebook('05_evaluation', str(run.path), quiet=True, draws=100)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEY', 'get_key', 'is_settled', 'distrust', 'find_changed', 'read_bytes', 'CheckedReader']
 
-# %% ../../nbs/images/00a_contents.ipynb #15371c31
+# %% ../../nbs/images/00a_contents.ipynb #5d4dabe1
 import hashlib, io, json, os, time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from ..core import UserError, get_cache
 
-# %% ../../nbs/images/00a_contents.ipynb #ea14eb46
+# %% ../../nbs/images/00a_contents.ipynb #4fbb8b94
 KEY = ['path', 'size', 'mtime', 'ctime', 'inode']
 
 def get_key(
@@ -25,7 +25,7 @@ def get_key(
     except (OSError, ValueError): return path, -1, -1, -1, -1
     return path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino % 2**63
 
-# %% ../../nbs/images/00a_contents.ipynb #c4a83056
+# %% ../../nbs/images/00a_contents.ipynb #1c652bcd
 _TICK = 2*10**9  # nanoseconds: the coarsest clock of a file system, FAT's
 
 def is_settled(
@@ -37,14 +37,14 @@ def is_settled(
     distrusted = table.path.map(_read_distrusted()).fillna(0)
     return ~recent & (table.seen > distrusted)
 
-# %% ../../nbs/images/00a_contents.ipynb #2abb31c7
+# %% ../../nbs/images/00a_contents.ipynb #ce2fdf0a
 def _read_distrusted():
     "For each noted path, the time of the last note, ns"
     try: lines = (get_cache('facts')/'changed.jsonl').read_text().splitlines()
     except OSError: return {}  # nothing is noted
     return dict(json.loads(line) for line in lines)
 
-# %% ../../nbs/images/00a_contents.ipynb #81464456
+# %% ../../nbs/images/00a_contents.ipynb #3734c884
 def distrust(
     path, # a file
 ):
@@ -54,13 +54,13 @@ def distrust(
     except OSError: return  # nothing is remembered either
     with file: file.write(f'{line}\n')
 
-# %% ../../nbs/images/00a_contents.ipynb #6df5ef99
+# %% ../../nbs/images/00a_contents.ipynb #9533d712
 def _has_changed(path, sha256):
     "Whether a file's content has another SHA-256 than before; True if it cannot be read"
     try: return hashlib.sha256(Path(path).read_bytes()).hexdigest() != sha256
     except OSError: return True
 
-# %% ../../nbs/images/00a_contents.ipynb #1cc9df37
+# %% ../../nbs/images/00a_contents.ipynb #c31a8741
 def find_changed(
     files:list,    # `(path, sha256)`
     seconds:float, # time limit
@@ -73,7 +73,7 @@ def find_changed(
         if _has_changed(*files[number]): changed.append(files[number][0])
     return len(files), changed
 
-# %% ../../nbs/images/00a_contents.ipynb #721cf344
+# %% ../../nbs/images/00a_contents.ipynb #d3c31c6b
 def read_bytes(
     path,         # a file
     sha256:str='', # of the content that was listed; '' for any
@@ -86,7 +86,7 @@ def read_bytes(
         return None, 'it has changed since the data set was listed'
     return data, ''
 
-# %% ../../nbs/images/00a_contents.ipynb #0e4f5bcc
+# %% ../../nbs/images/00a_contents.ipynb #3763dbbd
 class CheckedReader:
     "A preprocessing for listed images: `UserError` for a file that has changed since"
     def __init__(self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_run_items']
 
-# %% ../../nbs/training/06_run_items.ipynb #77e8dcb9
+# %% ../../nbs/training/06_run_items.ipynb #4f5fa6d6
 from ..core import UserError
 from ..data import get_items
 from ..results.artifacts import get_split_hash
@@ -13,14 +13,14 @@ from ..results.manifest import check_run_images, read_run_manifest, take_run_ima
 from ..splitting import get_splits
 from .subsets import take_fold
 
-# %% ../../nbs/training/06_run_items.ipynb #c570cfea
+# %% ../../nbs/training/06_run_items.ipynb #cd3d0b7e
 def _split_again(items, p):
     "The items with the split of these parameters"
     items = get_splits(items, p['valid'], p['test'], p['split_seed'], p.get('blocked', False))
     if not p.get('folds'): return items
     return take_fold(items, p['folds'], p['fold'], p['split_seed'])
 
-# %% ../../nbs/training/06_run_items.ipynb #0ee77520
+# %% ../../nbs/training/06_run_items.ipynb #122740c1
 def _make_same_split(run, whole):
     "The items with the run's split; None if these items do not give it any more"
     record = run.record
@@ -28,7 +28,7 @@ def _make_same_split(run, whole):
     items = _split_again(whole, record['parameters'])
     return items if get_split_hash(items) == record['split_hash'] else None
 
-# %% ../../nbs/training/06_run_items.ipynb #68cc8406
+# %% ../../nbs/training/06_run_items.ipynb #44c2c6e6
 def get_run_items(
     run,   # a `Run`
     found, # its set, from `open_run_set`
@@ -36,7 +36,8 @@ def get_run_items(
     "`(whole, items)`: the set, and the run's images with its split; `UserError` if they changed"
     whole = get_items(found, run.record['parameters'].get('strict', False))
     check_run_images(run, whole, found)
-    if found.name != run.record['dataset']: run.update(place=str(found.root))
+    moved = found.name != run.record['dataset']
+    if moved or run.record.get('place'): run.update(place=str(found.root))
     items = _make_same_split(run, whole)
     if items is not None: return whole, items
     if read_run_manifest(run) is None:
