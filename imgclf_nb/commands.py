@@ -232,10 +232,11 @@ def evaluate_run(
     **parameters  # of 05_evaluation
 )->Run:
     "Run the chapters; 05 is repeated only for new parameters, since it opens the test split"
-    from imgclf_nb.datasets.cards import find_dataset
+    from imgclf_nb.results.manifest import open_run_set
     r = open_run(str(run))
-    place = {}
-    if parameters.get('dataset'): place['dataset'] = str(find_dataset(str(parameters.pop('dataset'))))
+    given = str(parameters.pop('dataset', ''))
+    found = open_run_set(r, given)  # refuses missing images before a notebook is started
+    place = dict(dataset=str(found.root)) if given else {}
     for chapter in CHAPTERS:
         first = chapter == CHAPTERS[0]
         if first and r.record.get('summary') and not parameters: continue
