@@ -13,7 +13,7 @@ from stock import get_stock_dls
 
 class Files(Dataset):
     "What `ImageFolder` does, for a list of files"
-    def __init__(self, items, pre, transform=None, read=lambda p: Image.open(p).convert('RGB')):
+    def __init__(self, items, pre, transform=None, read=lambda p: Image.open(p, formats=['JPEG', 'PNG']).convert('RGB')):
         train = items[items.split == 'train']
         self.paths, self.y = train.path.tolist(), [pre.classes.index(l) for l in train.label]
         self.transform, self.read = transform, read

@@ -20,6 +20,7 @@ from .datasets.records import apply_decisions, find_moved_decisions
 from .datasets.records import get_decisions_path, read_decisions
 from .images.duplicates import (
     find_near_duplicates, get_duplicates, get_similar_clusters, join_groups)
+from .images.depth import describe_range, get_value_range
 from .images.preprocessing import open_image
 from .images.properties import measure_images
 
@@ -197,6 +198,13 @@ def _add_groups(items, facts, card):
     rest = [name for name in items.columns if name not in (*first, 'decided', 'kept')]
     return items[first + rest]
 
+# %% ../nbs/01_data.ipynb #b3dbd351
+def _find_range(facts):
+    "The range of deep values in the set, also printed; None for images of 8 bits"
+    value_range = get_value_range(facts)
+    for sentence in describe_range(value_range): print(f'{sentence}.')
+    return value_range
+
 # %% ../nbs/01_data.ipynb #22cb674c
 def get_items(
     dataset,             # a data set's name, a folder or a CSV, or a `DataSet`
@@ -214,6 +222,7 @@ def get_items(
     items, facts = _keep_readable(items, facts)
     _check_classes(items, classes, bad, found.root)
     items = _add_groups(items, facts, found.card)
+    items.attrs['value_range'] = _find_range(facts)
     by_hand = found.root.is_file() and (items.split != '').all()  # a CSV gives every split
     items.attrs.update(dataset=found.name, unreadable=bad, decisions=used,
         data_hash=get_data_hash(items), by_hand=by_hand)

@@ -49,6 +49,7 @@ def get_probe(
     if head is None:
         raise UserError(f'The head of {arch} is not one linear layer: '
             'use another model for the probe, or use 04_train.', 'arch')
+    pre.value_range = items.attrs.get('value_range')  # as in `get_frozen_features`
     labels = items[items.split == 'valid'].label
     score = _score_head(head, labels, classes)
     return dict(arch=arch, model=model, preprocessing=pre, **head, **score)

@@ -17,7 +17,7 @@ EMPTY = '''
     base.runs commands comparison core data datasets.archives datasets.cards datasets.folders
     datasets.listing datasets.miniatures datasets.records datasets.retries datasets.sources
     datasets.tables datasets.units
-    fetching images.contents images.duplicates images.preprocessing images.properties models.attention
+    fetching images.contents images.duplicates images.formats images.preprocessing images.properties models.attention
     models.embedding models.features models.image_rows models.logistic reporting.checklist
     reporting.facts reporting.result_sections results.class_metrics results.consistency
     results.leaderboard results.manifest results.operating results.paired_predictions results.projects

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
+from ..images.depth import describe_range, get_value_range
 from ..images.duplicates import find_near_duplicates, get_similar_clusters
 
 # %% ../../nbs/auditing/00_findings.ipynb #1d979b52
@@ -25,6 +26,8 @@ KINDS = dict(
     wrong_extension=('warning', 'the file name extension does not match the content'),
     nearly_empty=('warning', 'hardly any content: one colour'),
     animated=('warning', 'many frames: only the first one is used'),
+    odd_range=('warning', 'far smaller values than the set: nearly black on its scale'),
+    value_range=('note', 'values of more than 8 bits: one scale for the whole set'),
     case_clash=('warning', 'paths differ only in case: one is lost on Windows and macOS'),
     blurred=('note', 'far less sharp than its class'),
     over_compressed=('note', 'a JPEG of far lower quality than the others'),
@@ -121,6 +124,18 @@ _details = dict(
     blurred='sharpness {sharpness:.0f}',
     over_compressed='JPEG quality {quality:.0f}')
 
+# %% ../../nbs/auditing/00_findings.ipynb #0c0b6472
+def _find_ranges(items, facts):
+    "A row for each kind of values of more than 8 bits, and one for each file far below its range"
+    value_range = get_value_range(facts) or {}
+    rows = [('', 'value_range', sentence) for sentence in describe_range(value_range)]
+    for kind,(low,high) in value_range.items():
+        is_odd = (facts.depth == kind) & (facts.range_by == 'values')
+        is_odd &= (facts.high - low) < (high - low)/16
+        for file,top in zip(items.file[is_odd], facts.high[is_odd]):
+            rows.append((file, 'odd_range', f'values up to {top:,.4g}, shown from {low:,g} to {high:,g}'))
+    return rows
+
 # %% ../../nbs/auditing/00_findings.ipynb #59cd350a
 def find_file_problems(
     items,        # from `get_items`
@@ -131,6 +146,7 @@ def find_file_problems(
     facts = facts.set_index(items.index)
     common = facts['mode'].mode().iloc[0]
     rows = [(o['file'], 'unreadable', o['reason']) for o in unreadable]
+    rows += _find_ranges(items, facts)
     for kind,found in _check_files(items, facts).items():
         for i in items.index[found]:
             rows.append((items.file[i], kind, _details[kind].format(common=common, **facts.loc[i])))

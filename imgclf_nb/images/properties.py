@@ -6,8 +6,7 @@
 __all__ = ['measure_image', 'measure_images', 'get_thumbs']
 
 # %% ../../nbs/images/01_properties.ipynb #3c2a2c03
-import base64, hashlib, io, os, time, warnings
-from pathlib import Path
+import base64, hashlib, os, time
 
 import numpy as np, pandas as pd
 from PIL import ExifTags, Image
@@ -16,6 +15,10 @@ from ..base.machine import show_progress
 from ..base.parallel import map_forked
 from ..core import get_cache, write_csv
 from .contents import KEY, find_changed, get_key, is_settled
+from .depth import (
+    get_array, get_kind, get_stated_range, measure_range, read_colours, read_values)
+from .opening import (
+    MAX_MEMORY, MAX_SECONDS, UnreadableError, count_frames, get_stream, open_lazily)
 from .preprocessing import open_image
 
 # %% ../../nbs/images/01_properties.ipynb #6a2b864a
@@ -38,13 +41,13 @@ def _read_exif(im):
         taken=str(taken).strip('\0 '), camera=str(camera).strip('\0 '))
 
 # %% ../../nbs/images/01_properties.ipynb #58bcc6e0
-def _measure_file(im):
+def _measure_file(im, stream):
     "Properties of a file that is opened but not decoded"
     try: exif = _read_exif(im)
     except Exception: exif = dict(orientation=1, taken='', camera='')  # some EXIF data is invalid
     width, height = im.size
     return dict(width=width, height=height, mode=im.mode, format=im.format,
-        frames=getattr(im, 'n_frames', 1), quality=_get_quality(im), **exif)
+        frames=count_frames(im, stream), quality=_get_quality(im), **exif)
 
 # %% ../../nbs/images/01_properties.ipynb #017530dd
 def _shrink(pixels, side):
@@ -64,9 +67,10 @@ def _get_phash(grey):
 # %% ../../nbs/images/01_properties.ipynb #41bcb199
 def _get_hashes(pixels, grey):
     "A hash of all pixels, and perceptual hashes of the image and its mirror image"
-    content = repr(pixels.shape).encode() + pixels.tobytes()
+    content = hashlib.sha256(repr(pixels.shape).encode())
+    content.update(pixels)
     mirrored = np.ascontiguousarray(grey[:,::-1])
-    return dict(pixels=hashlib.sha256(content).hexdigest(), phash=_get_phash(grey),
+    return dict(pixels=content.hexdigest(), phash=_get_phash(grey),
         mirrored=_get_phash(mirrored))
 
 # %% ../../nbs/images/01_properties.ipynb #c48fe653
@@ -88,7 +92,7 @@ def _measure_colours(small, grey):
 def _measure_pixels(im):
     "Properties of an upright RGB image; `sharpness` is the variance of the Laplacian at 256 pixels"
     import cv2
-    pixels = np.asarray(im)
+    pixels = get_array(im)
     small = _shrink(pixels, 256)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     thumb = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
@@ -98,26 +102,42 @@ def _measure_pixels(im):
 
 # %% ../../nbs/images/01_properties.ipynb #ab9455a4
 _texts = ['path', 'sha256', 'mode', 'error', 'format', 'taken', 'camera', 'pixels', 'phash',
-    'mirrored', 'thumb']
+    'mirrored', 'thumb', 'depth', 'range_by']
 _columns = [*KEY, 'sha256', 'bytes', 'width', 'height', 'mode', 'error',
     'format', 'frames', 'orientation', 'taken', 'camera', 'quality', 'pixels', 'mean', 'sd',
     'colour', 'border_red', 'border_green', 'border_blue', 'sharpness', 'phash', 'mirrored',
-    'thumb']
+    'thumb', 'depth', 'range_by', 'low', 'high']
+
+# %% ../../nbs/images/01_properties.ipynb #384fea48
+def _measure_depth(im, stream):
+    "`depth`, the kind of values, the range from `low` to `high`, and who says so; of 8 bits, none"
+    kind, stated = get_kind(im), get_stated_range(im)
+    if not kind: return {}
+    tags = getattr(im, 'tag_v2', {})
+    if stated:
+        by = 'window' if kind == 'dicom' else 'file'
+        return dict(depth=kind, range_by=by, low=stated[0], high=stated[1])
+    values = read_colours(stream.getvalue()) if kind == 'colour16' else read_values(im, kind, tags)
+    if values is None: return {}
+    low, high = measure_range(values[...,:3] if kind == 'colour16' else values)
+    return dict(depth=kind, range_by='values', low=low, high=high)
 
 # %% ../../nbs/images/01_properties.ipynb #4024c57b
-def _measure_bytes(data, facts):
+_FULL = 1 << 26  # pixels: a larger JPEG is measured at 1/2, 1/4 or 1/8 of its size
+
+def _measure_stream(stream, facts):
     "Add all that can be read from a file's content to `facts`; raises Pillow's errors"
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        with Image.open(io.BytesIO(data)) as im: facts.update(_measure_file(im))
-        facts.update(_measure_pixels(open_image(io.BytesIO(data))))
+    im = open_lazily(stream)
+    facts.update(_measure_file(im, stream))
+    facts.update(_measure_depth(im, stream))
+    del im
+    facts.update(_measure_pixels(open_image(stream, most=_FULL)))
 
 # %% ../../nbs/images/01_properties.ipynb #83b9d0e0
 def _describe_error(error):
     "Why a file cannot be read, in one line"
-    if isinstance(error, Image.UnidentifiedImageError): return 'not an image that Pillow can read'
-    if isinstance(error, Image.DecompressionBombError):
-        return f'larger than {2*Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller first'
+    if isinstance(error, UnreadableError): return str(error).splitlines()[0]
+    if isinstance(error, MemoryError): return 'it needs too much memory: make it smaller first'
     return f'{type(error).__name__}: {error}'.splitlines()[0]
 
 # %% ../../nbs/images/01_properties.ipynb #ccf73e7d
@@ -127,18 +147,24 @@ def measure_image(
     "The properties of one file; `error` is empty if the whole image can be decoded"
     facts = {name: '' if name in _texts else 0 for name in _columns[len(KEY):]}
     try:
-        data = Path(path).read_bytes()
+        stream = get_stream(path)
+        data = stream.getvalue()
         facts.update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-        if data: _measure_bytes(data, facts)
-        else: facts['error'] = 'empty file (0 bytes)'
+        _measure_stream(stream, facts)
     except Exception as e: facts['error'] = _describe_error(e)
     return facts
 
+# %% ../../nbs/images/01_properties.ipynb #0f3667bb
+def _note_failure(path, reason):
+    "The properties of a file at which the reading process ended"
+    return {name: '' if name in _texts else 0 for name in _columns[len(KEY):]} | dict(error=reason)
+
 # %% ../../nbs/images/01_properties.ipynb #51ed36d5
 def _measure_all(paths, workers):
-    "Yield the properties of each file, in order"
+    "Yield the properties of each file, in order; on Linux in processes with limits"
     import imagehash, scipy.fftpack  # noqa: F401, loaded before the fork: once for all
-    return map_forked(measure_image, paths, workers)
+    return map_forked(measure_image, paths, workers, failed=_note_failure, seconds=MAX_SECONDS,
+        memory=2*MAX_MEMORY)
 
 # %% ../../nbs/images/01_properties.ipynb #e496ebd1
 def _get_store(paths):

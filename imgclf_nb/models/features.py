@@ -201,6 +201,7 @@ def get_frozen_features(
     pre = get_preprocessing(arch, size, resize=resize)
     model = _freeze(model or get_backbone(arch, weights=weights))
     if precision == 'auto': precision = choose_precision(model, arch, size)
+    pre.value_range = items.attrs.get('value_range')
     store = _get_store(model, arch, pre, mirror, precision)
     known = _read_store(store)
     todo = items[~items.sha256.isin(list(known))].drop_duplicates('sha256')

@@ -69,6 +69,6 @@ def shrink_figure(
     full, small = io.BytesIO(), io.BytesIO()
     fig.savefig(full, dpi=dpi, bbox_inches='tight')
     get_plt().close(fig)
-    image = Image.open(full).convert('RGB').quantize(colours, dither=Image.Dither.NONE)
+    image = Image.open(full, formats=['PNG']).convert('RGB').quantize(colours, dither=Image.Dither.NONE)
     image.save(small, 'PNG', optimize=True)
     return Shown(small.getvalue())

@@ -279,7 +279,7 @@ def read_digest(
     "The digest that `keep_figure` wrote into a figure; '' if there is none"
     from PIL import Image
     if isinstance(path, (str, Path)) and not Path(path).exists(): return ''
-    with Image.open(path) as image: return image.info.get('Rows', '')
+    with Image.open(path, formats=['PNG']) as image: return image.info.get('Rows', '')
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #202b035d
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#E69F00')  # Okabe and Ito
