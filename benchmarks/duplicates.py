@@ -71,15 +71,15 @@ def write_one(kind, folder, i):
     return str(path)
 
 
-def search(table, n):
-    "Seconds, MB at the peak, pairs and clusters of the first n rows of a table of facts"
-    facts = pd.read_pickle(table)[:n].reset_index(drop=True)
+def search(table):
+    "Seconds, MB before and at the peak, pairs and clusters of a table of facts"
+    facts = pd.read_pickle(table)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
     began = time.time()
     pairs = find_near_duplicates(facts)
     seconds = time.time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
-    blank = int(((facts.sd < 4) | facts.pixels.duplicated()).sum())
+    n, blank = len(facts), int(((facts.sd < 4) | facts.pixels.duplicated()).sum())
     return dict(images=n, seconds=round(seconds, 1), ms_per_image=round(1000*seconds/n, 2), peak_mb=round(peak), before_mb=round(before),
         pairs=len(pairs), clusters=n - blank - len(pairs))
 
@@ -88,9 +88,10 @@ def measure(kind, sizes):
     "One line for each size"
     with tempfile.TemporaryDirectory() as folder, cold_cache():
         paths = list(map_forked(partial(write_one, kind, folder), range(max(sizes))))
-        measure_images(paths).to_pickle(table := Path(folder)/'facts.pickle')
+        facts = measure_images(paths)
         for size in sizes:
-            with cold_cache(): row = ask('duplicates.py', '--one', table, '--sizes', size)
+            facts[:size].to_pickle(table := Path(folder)/f'{size}.pickle')
+            with cold_cache(): row = ask('duplicates.py', '--one', table)
             print(f'{kind:9}' + '  '.join(f'{k} {v:,}' for k,v in row.items()), flush=True)
 
 
@@ -100,6 +101,6 @@ if __name__ == '__main__':
     a.add_argument('--sizes', nargs='+', type=int, default=[1000, 2000, 5000, 10_000, 20_000, 50_000])
     a.add_argument('--one', help='search the facts in this file here, and print JSON')
     a = a.parse_args()
-    if a.one: print(json.dumps(search(a.one, a.sizes[0])))
+    if a.one: print(json.dumps(search(a.one)))
     else:
         for kind in a.kinds: measure(kind, sorted(a.sizes))
