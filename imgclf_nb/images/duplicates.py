@@ -14,6 +14,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import show_progress
 from ..core import get_cache, write_csv
+from .contents import are_unchanged, get_key
 from .neighbours import find_close, find_nearest, get_components
 from .neighbours import get_tree_order
 from .preprocessing import open_image
@@ -31,10 +32,10 @@ def _get_detail(grey, sigma):
 
 # %% ../../nbs/images/02_duplicates.ipynb #8efb4485
 @lru_cache(4096)
-def _get_small(path):
+def _get_small(key):
     "128 × 128 grey pixels, 8 × 8 colours (a and b of Lab; None if grey), the file's shorter side"
     import cv2
-    im = np.asarray(open_image(path, 3, 256))
+    im = np.asarray(open_image(key[0], 3, 256))
     small = cv2.resize(im, (128, 128), interpolation=cv2.INTER_AREA)
     tiny = cv2.resize(small, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32)/255
     colours = cv2.cvtColor(tiny, cv2.COLOR_RGB2LAB)[..., 1:]
@@ -49,10 +50,10 @@ def _has_other_colours(a, b, most=15):
 
 # %% ../../nbs/images/02_duplicates.ipynb #3e600d64
 @lru_cache(1024)
-def _get_fine_detail(path, side):
+def _get_fine_detail(key, side):
     "The detail of an image shrunk to `side` pixels, as a unit vector `(side, side)`"
     import cv2
-    grey = cv2.resize(_get_small(path)[0], (side, side), interpolation=cv2.INTER_AREA)
+    grey = cv2.resize(_get_small(key)[0], (side, side), interpolation=cv2.INTER_AREA)
     return _get_detail(grey[None], 1.5).reshape(side, side)
 
 # %% ../../nbs/images/02_duplicates.ipynb #5dadc957
@@ -62,7 +63,7 @@ def get_similarity(
     mirror:bool=False, # mirror the second one first
 )->float:
     "Correlation of the fine detail, -1 to 1; 0 if the colours differ, .88 and more for duplicates"
-    a, b = str(a), str(b)
+    a, b = get_key(a), get_key(b)  # what is remembered belongs to one content
     (_, colours_a, side_a), (_, colours_b, side_b) = _get_small(a), _get_small(b)
     step = -1 if mirror else 1
     if colours_b is not None: colours_b = colours_b[:, ::step]
@@ -177,6 +178,7 @@ def _compare_once(facts, *limits):
     except OSError: return _compare(facts, *limits)  # `measure_images` has reported this
     if store.exists(): return pd.read_csv(store, dtype=dict(x=str, y=str))
     found = _compare(facts, *limits)
+    if not are_unchanged(facts): return found  # not of these contents
     try: write_csv(store, found)
     except OSError as e:
         print(f"Duplicates are not remembered: {store} cannot be written ({e.strerror}).")
