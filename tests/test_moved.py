@@ -12,7 +12,8 @@ from imgclf_nb.base.runs import Run, get_run
 from imgclf_nb.core import UserError, write_csv
 from imgclf_nb.data import get_items
 from imgclf_nb.datasets.cards import get_card
-from imgclf_nb.datasets.records import decide, get_decisions_path, log_opening, read_ledger
+from imgclf_nb.datasets.choices import get_decisions_path
+from imgclf_nb.datasets.records import decide, log_opening, read_ledger
 from imgclf_nb.images.preprocessing import Preprocessing
 from imgclf_nb.results.artifacts import describe_data, read_predictions, tabulate
 from imgclf_nb.results.leaderboard import get_leaderboard

@@ -58,6 +58,7 @@ def describe_data(
     keep_manifest(run, items)
     sizes = {split: int((items.split == split).sum()) for split in ('train','valid','test')}
     run.update(**hashes, split_sizes=sizes, unreadable=len(items.attrs['unreadable']),
+        passed_over=len(items.attrs.get('passed_over', [])),
         decisions=items.attrs['decisions'], left_out=len(items.attrs['left_out']),
         wanted=items.attrs.get('wanted', {}),
         classes=classes, positive_class=_get_positive(card, classes))

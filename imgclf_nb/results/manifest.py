@@ -7,7 +7,7 @@ __all__ = ['get_run_manifest', 'keep_manifest', 'check_kept_decisions', 'read_ru
            'describe_differences', 'get_hint', 'get_known_place', 'open_run_set', 'check_run_images', 'take_run_images',
            'place_predictions']
 
-# %% ../../nbs/results/00a_manifest.ipynb #cd601d71
+# %% ../../nbs/results/00a_manifest.ipynb #376c1c07
 import hashlib, ntpath, posixpath
 from dataclasses import replace
 from pathlib import Path
@@ -16,18 +16,19 @@ from unicodedata import normalize
 import pandas as pd
 
 from ..base.runs import is_gone
-from ..core import UserError, read_table, write_csv
+from ..core import UserError, write_csv
 from ..datasets.cards import DataSet, get_card, open_set
-from ..datasets.records import get_decisions_hash, get_decisions_path, read_decisions
+from ..datasets.choices import get_decisions_path
+from ..datasets.records import get_decisions_hash, read_decisions
 
-# %% ../../nbs/results/00a_manifest.ipynb #5dc0a5f0
+# %% ../../nbs/results/00a_manifest.ipynb #f94c3757
 def _hash_labels(items):
     "16 digits for the content and the label of each image"
     pairs = zip(items.sha256, items.label)
     return [hashlib.sha256(f'{o}\t{label}'.encode('utf-8', 'replace')).hexdigest()[:16]
         for o,label in pairs]
 
-# %% ../../nbs/results/00a_manifest.ipynb #6f29f8be
+# %% ../../nbs/results/00a_manifest.ipynb #df2cb9a3
 def get_run_manifest(
     items, # with splits and labels
 )->pd.DataFrame:
@@ -35,7 +36,7 @@ def get_run_manifest(
     return pd.DataFrame(dict(path=items.file.values, sha256=items.sha256.str[:16].values,
         labelled=_hash_labels(items), split=items.split.values))
 
-# %% ../../nbs/results/00a_manifest.ipynb #ce4187c1
+# %% ../../nbs/results/00a_manifest.ipynb #a8939cdd
 def keep_manifest(
     run,   # a `Run`
     items, # with splits and labels
@@ -46,7 +47,7 @@ def keep_manifest(
         write_csv(run.path/'decisions.csv', read_decisions(items.attrs['dataset']))
     else: (run.path/'decisions.csv').unlink(missing_ok=True)
 
-# %% ../../nbs/results/00a_manifest.ipynb #5b65558b
+# %% ../../nbs/results/00a_manifest.ipynb #1affebd5
 def check_kept_decisions(
     run,   # a `Run` that was begun before
     items, # with splits
@@ -59,20 +60,21 @@ def check_kept_decisions(
         f'as after a move: copy them to {get_decisions_path(dataset)}, or delete {kept} if they '
         'are not wanted any more.', 'run')
 
-# %% ../../nbs/results/00a_manifest.ipynb #4981adf7
+# %% ../../nbs/results/00a_manifest.ipynb #68e0e6b4
 def read_run_manifest(
     run, # a `Run`
 )->pd.DataFrame:
     "Its manifest.csv; None for a run that has none, from an earlier version"
     path = run.path/'manifest.csv'
-    return read_table(path) if path.exists() else None
+    if not path.exists(): return None
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
-# %% ../../nbs/results/00a_manifest.ipynb #a711046f
+# %% ../../nbs/results/00a_manifest.ipynb #b0730b9f
 def _spell(paths):
     "Paths with / and composed accents"
     return [normalize('NFC', str(path)).replace('\\', '/') for path in paths]
 
-# %% ../../nbs/results/00a_manifest.ipynb #5e6cb79b
+# %% ../../nbs/results/00a_manifest.ipynb #2e69292d
 def compare_manifest(
     manifest, # from `read_run_manifest`
     items,    # the set as it is now, with labels
@@ -89,7 +91,7 @@ def compare_manifest(
     state[names.isin(unreadable)] = 'unreadable'
     return state
 
-# %% ../../nbs/results/00a_manifest.ipynb #eb39d892
+# %% ../../nbs/results/00a_manifest.ipynb #e9f97856
 _STATES = dict(
     missing='not there',
     unreadable='no longer readable',
@@ -101,7 +103,7 @@ def _find_content(row, items):
     found = items.file[items.sha256.str[:16] == row.sha256]
     return f' (its content is at {found.iloc[0]})' if len(found) else ''
 
-# %% ../../nbs/results/00a_manifest.ipynb #7f43aeb0
+# %% ../../nbs/results/00a_manifest.ipynb #240f3e16
 def _describe_state(state, manifest, items):
     "`n are …; the first: …` for one kind of difference"
     first = manifest.iloc[0]
@@ -109,7 +111,7 @@ def _describe_state(state, manifest, items):
     where = _find_content(first, items) if state == 'missing' else ''
     return f"{n} {'is' if n == 1 else 'are'} {_STATES[state]}; the first: {first.path}{where}"
 
-# %% ../../nbs/results/00a_manifest.ipynb #b882ac2d
+# %% ../../nbs/results/00a_manifest.ipynb #9baa128e
 def describe_differences(
     manifest, # from `read_run_manifest`
     items,    # the set as it is now, with labels
@@ -120,7 +122,7 @@ def describe_differences(
         for state in _STATES if (states == state).any()]
     return f"of its {len(manifest)} images, {'. '.join(parts)}" if parts else ''
 
-# %% ../../nbs/results/00a_manifest.ipynb #1ee36f1c
+# %% ../../nbs/results/00a_manifest.ipynb #34577752
 def get_hint(
     run, # a `Run`
 )->str:
@@ -128,7 +130,7 @@ def get_hint(
     return (f'If the images are at another place now, name it: imgclf_evaluate {run.path.name} '
         '--dataset PLACE, or -p dataset PLACE for a notebook.')
 
-# %% ../../nbs/results/00a_manifest.ipynb #0b8ff2c6
+# %% ../../nbs/results/00a_manifest.ipynb #9c726a96
 def get_known_place(
     record:dict, # a run.json
 )->str:
@@ -136,7 +138,7 @@ def get_known_place(
     place = record.get('place')
     return record['dataset'] if not place or is_gone(place) else place
 
-# %% ../../nbs/results/00a_manifest.ipynb #9075b727
+# %% ../../nbs/results/00a_manifest.ipynb #69a56936
 def _open_place(run, dataset):
     "The set at a given place, else at the known one; `UserError` with the way to name another"
     if dataset: return open_set(dataset)
@@ -145,7 +147,7 @@ def _open_place(run, dataset):
         raise UserError(f'The images of run {run.path.name} are not here. {e} {get_hint(run)}',
             'dataset') from None
 
-# %% ../../nbs/results/00a_manifest.ipynb #77b3994c
+# %% ../../nbs/results/00a_manifest.ipynb #92061294
 def _find_decisions(run, found):
     "The file of the decisions that the run used; `UserError` if there is none with these contents"
     used = (run.record.get('decisions') or {}).get('sha256')
@@ -157,7 +159,7 @@ def _find_decisions(run, found):
     raise UserError(f'Run {run.path.name} was trained with decisions that are no longer in '
         f'{get_decisions_path(found)}: put the old ones into {kept}, or train again.', 'dataset')
 
-# %% ../../nbs/results/00a_manifest.ipynb #67b8bc73
+# %% ../../nbs/results/00a_manifest.ipynb #0f6f8b0d
 def open_run_set(
     run,           # a `Run`
     dataset:str='',# where its images are now; empty: where they were found last
@@ -167,14 +169,14 @@ def open_run_set(
     card = get_card(ntpath.basename(run.record['dataset']))  # known by the name it had there
     return replace(found, card=card, decisions=_find_decisions(run, found))
 
-# %% ../../nbs/results/00a_manifest.ipynb #e6d2f4a5
+# %% ../../nbs/results/00a_manifest.ipynb #3eceefc7
 def _describe_unknown(run, items, found):
     "Why a run without a manifest cannot be evaluated on a set with another hash"
     return UserError(f'The images, labels or decisions of {found.root} have changed since run '
         f'{run.path.name} was trained ({len(items)} images now): restore them, or train again. '
         f'{get_hint(run)}', 'dataset')
 
-# %% ../../nbs/results/00a_manifest.ipynb #b812a639
+# %% ../../nbs/results/00a_manifest.ipynb #7ed92e70
 def check_run_images(
     run,   # a `Run`
     items, # the set as it is now, with labels
@@ -191,7 +193,7 @@ def check_run_images(
     raise UserError(f'{found.root} does not hold the images of run {run.path.name}: {differences}. '
         f'Restore them, or train again. {get_hint(run)}', 'dataset')
 
-# %% ../../nbs/results/00a_manifest.ipynb #52c981f9
+# %% ../../nbs/results/00a_manifest.ipynb #d0e9f3b0
 def take_run_images(
     run,   # a `Run` with a manifest
     items, # the set as it is now, checked
@@ -207,14 +209,14 @@ def take_run_images(
     taken.attrs.update(wanted=run.record.get('wanted') or {})
     return taken
 
-# %% ../../nbs/results/00a_manifest.ipynb #861abe11
+# %% ../../nbs/results/00a_manifest.ipynb #335749ab
 def _get_bases(first, dataset):
     "Folders where the set may have been: by run.json, then each folder above its first image"
     own = _spell([dataset])[0]
     parents = [str(o) for o in list(Path(first).parents)]
     return [own, posixpath.dirname(own), *reversed(parents)]
 
-# %% ../../nbs/results/00a_manifest.ipynb #05f89b01
+# %% ../../nbs/results/00a_manifest.ipynb #4df9c637
 def _find_names(paths, dataset, known):
     "The name of each image in the set, from its path at the training; None if they do not fit"
     if not len(paths): return []
@@ -224,7 +226,7 @@ def _find_names(paths, dataset, known):
         names = [posixpath.relpath(path, base or '.') for path in paths]
         if known.issuperset(names): return names
 
-# %% ../../nbs/results/00a_manifest.ipynb #85c51e33
+# %% ../../nbs/results/00a_manifest.ipynb #babc82ad
 def place_predictions(
     predictions, # predictions.csv
     items,       # the run's images, where they are now
