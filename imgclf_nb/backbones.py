@@ -129,9 +129,15 @@ def _load_state(model, state, source):
 # %% ../nbs/00a_backbones.ipynb #67144776
 def _find_hub(model):
     "`(path, source)` of the hub's weights file: from its local cache, else downloaded"
+    from huggingface_hub.errors import EntryNotFoundError
     repo = model.pretrained_cfg.get('hf_hub_id')
     if not repo: raise LookupError('timm names no hub repository for it')
-    return find_on_hub(repo, model.pretrained_cfg.get('hf_hub_filename') or 'model.safetensors')
+    names = [model.pretrained_cfg.get('hf_hub_filename') or 'model.safetensors']
+    if model.pretrained_cfg.get('source') == 'local-dir': names.append('pytorch_model.bin')
+    for name in names[:-1]:
+        try: return find_on_hub(repo, name)
+        except (LookupError, EntryNotFoundError): pass  # it may have the next name
+    return find_on_hub(repo, names[-1])
 
 # %% ../nbs/00a_backbones.ipynb #688c3473
 def _get_package_weights(arch, reason):

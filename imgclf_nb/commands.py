@@ -185,9 +185,9 @@ def _check_run(parameters, quick):
     from imgclf_nb.augmentation import get_policy
     probed = get_defaults('04a_probe') if quick else {}
     trained = get_defaults('04_train')
-    only_probed = {name: o for name,o in parameters.items() if name in probed.keys() - trained.keys()}
-    check_given('04a_probe', only_probed)
-    rest = {name: o for name,o in parameters.items() if name not in only_probed}
+    own = probed.keys() - trained.keys()  # those that only the probe knows
+    check_given('04a_probe', {name: o for name,o in parameters.items() if name in own})
+    rest = {name: o for name,o in parameters.items() if name not in own}
     check_given('04_train', rest)
     if rest.get('policy'): get_policy(rest['policy'], rest.get('size') or 224)
 

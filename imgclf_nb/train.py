@@ -149,7 +149,7 @@ def _record_head(self:Trainer, seconds):
     print(f'frozen body: valid loss {loss:.3f}  valid accuracy {accuracy:.3f}')
 
 # %% ../nbs/04_train.ipynb #900e74fa
-def _find_rate(run, model, items, pre, params, plan):
+def _find_rate(run, model, items, pre, params, plan, steps=100):
     "Try learning rates on copies of the model, as `fit_all` would train it"
     pretrained = params['weights'] != 'none'
     def make():
@@ -158,4 +158,4 @@ def _find_rate(run, model, items, pre, params, plan):
         return trial
     shares = [.3, 1., 1.] if pretrained else [1., 1., 1.]
     callbacks = [FreezeStatistics()] if pretrained else []
-    find_rate(run, make, params['lr'], shares=shares, callbacks=callbacks)
+    find_rate(run, make, params['lr'], steps, shares, callbacks)

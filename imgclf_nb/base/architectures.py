@@ -14,7 +14,8 @@ from .machine import explain_unreachable
 from ..core import UserError, suggest_names
 
 # %% ../../nbs/base/06_architectures.ipynb #827fb748
-SOURCES = {'hf-hub': 'hf-hub', 'hf_hub': 'hf-hub', 'local-dir': 'local-dir', 'local_dir': 'local-dir'}
+SOURCES = {  # as users write it: as timm calls it
+    'hf-hub': 'hf-hub', 'hf_hub': 'hf-hub', 'local-dir': 'local-dir', 'local_dir': 'local-dir'}
 
 def split_source(
     arch:str, # a model's name
@@ -179,7 +180,7 @@ def run_once(
     with torch.no_grad(): model.eval()(image)
 
 # %% ../../nbs/base/06_architectures.ipynb #4d3dab24
-_misfits = (AssertionError, RuntimeError, ValueError, TypeError)  # what models raise at a wrong size
+_misfits = (AssertionError, RuntimeError, ValueError, TypeError)  # at a wrong size
 
 def check_size(
     model,     # a timm model
@@ -243,6 +244,17 @@ def _create_at(arch, channels, size, **kw):
 def _get_overlay(state):
     "What makes timm load this state dict, and adapt it to the model"
     return dict(state_dict=state, source='', label_offset=0)
+
+# %% ../../nbs/base/06_architectures.ipynb #8479a193
+def _check_first_layer(model, arch, state, channels):
+    "`UserError` if timm would fill the first layer at random for this number of channels"
+    names = model.pretrained_cfg.get('first_conv') or ()
+    for name in [names] if isinstance(names, str) else names:
+        weight = model.get_submodule(name).weight
+        known = state.get(f'{name}.weight', weight)
+        if known.shape == weight.shape or weight.ndim == 4: continue
+        raise UserError(f"The weights of {arch} cannot be adapted to channels = {channels}: give "
+            "weights=none, or another arch.", 'channels')
 
 # %% ../../nbs/base/06_architectures.ipynb #767cfe52
 def _create_own_size(arch, channels, state):

@@ -166,14 +166,15 @@ def _write_member(source, path, written, check):
 def _has_content(path, open_member):
     "Whether a file holds the same bytes as a member"
     with open(path, 'rb') as file, open_member() as source:
-        return all(block == file.read(len(block)) for block in _read_blocks(source)) and not file.read(1)
+        same = all(block == file.read(len(block)) for block in _read_blocks(source))
+        return same and not file.read(1)
 
 # %% ../../nbs/datasets/03_archives.ipynb #8a048532
 def _check_repeat(archive, name, path, open_member):
     "`UserError` if a name occurs twice with different contents"
     if _has_content(path, open_member): return
-    raise UserError(f"{archive.name} holds {name!r} twice, with different contents: nothing from it "
-        "is kept. Unpack it by hand, choose one, and give the folder.")
+    raise UserError(f"{archive.name} holds {name!r} twice, with different contents: nothing from "
+        "it is kept. Unpack it by hand, choose one, and give the folder.")
 
 # %% ../../nbs/datasets/03_archives.ipynb #4a2a13dc
 def _write_members(archive, folder, max_files, max_bytes):

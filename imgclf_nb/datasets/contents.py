@@ -17,18 +17,23 @@ _again = 'fetch it again'
 _starts = {  # first bytes: what it is, and what to do
     b"7z\xbc\xaf'\x1c": ('a 7z archive', _by_hand),
     b'Rar!\x1a\x07': ('a RAR archive', _by_hand),
-    b'PK': ('a zip without its end: the download broke off, or it is one part of several '
-        '(.z01, .z02 …, .zip)', f'{_again}, or join all parts with `zip -s 0 LAST.zip --out ALL.zip`'),
+    b'PK': (
+        'a zip without its end: the download broke off, or it is one of several parts (.z01, .zip)',
+        f'{_again}, or join all parts with `zip -s 0 LAST.zip --out ALL.zip`'),
     b'\x1f\x8b': ('a gzip file that holds no tar archive, or only the beginning of one',
         f'{_again}, or unpack it with gunzip, and give the folder'),
     b'BZh': ('a bzip2 file that holds no complete tar archive', _again),
     b'\xfd7zXZ': ('an xz file that holds no complete tar archive', _again),
-    b'\x28\xb5\x2f\xfd': ('a Zstandard archive', 'unpack it with `tar --zstd -xf`, and give the folder'),
+    b'\x28\xb5\x2f\xfd': (
+        'a Zstandard archive', 'unpack it with `tar --zstd -xf`, and give the folder'),
     b'%PDF': ('a PDF', 'give an archive of image files'),
     b'\xff\xd8\xff': ('a JPEG image', 'give the folder that holds it'),
     b'\x89PNG': ('a PNG image', 'give the folder that holds it')}
 
 # %% ../../nbs/datasets/03b_contents.ipynb #4aa67ada
+_page = re.compile(
+    r'\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype html|html|head|body)', re.I|re.S)
+
 def _describe_page(text):
     "What a web page says: its title"
     title = re.search('<title[^>]*>(.*?)</title', text, re.I|re.S)
@@ -45,10 +50,9 @@ def describe_content(
     if not start: return 'an empty file', _again
     for magic,found in _starts.items():
         if start.startswith(magic): return found
-    text = start.decode('utf-8', 'replace')
-    if re.match(r'\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype html|html|head|body)', text, re.I|re.S):
-        return _describe_page(text)
-    if text.isprintable() or '\ufffd' not in text:
+    text = start.decode('utf-8', 'replace').rstrip('\ufffd')  # it may end within a letter
+    if _page.match(text): return _describe_page(text)
+    if text and '\ufffd' not in text and '\0' not in text:
         return f'a text that begins {text.strip()[:80]!r}', f'check the address, and {_again}'
     return 'no zip and no tar archive', f'{_again}, or use another source'
 

@@ -71,6 +71,16 @@ def suggest_rate(
     return float(valley(*columns, len(rates))[0])
 
 # %% ../../nbs/training/06_lr_finder.ipynb #86a38339
+def _format_axes(ax, losses):
+    "Learning rates as plain numbers; a loss that exploded is cut off"
+    top = min(losses.max(), 2*losses.iloc[0])
+    margin = .1*(top - losses.min())
+    ax.set(xscale='log', xlabel='learning rate', ylabel='training loss (smoothed)',
+        xticks=10.**np.arange(-7, 2, 2), ylim=(losses.min() - margin, top + margin))
+    ax.xaxis.set_major_formatter('{x:g}')  # powers would be written in raw mathtext here
+    ax.xaxis.set_minor_formatter('')
+
+# %% ../../nbs/training/06_lr_finder.ipynb #67356d0c
 def plot_rates(
     rates,           # from `try_rates`
     chosen:float,    # the learning rate of the training
@@ -83,10 +93,8 @@ def plot_rates(
     ax.axvline(chosen, color='#D55E00', label=f'this training: {chosen:.1e}')
     label = f'suggested: {suggested or 0:.1e}'
     if suggested: ax.axvline(suggested, color='#009E73', ls='--', label=label)
-    low = rates.loss.min()
-    ax.set(xscale='log', xlabel='learning rate', ylabel='training loss (smoothed)',
-        ylim=(low - .1*abs(low), 2.5*rates.loss.iloc[0] + .1))
-    ax.legend()
+    _format_axes(ax, rates.loss)
+    ax.legend(fontsize=8)
     return ax
 
 # %% ../../nbs/training/06_lr_finder.ipynb #e442b3cc
