@@ -150,7 +150,7 @@ def _record_head(self:Trainer, seconds):
 
 # %% ../nbs/04_train.ipynb #900e74fa
 def _find_rate(run, model, items, pre, params, plan, steps=100):
-    "Try learning rates on copies of the model, as `fit_all` would train it"
+    "Try learning rates on copies of the model, as `fit_all` would train it; the seconds it took"
     pretrained = params['weights'] != 'none'
     def make():
         trial = _get_trainer(copy.deepcopy(model), items, pre, params, plan)
@@ -158,4 +158,4 @@ def _find_rate(run, model, items, pre, params, plan, steps=100):
         return trial
     shares = [.3, 1., 1.] if pretrained else [1., 1., 1.]
     callbacks = [FreezeStatistics()] if pretrained else []
-    find_rate(run, make, params['lr'], steps, shares, callbacks)
+    return find_rate(run, make, params['lr'], steps, shares, callbacks)

@@ -8,7 +8,7 @@ __all__ = ['LOWEST', 'HIGHEST', 'keep_random', 'suggest_rate', 'plot_rates', 'de
 # %% ../../nbs/training/06_lr_finder.ipynb #00359495
 from ..core import UserError  # before fastai, to silence its warnings
 
-import random, tempfile
+import random, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,15 +116,17 @@ def find_rate(
     steps:int=100,# of the test
     shares=(1.,), # of the rate, for each group of layers
     callbacks=(), # more callbacks of the training
-):
-    "Test learning rates, and keep table and suggestion in the run; once, and not when it resumes"
+)->float:
+    "Test rates, once and not when training resumes; table and suggestion are kept. Its seconds"
     kept = (run.path/'lr_find.csv').exists() or (run.path/'checkpoint.safetensors').exists()
-    if kept: return
+    if kept: return 0.
+    began = time.time()
     with keep_random(): rates = make().try_rates(steps, shares, callbacks)
     write_csv(run.path/'lr_find.csv', rates)
     found = dict(suggested=suggest_rate(rates), chosen=chosen, steps=len(rates))
     run.update(lr_find=found)
     print(describe_rate(found))
+    return time.time() - began
 
 # %% ../../nbs/training/06_lr_finder.ipynb #78b3edbb
 def show_rates(
