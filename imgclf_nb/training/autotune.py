@@ -98,14 +98,20 @@ def _list_plans(precisions):
     layouts = ('channels_last', 'contiguous')
     return [dict(layout=l, precision=p, micro=None) for p in precisions for l in layouts]
 
+# %% ../../nbs/training/04_autotune.ipynb #cd7e3d7f
+def _get_trial_size(batch_size, device):
+    "Images per step of the trial: few on a processor, the whole batch on a GPU"
+    return batch_size if device == 'cuda' else min(batch_size, 8)
+
 # %% ../../nbs/training/04_autotune.ipynb #bebed1f2
 def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
     "`(plan, rows)` of the trial; micro-batches only if few images are faster than the batch"
     until = time.time() + seconds
-    rows = _time_plans(model, _list_plans(precisions), size, min(batch_size, 8), until)
+    few = _get_trial_size(batch_size, get_device())
+    rows = _time_plans(model, _list_plans(precisions), size, few, until)
     best = _choose(rows)
     plan = {name: best[name] for name in ('layout', 'precision', 'micro')}
-    if whole or batch_size < 16 or time.time() > until: return plan, rows
+    if whole or few == batch_size or batch_size < 16 or time.time() > until: return plan, rows
     full = _time_plans(model, [plan], size, batch_size, until)
     rows += full
     if _get_speed(full[0])*1.05 > _get_speed(best): return plan, rows
@@ -117,7 +123,7 @@ def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
 def _get_key(arch, size, batch_size, precision, whole):
     "All that a plan depends on"
     return dict(arch=arch, size=size, batch_size=batch_size, precision=precision, whole=whole,
-        allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=3,
+        allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=4,
         device=get_processor(), threads=torch.get_num_threads(), torch=torch.__version__)
 
 # %% ../../nbs/training/04_autotune.ipynb #60766b4d
