@@ -97,7 +97,7 @@ export: setup ## write the modules from the notebooks, clean the notebooks
 
 refresh: setup ## run notebooks on their miniatures and keep the outputs: all, or one
 ##= make refresh NB=04_train
-	@cd nbs && HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(if $(NB),$(NB:%=%.ipynb),*.ipynb */*.ipynb)
+	@cd nbs && JUPYTER_PREFER_ENV_PATH=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(if $(NB),$(NB:%=%.ipynb),*.ipynb */*.ipynb)
 	@$(BIN)/nbdev_clean
 
 gate: setup ## check that the notebooks are clean, exported and importable

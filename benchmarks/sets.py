@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import mean
 
 from common import BATCH, FIVE, ask, cold_cache, get_folder, get_parser, get_row, keep_rows
-from imgclf_nb.backbones import get_expected, load_model
+from imgclf_nb.backbones import load_model
+from imgclf_nb.base.architectures import get_expected
 from imgclf_nb.base.runs import Run
 from imgclf_nb.core import write_json
 from imgclf_nb.data import get_items

@@ -22,7 +22,8 @@ from fastai.metrics import accuracy
 from fastai.torch_core import TensorImage, set_seed
 from fastai.vision.core import TensorCategory
 
-from imgclf_nb.backbones import get_backbone, get_expected
+from imgclf_nb.backbones import get_backbone
+from imgclf_nb.base.architectures import get_expected
 from imgclf_nb.base.machine import get_device, set_allocator
 from imgclf_nb.data import get_items
 from imgclf_nb.splitting import get_splits

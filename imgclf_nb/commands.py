@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fastcore.script import Param, call_parse
 
+from .base.arguments import check_given, read_given
 from .base.running import get_defaults, run_notebook
 from .base.runs import Run, get_run_folder, get_runs_root, is_gone, is_refused, open_run
 from .core import UserError, to_json_types, write_json
@@ -38,28 +39,18 @@ def exit_on_error(
         return run
     return decorate
 
-# %% ../nbs/12_commands.ipynb #ee48667b
-_WORDS = {'True': True, 'False': False, 'None': None}
-
-def _read_value(text):
-    "The value that papermill's -p would read from a text"
-    if text in _WORDS: return _WORDS[text]
-    for kind in (int, float):
-        try: return kind(text)
-        except ValueError: pass  # not of this kind: try the next one, or keep the text
-    return text
-
 # %% ../nbs/12_commands.ipynb #0558e923
 def _is_same(record, parameters, notebook='04_train'):
     "Whether the run used these parameters, else the recipe's, these data and these decisions"
-    from imgclf_nb.datasets.cards import fill_recipe
+    from imgclf_nb.datasets.cards import complete_parameters, fill_recipe
     from imgclf_nb.data import get_items
     defaults = get_defaults(notebook)
     if set(parameters) - set(defaults): return False  # the notebook will refuse the unknown name
     full = to_json_types(fill_recipe({**defaults, **parameters}))
+    used = complete_parameters(record['parameters'], full)
     own = {'run': ''}
-    if is_gone(record['parameters'].get('dataset')): own['dataset'] = ''  # it may be the same set at another place
-    if {**full, **own} != {**record['parameters'], **own}: return False
+    if is_gone(used.get('dataset')): own['dataset'] = ''  # may have moved
+    if {**full, **own} != {**used, **own}: return False
     items = get_items(full['dataset'], full['strict'])
     decided = (record.get('decisions') or {}).get('sha256')
     same = items.attrs['data_hash'] == record['data_hash']
@@ -194,9 +185,16 @@ def _get_run_parser():
     return parser
 
 # %% ../nbs/12_commands.ipynb #0e51ac4c
-def _get_given(args):
-    "The parameters of all `-p` options"
-    return {name: _read_value(value) for name,value in args.parameter}
+def _check_run(parameters, quick):
+    "`UserError` for a parameter that a notebook would refuse, before the first answer is computed"
+    from imgclf_nb.augmentation import get_policy
+    probed = get_defaults('04a_probe') if quick else {}
+    trained = get_defaults('04_train')
+    own = probed.keys() - trained.keys()  # those that only the probe knows
+    check_given('04a_probe', {name: o for name,o in parameters.items() if name in own})
+    rest = {name: o for name,o in parameters.items() if name not in own}
+    check_given('04_train', rest)
+    if rest.get('policy'): get_policy(rest['policy'], rest.get('size') or 224)
 
 # %% ../nbs/12_commands.ipynb #41e561db
 def _read_run_arguments(words=None):
@@ -205,9 +203,11 @@ def _read_run_arguments(words=None):
     args = _get_run_parser().parse_args(words)
     parameters = dict(dataset=args.dataset)
     if args.arch: parameters['arch'] = args.arch
-    parameters.update(_get_given(args))
+    kinds = '04a_probe' if args.quick else '04_train'
+    parameters.update(read_given(kinds, args.parameter))
     named = parameters.pop('run', None)
     find_dataset(str(parameters['dataset']))  # refuses an unknown name before papermill is loaded
+    _check_run(parameters, args.quick)
     return args.run or named or get_run_name(parameters), parameters, args.quick
 
 # %% ../nbs/12_commands.ipynb #942eabc4
@@ -232,10 +232,11 @@ def evaluate_run(
     **parameters  # of 05_evaluation
 )->Run:
     "Run the chapters; 05 is repeated only for new parameters, since it opens the test split"
-    from imgclf_nb.datasets.cards import find_dataset
+    from imgclf_nb.results.manifest import open_run_set
     r = open_run(str(run))
-    place = {}
-    if parameters.get('dataset'): place['dataset'] = str(find_dataset(parameters.pop('dataset')))
+    given = str(parameters.pop('dataset', ''))
+    found = open_run_set(r, given)  # refuses missing images before a notebook is started
+    place = dict(dataset=str(found.root)) if given else {}
     for chapter in CHAPTERS:
         first = chapter == CHAPTERS[0]
         if first and r.record.get('summary') and not parameters: continue
@@ -276,7 +277,8 @@ def _get_evaluate_parser():
 def imgclf_evaluate():
     "`imgclf_evaluate`: the console command"
     args = _get_evaluate_parser().parse_args()
-    given = _get_given(args)
+    given = read_given('05_evaluation', args.parameter)
+    check_given('05_evaluation', given)
     if args.dataset: given['dataset'] = args.dataset
     from imgclf_nb.results.paired_predictions import find_runs
     runs = [run for name in args.run for run in find_runs(name)]

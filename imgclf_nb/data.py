@@ -18,7 +18,8 @@ from .core import UserError
 from .datasets.cards import open_set
 from .datasets.choices import get_decisions_path
 from .datasets.listing import list_items
-from .datasets.records import ACTIONS, apply_decisions, read_decisions
+from .datasets.records import ACTIONS, apply_decisions, find_moved_decisions
+from .datasets.records import read_decisions
 from .datasets.trees import SharedList
 from .images.depth import describe_range, get_value_range
 from .images.duplicates import (
@@ -133,6 +134,14 @@ def _check_classes(items, classes, bad, root):
             'dataset')
 
 # %% ../nbs/01_data.ipynb #e3a8dce4
+def _say_moved(found, items):
+    "Print where the decisions are if this set was at another place when they were made"
+    file = find_moved_decisions(found, items.file)
+    if file is None: return
+    print(f'{file} holds decisions about images with these names, and its set is gone. If it has '
+        f'moved here, copy the file to {get_decisions_path(found)}.')
+
+# %% ../nbs/01_data.ipynb #f772221e
 def _use_decisions(items, found):
     "`(items, used)`: the items after the recorded decisions, and the decisions that were used"
     before = items.file
@@ -144,6 +153,7 @@ def _use_decisions(items, found):
     done = [f'{action} {used[action]}' for action in counted]
     key = get_decisions_path(found).parent.name
     if done: print(f"Decisions used: {', '.join(done)} ({key}/decisions.csv)")
+    if not used['sha256'] and not found.decisions: _say_moved(found, items)
     missing = used['missing']
     if missing:
         print(f"{len(missing)} decisions are about missing files, e.g. {missing[0]}: they stay in "

@@ -195,7 +195,8 @@ def measure_speed(
     "Medians: images per second, one (`one`) or 32 (`many`) at a time, and `joules` per image"
     import torch
     like = dict(device=get_device(), memory_format=torch.channels_last)
-    models = {arch: get_backbone(arch, weights='none').to(**like) for arch in sizes}
+    models = {arch: get_backbone(arch, weights='none', size=size).to(**like)
+        for arch,size in sizes.items()}
     with torch.inference_mode(): turns = _take_turns(models, sizes, rounds, seconds, until)
     table = pd.DataFrame(index=pd.Index(list(sizes), name='arch'))
     for name,n,which in (('one', 1, 0), ('many', 32, 0), ('joules', 32, 1)):

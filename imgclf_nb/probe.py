@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from .backbones import check_size, get_backbone, get_cost
+from .backbones import get_backbone, get_cost
 from .base.machine import get_device, get_plt
 from .core import UserError
 from .models.features import get_preprocessing
@@ -40,11 +40,11 @@ def get_probe(
     mirror:bool=True,   # use the mirrored images too
     cache:bool=True,    # False: decode the files
     until:float=None,   # `time.time()` when its features must be ready
+    channels:int=3,     # 3 (RGB) or 1 (grey)
 )->dict:
     "`arch, model, preprocessing, valid_loss, valid_accuracy` and the result of `fit_head`"
-    pre = get_preprocessing(arch, size, classes, resize)
-    model = get_backbone(arch, len(classes), weights).to(get_device())
-    check_size(model, arch, size)
+    pre = get_preprocessing(arch, size, classes, resize, channels)
+    model = get_backbone(arch, len(classes), weights, channels, size).to(get_device())
     head = fit_head(model, arch, items, pre, balanced, mirror, cache, until)
     if head is None:
         raise UserError(f'The head of {arch} is not one linear layer: '

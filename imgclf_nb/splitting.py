@@ -11,7 +11,8 @@ import numpy as np, pandas as pd
 from .core import UserError
 from .datasets.listing import list_items
 from .datasets.records import apply_decisions, log_opening, read_decisions
-from .datasets.units import complete_items, draw_number, get_circle, get_unit_names
+from .datasets.units import complete_items, draw_number, get_circle
+from .datasets.units import get_unit_labels, get_unit_names
 
 # %% ../nbs/01b_splitting.ipynb #567b061f
 def _assign(numbers, shares):
@@ -32,19 +33,11 @@ def _fix_class(units, shares):
         units.loc[smallest, 'split'] = split
     return units.split
 
-# %% ../nbs/01b_splitting.ipynb #5a9a0e6c
-def _list_units(unit, labels):
-    "`label` (the most frequent one) and `size` of each unit"
-    votes = labels.groupby([unit.rename('unit'), labels.rename('label')]).size()
-    votes = votes.rename('n').reset_index().sort_values(['n', 'label'], ascending=[False, True])
-    units = votes.drop_duplicates('unit').set_index('unit')
-    return units.assign(size=unit.value_counts())
-
 # %% ../nbs/01b_splitting.ipynb #6a6b9833
 def _cut_units(pool, shares, seed):
     "The split of each image; units are never divided"
     unit = get_unit_names(pool)
-    units = _list_units(unit, pool.label)
+    units = get_unit_labels(unit, pool)
     units['draw'] = [draw_number(seed, name) for name in units.index]
     units['split'] = _assign(units.draw, shares)
     splits = pd.concat([_fix_class(o, shares) for _,o in units.groupby('label')])
@@ -132,10 +125,11 @@ def _check_classes(items, pool, videos, shares):
     small = n[(n < 1 + len(shares)) & ~n.index.isin(videos)]
     if small.empty: return
     images = '1 image' if small.iloc[0] == 1 else f'{small.iloc[0]} images'
+    without = ', or set test = 0 to do without a test split' if 'test' in shares else ''
     raise UserError(f'Class {small.index[0]!r} has {images} (duplicates and images of one group '
         f'count once), but {1 + len(shares)} are needed to have one in each of '
         f"{', '.join(['train', *shares])}: "
-        'add images, or remove the class.', 'dataset')
+        f'add images, or remove the class{without}.', 'dataset')
 
 # %% ../nbs/01b_splitting.ipynb #4a95b1ae
 def _check_train(items):
@@ -144,6 +138,14 @@ def _check_train(items):
     if not missing: return items
     raise UserError(f'Class {missing[0]!r} has no image for training: every class needs some '
         'outside validation and test.', 'dataset')
+
+# %% ../nbs/01b_splitting.ipynb #d30945e5
+def _check_valid(items, valid):
+    "The items; `UserError` if all images of a given validation split are left out"
+    if not valid or (items.split == 'valid').any(): return items
+    raise UserError('No validation image is left: all of them are duplicates of test images, or '
+        'belong to groups of the test. Remove the validation folder, and a part of the training '
+        'images becomes the validation split.', 'dataset')
 
 # %% ../nbs/01b_splitting.ipynb #218d0a78
 def get_splits(
@@ -167,7 +169,7 @@ def get_splits(
         gap = gap if 'test' in shares else 0
         items.loc[videos.index, 'split'] = _cut_arcs(videos, shares, seed, gap)
     if len(others): items.loc[others.index, 'split'] = _cut_units(others, shares, seed)
-    return _check_train(_leave_out(items, shares))
+    return _check_valid(_check_train(_leave_out(items, shares)), valid)
 
 # %% ../nbs/01b_splitting.ipynb #0b1c6c0c
 def _get_spread(pool):

@@ -10,15 +10,18 @@ import imgclf_nb.core  # before fastai, whose warnings it suppresses
 
 import copy
 
-import numpy as np, pandas as pd, torch
+import numpy as np
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastcore.basics import patch
 from torch import nn
 
-from .backbones import check_size, get_backbone
+from .backbones import get_backbone
+from .base.architectures import takes_size
+from .core import UserError
 from .models.linear_heads import fit_head
 from .training.autotune import get_execution_plan
 from .training.checkpoints import read_checkpoint
+from .training.lr_finder import find_rate
 from .training.learner import OPTIONS, Trainer, get_class_weights, get_learner
 from .training.loaders import get_dls
 import imgclf_nb.baseline  # registers our own networks in timm
@@ -56,12 +59,12 @@ def get_sizes(
 # %% ../nbs/04_train.ipynb #07932a17
 def _get_model(params, n_classes):
     "The pretrained model; `UserError` if it does not accept images of this size"
-    arch = params['arch']
-    size = params['size']
-    model = get_backbone(arch, n_classes, params['weights'])
-    check_size(model, arch, size)
-    if params['progressive']: check_size(model, arch, get_sizes(size, params['epochs'])[0])
-    return model
+    arch, size, channels = [params[name] for name in ('arch', 'size', 'channels')]
+    model = get_backbone(arch, n_classes, params['weights'], channels, size)
+    first = get_sizes(size, params['epochs'])[0] if params['progressive'] else size
+    if takes_size(model, first, channels): return model
+    raise UserError(f'{arch} takes only images of {size} pixels, and progressive begins with '
+        f'{first}: leave progressive out, or use a convolutional arch.', 'progressive')
 
 # %% ../nbs/04_train.ipynb #689a2908
 def _fit_first_head(model, items, pre, params):
@@ -113,6 +116,13 @@ class FreezeStatistics(Callback):
         for layer in self.model.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
 
+# %% ../nbs/04_train.ipynb #aab61c56
+@patch
+def _choose_layers(self:Trainer, layers):
+    "Train all layers, or only the late ones"
+    self.train_bn = layers == 'all'  # by default fastai trains batch norm in frozen layers
+    self.freeze_to(int(layers == 'late'))
+
 # %% ../nbs/04_train.ipynb #7272fe0b
 @patch
 def fit_all(self:Trainer,
@@ -123,27 +133,10 @@ def fit_all(self:Trainer,
 ):
     "Train with one-cycle and discriminative learning rates; the best epoch's weights are kept"
     if not epochs: return
-    self.train_bn = layers == 'all'  # by default fastai trains batch norm in frozen layers
-    self.freeze_to(int(layers == 'late'))
+    self._choose_layers(layers)
     rates = np.array([.3*lr, lr, lr]) if pretrained else lr
     callbacks = [FreezeStatistics()] if pretrained else []
     with self.no_bar(), self.no_logging(): self.fit_one_cycle(epochs, rates, cbs=callbacks)
-
-# %% ../nbs/04_train.ipynb #d43e78ea
-@patch
-@torch.no_grad()
-def measure_validation(self:Trainer)->tuple:
-    "`(loss, accuracy)` on the validation images, as the model is now"
-    self.model.eval()
-    outputs = []
-    targets = []
-    for batch in self.dls.valid:
-        xb, yb = [o.as_subclass(torch.Tensor) for o in batch]
-        outputs.append(self.model(xb))
-        targets.append(yb)
-    z = torch.cat(outputs)
-    y = torch.cat(targets)
-    return self.get_loss(z, y), (z.argmax(1) == y).float().mean().item()
 
 # %% ../nbs/04_train.ipynb #27e4dde6
 @patch
@@ -155,46 +148,14 @@ def _record_head(self:Trainer, seconds):
     self.history = [row]
     print(f'frozen body: valid loss {loss:.3f}  valid accuracy {accuracy:.3f}')
 
-# %% ../nbs/04_train.ipynb #c1343165
-def _interpolate(before, after, share):
-    "Weights at this share of the way from `before` to `after`; 0 and 1 are exact, even with NaN"
-    if share == 0: return before
-    if share == 1: return after
-    mixed = {}
-    for name,value in after.items():
-        mixed[name] = torch.lerp(before[name], value, share) if value.is_floating_point() else value
-    return mixed
-
-# %% ../nbs/04_train.ipynb #54ae6cdb
-def _get_finite_loss(row):
-    "The row's validation loss; infinite if it is NaN, so that it is never the smallest"
-    return row['valid_loss'] if np.isfinite(row['valid_loss']) else np.inf
-
-# %% ../nbs/04_train.ipynb #2e95f670
-@patch
-def _measure_shares(self:Trainer, before, after, shares):
-    "One row per interpolation: `share, valid_loss, accuracy`"
-    rows = []
-    for share in shares:
-        self.model.load_state_dict(_interpolate(before, after, share))
-        loss, accuracy = self.measure_validation()
-        rows.append(dict(share=share, valid_loss=loss, accuracy=accuracy))
-    return rows
-
-# %% ../nbs/04_train.ipynb #fe14465b
-@patch
-def blend(self:Trainer,
-    before:dict, # state dict to start from
-    shares=(0., .25, .5, .75, 1.), # of the way to the current weights
-)->pd.DataFrame:
-    "Move to the interpolation with the smallest finite validation loss; a row for each share"
-    after = copy.deepcopy(self.model.state_dict())
-    rows = self._measure_shares(before, after, shares)
-    best = min(rows, key=_get_finite_loss)
-    if not np.isfinite(rows[-1]['valid_loss']):
-        self.note(f"the fine-tuning diverged: share {best['share']} is kept; "
-            'a smaller lr may do better')
-    self.model.load_state_dict(_interpolate(before, after, best['share']))
-    print(f"share {best['share']} of the fine-tuning is kept: valid loss {best['valid_loss']:.3f}  "
-        f"valid accuracy {best['accuracy']:.3f}", flush=True)
-    return pd.DataFrame(rows)
+# %% ../nbs/04_train.ipynb #900e74fa
+def _find_rate(run, model, items, pre, params, plan, steps=100):
+    "Try learning rates on copies of the model, as `fit_all` would train it; the seconds it took"
+    pretrained = params['weights'] != 'none'
+    def make():
+        trial = _get_trainer(copy.deepcopy(model), items, pre, params, plan)
+        trial._choose_layers(params['layers'])
+        return trial
+    shares = [.3, 1., 1.] if pretrained else [1., 1., 1.]
+    callbacks = [FreezeStatistics()] if pretrained else []
+    return find_rate(run, make, params['lr'], steps, shares, callbacks)

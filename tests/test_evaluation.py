@@ -1,5 +1,6 @@
 "What 05 leaves in a run, what it says of bad runs, and that its numbers can be computed again from the files"
 import json, shutil
+from pathlib import Path
 
 import numpy as np, pandas as pd
 import pytest
@@ -64,6 +65,26 @@ def test_the_numbers_come_from_the_files(evaluated):
         sensitivity=alarm[ill].mean(), specificity=(~alarm)[~ill].mean(), majority_rate=d.label.value_counts().iloc[0]/len(d))
     for k,v in want.items(): assert m[k] == pytest.approx(v, abs=1e-9), k
     assert set(t[t.split == 'valid'].part) == {'choose', 'calibrate'} and t[t.split == 'valid'].groupby('group').part.nunique().max() == 1
+
+
+def test_all_chapters_at_a_new_place(evaluated, tmp_path):
+    "A run of another machine, evaluated where its images are here; the place is named only once"
+    from imgclf_nb.datasets.cards import find_dataset
+    from imgclf_nb.base.runs import Run
+    run = Run(shutil.copytree(evaluated, tmp_path/'run'))
+    there = Path(shutil.copytree(find_dataset('chest_xray_mini'), tmp_path/'xrays'))
+    table = pd.read_csv(run.path/'predictions.csv', dtype=dict(group=str), keep_default_na=False)
+    old = find_dataset('chest_xray_mini')
+    table.assign(path=table.path.str.replace(str(old), 'C:\\chest_xray', regex=False)).to_csv(run.path/'predictions.csv', index=False)
+    run.update(dataset='C:\\chest_xray', parameters=dict(dataset='C:\\chest_xray'))
+    with pytest.raises(UserError, match='The images of run run are not here.*--dataset PLACE'): run_notebook('05_evaluation', str(run.path), quiet=True)
+    run_notebook('05_evaluation', str(run.path), quiet=True, draws=100, dataset=str(there))
+    run_notebook('05a_robustness', str(run.path), quiet=True, draws=100, pictures=0)
+    run_notebook('06_explanation', str(run.path), quiet=True, pictures=4, shown=1, pool=10)
+    r = read(run.path)
+    assert r['place'] == str(there) and r['test_opened'] == 2 and r['explanation']
+    assert r['metrics']['test']['accuracy']['value'] == read(evaluated)['metrics']['test']['accuracy']['value']
+    assert all(Path(o).is_relative_to(there) for o in pd.read_csv(run.path/'predictions.csv').path)
 
 
 def test_twice_is_the_same(evaluated, tmp_path):

@@ -390,7 +390,7 @@ BAD_ZIPS = [
     ('leads out', write(('C:evil.jpg', b'x'))),
     ('link or device', write_link),
     ('unpacks to more than', write(('zeros.jpg', bytes(70 << 20)))),
-    ('FileExistsError', write(('a.jpg', b'1'), ('a.jpg', b'2'))),
+    ('twice', write(('a.jpg', b'1'), ('a.jpg', b'2'))),
     ('NotADirectoryError|FileExistsError', write(('a', b'1'), ('a/b.jpg', b'2')))]
 
 @pytest.mark.filterwarnings('ignore:Duplicate name')

@@ -17,11 +17,11 @@ EMPTY = '''
     base.runs commands comparison core data datasets.archives datasets.cards datasets.choices
     datasets.folders datasets.kinds datasets.layouts datasets.levels datasets.listing
     datasets.masks datasets.miniatures datasets.records datasets.retries datasets.sources
-    datasets.tables datasets.trees datasets.units datasets.words fetching images.duplicates
-    images.formats images.preprocessing images.properties models.attention
+    datasets.tables datasets.trees datasets.units datasets.words fetching images.contents
+    images.duplicates images.formats images.preprocessing images.properties models.attention
     models.embedding models.features models.image_rows models.logistic reporting.checklist
     reporting.facts reporting.result_sections results.class_metrics results.consistency
-    results.leaderboard results.operating results.paired_predictions results.projects
+    results.leaderboard results.manifest results.operating results.paired_predictions results.projects
     results.studies splitting stats.contributions stats.coverage stats.paired_tests
     stats.standard_errors training.subsets
 '''.split()

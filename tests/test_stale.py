@@ -195,3 +195,19 @@ def test_a_file_that_is_gone_stops(birds):
     Path(items.path[3]).unlink()
     with pytest.raises(UserError, match='crow/3.bmp: it can no longer be read'):
         get_frozen_features(items, 'test_resnet', 32, model=model)
+
+
+def test_duplicates_follow(birds, monkeypatch):
+    "Pairs are looked for in the contents of now, also within one process, and kept only for them"
+    from imgclf_nb.images.duplicates import find_near_duplicates, get_similarity
+    a, b, c = birds/'crow'/'0.bmp', birds/'crow'/'1.bmp', birds/'duck'/'0.bmp'
+    assert get_similarity(a, b) < .5
+    swap(b, c)
+    b.write_bytes(a.read_bytes())
+    assert get_similarity(a, b) > .99
+    facts = measure_images([a, b, c])
+    os.utime(c)
+    find_near_duplicates(facts)
+    assert not list((birds.parent/'CACHE'/'copies').glob('*.csv'))
+    find_near_duplicates(measure_images([a, b, c]))
+    assert list((birds.parent/'CACHE'/'copies').glob('*.csv'))

@@ -90,7 +90,8 @@ PHOTOS = {'cat': range(281, 286), 'dog': range(151, 269), 'hot': [934], 'hotdog'
 
 def test_a_cat_looks_like_a_cat(real):
     "Real photos through the default model with its own head: the wrong layers, mean or renaming would not name them"
-    from imgclf_nb.backbones import get_backbone, get_expected, get_probabilities
+    from imgclf_nb.backbones import get_backbone, get_probabilities
+    from imgclf_nb.base.architectures import get_expected
     from imgclf_nb.images.preprocessing import Preprocessing
     e = get_expected('tf_efficientnet_lite0')
     pre, model = Preprocessing(size=224, crop_pct=e['crop_pct'], mean=e['mean'], std=e['std']), get_backbone('tf_efficientnet_lite0')

@@ -9,6 +9,7 @@ __all__ = ['CUES', 'get_shortcuts', 'plot_shortcuts']
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..stats.calibration import get_unit_folds
 from ..stats.intervals import get_confusions, get_interval, get_scores, get_share
 from ..stats.intervals import resample_units
 
@@ -43,10 +44,9 @@ def _get_units(items):
     single = items.sequence.where(items.sequence != '', items.file)
     return pd.factorize(items.group.where(items.group != '', single))[0]
 
-# %% ../../nbs/auditing/02_shortcuts.ipynb #d19140c5
-def _list_units(items):
-    "`unit` and `label` of each image; a class of a single unit is left out, with a message"
-    table = pd.DataFrame(dict(unit=_get_units(items), label=items.label.to_numpy()))
+# %% ../../nbs/auditing/02_shortcuts.ipynb #fddc8e10
+def _drop_single(table):
+    "`unit` and `label` without classes of a single unit, which are named in a message"
     n = table.groupby('label').unit.nunique()
     single = n.index[n < 2]
     if len(single):
@@ -54,26 +54,33 @@ def _list_units(items):
         print(f'Shortcuts: left out are classes with one image, group or video only: {names}')
     return table[~table.label.isin(single)]
 
+# %% ../../nbs/auditing/02_shortcuts.ipynb #d19140c5
+def _list_units(items):
+    "`unit` and `label` of each image; a class of a single unit is left out, with a message"
+    return _drop_single(pd.DataFrame(dict(unit=_get_units(items), label=items.label.to_numpy())))
+
 # %% ../../nbs/auditing/02_shortcuts.ipynb #2ba55300
 def _choose_rows(table, limit, seed):
-    "Rows of about `limit` images: whole units, from the classes in turn"
-    units = table.groupby('unit').agg(label=('label', 'first'), size=('label', 'size'))
-    units = units.sample(frac=1, random_state=seed)
-    units['turn'] = units.groupby('label').cumcount()
-    units = units.sort_values('turn', kind='stable')
-    before = units['size'].cumsum() - units['size']
-    return table.index[table.unit.isin(units.index[before < limit])]
+    "Rows of at most `limit` images: from all units in turn, and from the classes in turn"
+    mixed = table.sample(frac=1, random_state=seed)
+    mixed['of_unit'] = mixed.groupby(['unit', 'label']).cumcount()
+    mixed['of_class'] = mixed.groupby(['of_unit', 'label']).cumcount()
+    order = mixed.sort_values(['of_unit', 'of_class'], kind='stable')
+    return np.sort(order.index[:limit])
 
 # %% ../../nbs/auditing/02_shortcuts.ipynb #4457cdce
 def _predict(x, y, units, folds, seed):
     "Cross-validated predictions of a small decision tree; units are never divided"
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.tree import DecisionTreeClassifier
     leaves = 4*(y.max() + 1)
     tree = DecisionTreeClassifier(max_leaf_nodes=leaves, min_samples_leaf=5,
         class_weight='balanced', random_state=seed)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return cross_val_predict(tree, x, y, groups=units, cv=splitter)
+    fold = get_unit_folds(y, units, folds, seed)
+    predicted = np.zeros_like(y)
+    for k in np.unique(fold):
+        own = fold == k
+        predicted[own] = tree.fit(x[~own], y[~own]).predict(x[own])
+    return predicted
 
 # %% ../../nbs/auditing/02_shortcuts.ipynb #405e188d
 def _rate_classes(y, units, confusions):
@@ -131,9 +138,9 @@ def get_shortcuts(
 )->pd.DataFrame:
     "One row per cue: balanced accuracy, share `above` chance, class predicted `most`, `finding`"
     table = _list_units(items)
-    rows = _choose_rows(table, limit, seed)
-    items, facts = items.iloc[rows], facts.iloc[rows]
-    if items.label.nunique() < 2: return pd.DataFrame(columns=_columns)
+    table = _drop_single(table.loc[_choose_rows(table, limit, seed)])
+    if table.label.nunique() < 2: return pd.DataFrame(columns=_columns)
+    items, facts = items.iloc[table.index], facts.iloc[table.index]
     folds = int(min(folds, table.groupby('label').unit.nunique().min()))
     ratings = list(_rate_cues(facts, items.label, _get_units(items), folds, seed))
     for rating in ratings: rating['finding'] = _is_finding(rating, margin, one)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRELOADED', 'KERNELS', 'make_sockets', 'preload', 'serve_kernels', 'KernelServer', 'Forked', 'can_fork',
-           'ForkProvisioner', 'PrivateKernel']
+           'ForkProvisioner', 'get_own_spec', 'PrivateKernel']
 
 # %% ../../nbs/base/03_kernels.ipynb #edef0563
 import atexit, builtins, contextlib, gc, importlib, itertools, json, os, select, shutil, signal
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
 # %% ../../nbs/base/03_kernels.ipynb #287da72d
@@ -286,6 +287,12 @@ def fork(self:ForkProvisioner, cmd, cwd, options):
 # %% ../../nbs/base/03_kernels.ipynb #54945c16
 KERNELS = []  # the manager of the kernel at work
 
+# %% ../../nbs/base/03_kernels.ipynb #6d91419d
+def get_own_spec()->KernelSpec:
+    "How to start a kernel in this process's own Python"
+    argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+    return KernelSpec(argv=argv, display_name='Python 3', language='python')
+
 # %% ../../nbs/base/03_kernels.ipynb #e4828d91
 class PrivateKernel(AsyncKernelManager):
     "A kernel reached through socket files of this user, not through TCP ports open to everyone"
@@ -296,6 +303,9 @@ class PrivateKernel(AsyncKernelManager):
         KERNELS[:] = [self]
         self.shutdown_wait_time = 2.  # seconds; a notebook's files are written long before
         if os.name == 'posix': self.ip = str(Path(make_sockets())/'k')
+
+    @property
+    def kernel_spec(self): return get_own_spec()
 
     async def _async_pre_start_kernel(self, **kwargs):
         if self.provisioner is None:

@@ -186,12 +186,12 @@ def is_gone(
     return is_path and not Path(text).exists()
 
 # %% ../../nbs/base/01_runs.ipynb #5dbde6b7
-def _check_same(record, new, path, free):
+def _check_same(record, new, path, free, older):
     "`UserError` if a parameter differs that is neither the run's name nor free to change"
     if not record or is_refused(record): return
-    old = record['parameters']
+    old = {**older, **record['parameters']}
     moved = ['dataset']*is_gone(old.get('dataset'))
-    names = sorted({*old, *new} - {'run', *free, *moved})
+    names = sorted({*record['parameters'], *new} - {'run', *free, *moved})
     changed = [name for name in names if old.get(name) != new.get(name)]
     if not changed: return
     changes = ', '.join(f'{o} was {old.get(o)!r} and is now {new.get(o)!r}' for o in changed)
@@ -236,6 +236,7 @@ def get_run(
     notebook:str,    # e.g. '04_train'
     parameters:dict, # checked ones; `run` in them is a name, a folder, or empty for a new run
     free=(),         # names that may change, such as a time budget: a finished run then continues
+    older=None,      # values of parameters that runs of older versions lack
 )->Run:
     "A locked run folder; `UserError` if it is in use, not writable, or has other parameters"
     name = parameters.get('run')
@@ -243,7 +244,7 @@ def get_run(
     run = Run(path)
     if not run.done or free: _lock(run)
     old = run.record  # read under the lock: another process may have finished it meanwhile
-    try: _check_same(old, to_json_types(parameters), path, free)
+    try: _check_same(old, to_json_types(parameters), path, free, older or {})
     except UserError:
         run.close()
         raise

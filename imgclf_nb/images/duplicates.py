@@ -14,18 +14,11 @@ import numpy as np, pandas as pd
 
 from ..base.machine import show_progress
 from ..core import get_cache, write_csv
+from .contents import are_unchanged, get_key
+from .neighbours import find_close, find_nearest, get_components
+from .neighbours import get_tree_order
 from .preprocessing import open_image
 from .properties import get_thumbs
-
-# %% ../../nbs/images/02_duplicates.ipynb #793ad44c
-def _find_close(a, b, distance, block=1024):
-    "Pairs i < j with at most `distance` differing bits between `a[i]` and `b[j]`, `uint64` hashes"
-    found = [np.zeros((0, 2), int)]
-    for i in range(0, len(a), block):
-        bits = np.bitwise_count(a[i:i+block, None] ^ b[None, i:])
-        x, y = np.nonzero(bits <= distance)
-        found.append(np.c_[x + i, y + i][x < y])
-    return np.concatenate(found)
 
 # %% ../../nbs/images/02_duplicates.ipynb #a2e91ce0
 def _get_detail(grey, sigma):
@@ -39,20 +32,29 @@ def _get_detail(grey, sigma):
 
 # %% ../../nbs/images/02_duplicates.ipynb #8efb4485
 @lru_cache(4096)
-def _get_small(path):
-    "128 × 128 grey pixels, 8 × 8 colours (a and b of Lab), and the shorter side of the file"
+def _get_small(key):
+    "128 × 128 grey pixels, 8 × 8 colours (a and b of Lab; None if grey), the file's shorter side"
     import cv2
-    im = np.asarray(open_image(path, 3, 256))
+    im = np.asarray(open_image(key[0], 3, 256))
     small = cv2.resize(im, (128, 128), interpolation=cv2.INTER_AREA)
     tiny = cv2.resize(small, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32)/255
     colours = cv2.cvtColor(tiny, cv2.COLOR_RGB2LAB)[..., 1:]
+    if np.abs(colours).mean() <= 3: colours = None
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), colours, min(im.shape[:2])
 
 # %% ../../nbs/images/02_duplicates.ipynb #547acca0
 def _has_other_colours(a, b, most=15):
     "Whether Lab colours differ by more than `most` on average; a grey image matches any colour"
-    is_coloured = min(np.abs(a).mean(), np.abs(b).mean()) > 3
-    return is_coloured and np.linalg.norm(a - b, axis=-1).mean() > most
+    if a is None or b is None: return False
+    return np.sqrt(((a - b)**2).sum(-1)).mean() > most
+
+# %% ../../nbs/images/02_duplicates.ipynb #3e600d64
+@lru_cache(1024)
+def _get_fine_detail(key, side):
+    "The detail of an image shrunk to `side` pixels, as a unit vector `(side, side)`"
+    import cv2
+    grey = cv2.resize(_get_small(key)[0], (side, side), interpolation=cv2.INTER_AREA)
+    return _get_detail(grey[None], 1.5).reshape(side, side)
 
 # %% ../../nbs/images/02_duplicates.ipynb #5dadc957
 def get_similarity(
@@ -61,28 +63,33 @@ def get_similarity(
     mirror:bool=False, # mirror the second one first
 )->float:
     "Correlation of the fine detail, -1 to 1; 0 if the colours differ, .88 and more for duplicates"
-    import cv2
-    grey_a, colours_a, side_a = _get_small(str(a))
-    grey_b, colours_b, side_b = _get_small(str(b))
-    if mirror: grey_b, colours_b = grey_b[:, ::-1], colours_b[:, ::-1]
+    a, b = get_key(a), get_key(b)  # what is remembered belongs to one content
+    (_, colours_a, side_a), (_, colours_b, side_b) = _get_small(a), _get_small(b)
+    step = -1 if mirror else 1
+    if colours_b is not None: colours_b = colours_b[:, ::step]
     if _has_other_colours(colours_a, colours_b): return 0.
-    side = int(np.clip(min(side_a, side_b), 32, 128))
-    size = (side, side)
-    pair = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in (grey_a, grey_b)]
-    detail_a, detail_b = _get_detail(np.stack(pair), 1.5)
-    return float((detail_a*detail_b).sum())
+    side = max(32, min(side_a, side_b, 128))
+    return float((_get_fine_detail(a, side)*_get_fine_detail(b, side)[:, ::step]).sum())
 
 # %% ../../nbs/images/02_duplicates.ipynb #99a9051f
-def _have_similar_thumbs(facts, pairs, mirror, alike):
-    "Whether the detail of the thumbnails agrees: a cheap test, so that few files are opened again"
-    rows, places = np.unique(pairs, return_inverse=True)
-    if not len(rows): return np.zeros(0, bool)
-    thumbs = get_thumbs(facts.iloc[rows])
-    first = _get_detail(thumbs, 1)
-    second = _get_detail(thumbs[:, :, ::-1], 1) if mirror else first
-    x, y = places.reshape(-1, 2).T
-    blocks = [slice(i, i + 9999) for i in range(0, len(x), 9999)]
-    return np.concatenate([(first[x[o]]*second[y[o]]).sum(1) >= alike for o in blocks])
+def _get_thumb_details(facts, rows, block=4096):
+    "The detail of the thumbnails `(n, 32, 32)`, 4 KB for each of the `rows`; 0 for the others"
+    details = np.zeros((len(facts), 32, 32), np.float32)
+    for i in range(0, len(rows), block):
+        some = rows[i:i+block]
+        details[some] = _get_detail(get_thumbs(facts.iloc[some]), 1).reshape(-1, 32, 32)
+    return details
+
+# %% ../../nbs/images/02_duplicates.ipynb #c48ce505
+def _take_similar(details, pairs, mirror, alike, block=9999):
+    "The pairs whose thumbnails agree in detail: a cheap test, so that few files are opened again"
+    kept = [pairs[:0]]
+    step = -1 if mirror else 1
+    for i in range(0, len(pairs), block):
+        some = pairs[i:i+block]
+        x, y = some.T
+        kept.append(some[(details[x]*details[y][:, :, ::step]).sum((1, 2)) >= alike])
+    return np.concatenate(kept)
 
 # %% ../../nbs/images/02_duplicates.ipynb #3c69379c
 def _get_hashes(facts, name):
@@ -90,12 +97,59 @@ def _get_hashes(facts, name):
     return np.array([int(text, 16) for text in facts[name]], np.uint64)
 
 # %% ../../nbs/images/02_duplicates.ipynb #021157a7
-def _find_candidates(facts, distance, alike, mirror):
-    "Pairs of rows whose hashes and thumbnails are similar, the second one mirrored or not"
+def _find_candidates(facts, distance, mirror):
+    "`(pairs of rows with similar hashes, one of them mirrored or not; rows in a crowd)`"
     hashes = _get_hashes(facts, 'phash')
     others = _get_hashes(facts, 'mirrored') if mirror else hashes
-    pairs = _find_close(hashes, others, distance)
-    return pairs[_have_similar_thumbs(facts, pairs, mirror, alike - .03)]
+    pairs, crowd = find_close(hashes, others, distance)
+    order = np.argsort(facts.pixels.to_numpy()[crowd])  # whatever the order of the files
+    return pairs, crowd[order]
+
+# %% ../../nbs/images/02_duplicates.ipynb #eb810f32
+def _join_pairs(joined, paths, pairs, mirror, alike):
+    "`(i, j, similarity, mirror)` of the pairs that are duplicates and join two clusters"
+    found = []
+    for i,j in show_progress(pairs.tolist(), len(pairs), 'comparing images', 20_000):
+        if joined.connected(i, j): continue  # through a third image
+        similarity = get_similarity(paths[i], paths[j], mirror)
+        if similarity < alike: continue
+        joined.merge(i, j)
+        found.append((i, j, similarity, mirror))
+    return found
+
+# %% ../../nbs/images/02_duplicates.ipynb #dffdd70d
+def _place_crowd(details, crowd, mirror):
+    "`(crowd in an order of neighbours, places of its thumbnails, of those mirrored or not)`"
+    own = details[crowd]
+    mean, components = get_components(own.reshape(len(crowd), -1))
+    views = (own, own[:, :, ::-1] if mirror else own)
+    places, others = [(view.reshape(len(crowd), -1) - mean) @ components for view in views]
+    order = get_tree_order(places)
+    return crowd[order], places[order], others[order]
+
+# %% ../../nbs/images/02_duplicates.ipynb #b93fb20f
+def _find_first(joined, rows):
+    "The places of the first row of each cluster"
+    first = {}
+    for place,row in enumerate(rows.tolist()): first.setdefault(joined[row], place)
+    return np.array([*first.values()])
+
+# %% ../../nbs/images/02_duplicates.ipynb #72b2ac69
+def _join_crowd(joined, paths, details, crowd, mirror, alike, k=10):
+    "As `_join_pairs`, for the rows of a crowd: `k` comparisons for each in a round"
+    if len(crowd) < 2: return []
+    crowd, places, others = _place_crowd(details, crowd, mirror)
+    asked = np.arange(len(crowd))
+    found = []
+    for _ in range(10):
+        pairs = find_nearest(places, others[asked], k*len(crowd)//len(asked))
+        pairs = crowd[np.c_[asked[pairs[:, 0]], pairs[:, 1]]]
+        pairs = _take_similar(details, pairs[pairs[:, 0] != pairs[:, 1]], mirror, alike - .03)
+        found += _join_pairs(joined, paths, pairs, mirror, alike)
+        before = len(asked)
+        asked = _find_first(joined, crowd)
+        if len(asked) == 1 or len(asked) > .9*before: break
+    return found
 
 # %% ../../nbs/images/02_duplicates.ipynb #1faff76b
 def _compare(facts, distance, alike):
@@ -104,16 +158,16 @@ def _compare(facts, distance, alike):
     joined = DisjointSet(range(len(facts)))
     paths = facts.path.tolist()
     pixels = facts.pixels.tolist()
+    candidates = [_find_candidates(facts, distance, mirror) for mirror in (False, True)]
+    rows = np.unique(np.concatenate([o.ravel() for both in candidates for o in both]))
+    details = _get_thumb_details(facts, rows)
     found = []
-    for mirror in (False, True):
-        pairs = _find_candidates(facts, distance, alike, mirror).tolist()
-        for i,j in show_progress(pairs, len(pairs), 'comparing images', 20_000):
-            if joined.connected(i, j): continue  # through a third image
-            similarity = get_similarity(paths[i], paths[j], mirror)
-            if similarity >= alike:
-                joined.merge(i, j)
-                found.append((pixels[i], pixels[j], similarity, mirror))
-    return pd.DataFrame(found, columns=['x', 'y', 'alike', 'mirrored'])
+    for mirror,(pairs,crowd) in zip((False, True), candidates):
+        pairs = _take_similar(details, pairs, mirror, alike - .03)
+        found += _join_pairs(joined, paths, pairs, mirror, alike)
+        found += _join_crowd(joined, paths, details, crowd, mirror, alike)
+    rows = [(pixels[i], pixels[j], similarity, mirror) for i,j,similarity,mirror in found]
+    return pd.DataFrame(rows, columns=['x', 'y', 'alike', 'mirrored'])
 
 # %% ../../nbs/images/02_duplicates.ipynb #3125fdd5
 def _compare_once(facts, *limits):
@@ -124,6 +178,7 @@ def _compare_once(facts, *limits):
     except OSError: return _compare(facts, *limits)  # `measure_images` has reported this
     if store.exists(): return pd.read_csv(store, dtype=dict(x=str, y=str))
     found = _compare(facts, *limits)
+    if not are_unchanged(facts): return found  # not of these contents
     try: write_csv(store, found)
     except OSError as e:
         print(f"Duplicates are not remembered: {store} cannot be written ({e.strerror}).")

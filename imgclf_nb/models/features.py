@@ -11,11 +11,17 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ..backbones import get_backbone, get_expected, get_features
+from ..backbones import get_backbone, get_features
+from ..base.architectures import get_expected, get_safe_name
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
 from ..core import UserError, get_cache, replace_file, delete_leftovers, write_json
 from ..images.contents import CheckedReader
 from ..images.preprocessing import Preprocessing, get_batches, get_decoder
+
+# %% ../../nbs/models/01_features.ipynb #2f91e796
+def _fit_channels(values, channels):
+    "A statistic of the three colours for so many channels: for one, their mean"
+    return values if channels == len(values) else [float(np.mean(values))]*channels
 
 # %% ../../nbs/models/01_features.ipynb #6a365312
 def get_preprocessing(
@@ -23,13 +29,15 @@ def get_preprocessing(
     size:int,     # side of the image that the model sees, pixels
     classes=(),   # in the order of the outputs
     resize:str='crop', # crop, letterbox or squash
+    channels:int=3,    # 3 (RGB) or 1 (grey: the mean over the three)
 )->Preprocessing:
     "The contract that fits the model's weights"
     expected = get_expected(arch)
     how = expected['interpolation']
     if how not in ('bicubic', 'bilinear'): how = 'bicubic'
-    return Preprocessing(size=size, resize=resize, interpolation=how,
-        mean=expected['mean'], std=expected['std'], classes=list(classes))
+    mean, std = [_fit_channels(expected[name], channels) for name in ('mean', 'std')]
+    return Preprocessing(size=size, resize=resize, interpolation=how, channels=channels,
+        mean=mean, std=std, classes=list(classes))
 
 # %% ../../nbs/models/01_features.ipynb #11769054
 def _read_store(store):
@@ -112,7 +120,7 @@ def choose_precision(
     device = next(model.parameters()).device
     key = _get_key(arch, size, device)
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
-    store = get_cache('tuning')/f'features-{arch}-{size}-{digest}.json'
+    store = get_cache('tuning')/f'features-{get_safe_name(arch)}-{size}-{digest}.json'
     found = _read_precision(store)
     if found: return found
     seconds = _time_precisions(model, size, device)
@@ -145,7 +153,8 @@ def _get_store(model, arch, pre, mirror, precision):
     delete_leftovers(get_cache('features'), 600)
     body = _hash_body(model)
     key = json.dumps([arch, body, pre.to_dict(), mirror, precision, _get_versions(), 3])
-    return get_cache('features')/f'{arch}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz'
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return get_cache('features')/f'{get_safe_name(arch)}-{digest[:12]}.npz'
 
 # %% ../../nbs/models/01_features.ipynb #aae2a4f7
 def _compute(model, items, made, batch_size, mirror, precision):
@@ -201,11 +210,13 @@ def get_frozen_features(
     precision:str='fp32', # or bf16, or auto: from `choose_precision`
     until:float=None,   # deadline as `time.time()`; `UserError` if it will be missed
     ahead:int=0,        # images that must follow these by the same deadline
+    channels:int=3,     # 3 (RGB) or 1 (grey)
 )->np.ndarray:
     "Features of the frozen model, `float32 (images, features)`; raises what `get_backbone` raises"
     set_allocator()
-    pre = get_preprocessing(arch, size, resize=resize)
-    model = _freeze(model or get_backbone(arch, weights=weights))
+    pre = get_preprocessing(arch, size, resize=resize, channels=channels)
+    if model is None: model = get_backbone(arch, weights=weights, channels=channels, size=size)
+    model = _freeze(model)
     if precision == 'auto': precision = choose_precision(model, arch, size)
     store = _get_store(model, arch, _add_range(pre, items), mirror, precision)
     known = _read_store(store)

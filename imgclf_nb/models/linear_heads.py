@@ -161,7 +161,8 @@ def _get_probs(x, head, k):
 def _see(model, arch, items, pre, cache, views=('exact',), **kw):
     "Features of the items; `views` are decoded together if they are cached"
     reader = get_reader(cache, *(views if cache else views[:1]))
-    return get_frozen_features(items, arch, pre.size, pre.resize, model=model, batches=reader, **kw)
+    return get_frozen_features(items, arch, pre.size, pre.resize, model=model, batches=reader,
+        channels=pre.channels, **kw)
 
 # %% ../../nbs/models/02_linear_heads.ipynb #0f2311b7
 def _see_training(model, arch, train, pre, mirror, cache, ahead, **kw):

@@ -12,7 +12,7 @@ import copy, math
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
 
-from ..backbones import get_backbone
+from ..backbones import make_untrained
 from ..core import UserError
 
 # %% ../../nbs/models/03_saliency.ipynb #cc7ab860
@@ -248,8 +248,7 @@ def randomise_weights(
     "A copy of the model whose last tensors have fresh random weights"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        channels = card['preprocessing']['channels']
-        fresh = get_backbone(card['arch'], len(card['classes']), 'none', channels)
+        fresh = make_untrained(card)
     learnt = model.state_dict()
     keep = list(learnt)[:len(learnt) - max(2, round(share*len(learnt)))]
     fresh.load_state_dict(fresh.state_dict() | {k: learnt[k] for k in keep})

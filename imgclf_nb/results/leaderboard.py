@@ -15,6 +15,7 @@ import numpy as np, pandas as pd
 from ..base.machine import get_plt
 from ..base.runs import Run, get_runs_root
 from ..core import UserError, write_csv
+from ..datasets.cards import complete_parameters
 from ..datasets.miniatures import MINIATURES
 from .paired_predictions import find_items, get_answers, get_prediction_units
 from .paired_predictions import get_tables, select_complete_runs, get_unusable_reason
@@ -103,7 +104,9 @@ def _why_no_row(run):
 def _get_setting(run):
     "What the runs of one row have in common, as text"
     record = run.record
-    p = {k: v for k,v in record['parameters'].items() if k not in ('run', 'seed', 'fold')}
+    p = complete_parameters(record['parameters'])
+    p['positive'] = record.get('positive_class')  # the same one may have been named or not
+    for name in ('run', 'seed', 'fold', 'find_lr'): p.pop(name, None)
     split = 'folds' if p.get('folds') else record.get('split_hash')
     common = [record['notebook'], record.get('arch'), record.get('data_hash'), split, p]
     return json.dumps(common, sort_keys=True)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['get_run_manifest', 'keep_manifest', 'check_kept_decisions', 'read_run_manifest', 'compare_manifest',
-           'describe_differences', 'get_hint', 'open_run_set', 'check_run_images', 'take_run_images',
+           'describe_differences', 'get_hint', 'get_known_place', 'open_run_set', 'check_run_images', 'take_run_images',
            'place_predictions']
 
-# %% ../../nbs/results/00a_manifest.ipynb #dfc18eea
+# %% ../../nbs/results/00a_manifest.ipynb #376c1c07
 import hashlib, ntpath, posixpath
 from dataclasses import replace
 from pathlib import Path
@@ -16,19 +16,19 @@ from unicodedata import normalize
 import pandas as pd
 
 from ..base.runs import is_gone
-from ..core import UserError, read_table, write_csv
+from ..core import UserError, write_csv
 from ..datasets.cards import DataSet, get_card, open_set
 from ..datasets.choices import get_decisions_path
 from ..datasets.records import get_decisions_hash, read_decisions
 
-# %% ../../nbs/results/00a_manifest.ipynb #95f12f8b
+# %% ../../nbs/results/00a_manifest.ipynb #f94c3757
 def _hash_labels(items):
     "16 digits for the content and the label of each image"
     pairs = zip(items.sha256, items.label)
     return [hashlib.sha256(f'{o}\t{label}'.encode('utf-8', 'replace')).hexdigest()[:16]
         for o,label in pairs]
 
-# %% ../../nbs/results/00a_manifest.ipynb #b58e8626
+# %% ../../nbs/results/00a_manifest.ipynb #df2cb9a3
 def get_run_manifest(
     items, # with splits and labels
 )->pd.DataFrame:
@@ -36,7 +36,7 @@ def get_run_manifest(
     return pd.DataFrame(dict(path=items.file.values, sha256=items.sha256.str[:16].values,
         labelled=_hash_labels(items), split=items.split.values))
 
-# %% ../../nbs/results/00a_manifest.ipynb #393eb0a4
+# %% ../../nbs/results/00a_manifest.ipynb #a8939cdd
 def keep_manifest(
     run,   # a `Run`
     items, # with splits and labels
@@ -47,33 +47,34 @@ def keep_manifest(
         write_csv(run.path/'decisions.csv', read_decisions(items.attrs['dataset']))
     else: (run.path/'decisions.csv').unlink(missing_ok=True)
 
-# %% ../../nbs/results/00a_manifest.ipynb #cc108d2f
+# %% ../../nbs/results/00a_manifest.ipynb #1affebd5
 def check_kept_decisions(
-    run,   # a `Run` that may be resumed
+    run,   # a `Run` that was begun before
     items, # with splits
 ):
-    "`UserError` if an interrupted run used decisions and the set has none, as after a move"
+    "`UserError` if the run used decisions and the set has none, as after a move"
     kept = run.path/'decisions.csv'
-    if not run.again or not kept.exists() or items.attrs['decisions'].get('sha256'): return
+    if not kept.exists() or items.attrs['decisions'].get('sha256'): return
     dataset = items.attrs['dataset']
-    raise UserError(f'Run {run.path.name} was begun with the decisions in {kept}, but {dataset} '
-        f'has none, as after a move: copy them to {get_decisions_path(dataset)}, or delete {kept} '
-        'to resume without them.', 'run')
+    raise UserError(f'Run {run.path.name} used the decisions in {kept}, but {dataset} has none, '
+        f'as after a move: copy them to {get_decisions_path(dataset)}, or delete {kept} if they '
+        'are not wanted any more.', 'run')
 
-# %% ../../nbs/results/00a_manifest.ipynb #015eca3e
+# %% ../../nbs/results/00a_manifest.ipynb #68e0e6b4
 def read_run_manifest(
     run, # a `Run`
 )->pd.DataFrame:
     "Its manifest.csv; None for a run that has none, from an earlier version"
     path = run.path/'manifest.csv'
-    return read_table(path) if path.exists() else None
+    if not path.exists(): return None
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
-# %% ../../nbs/results/00a_manifest.ipynb #9e050545
+# %% ../../nbs/results/00a_manifest.ipynb #b0730b9f
 def _spell(paths):
     "Paths with / and composed accents"
     return [normalize('NFC', str(path)).replace('\\', '/') for path in paths]
 
-# %% ../../nbs/results/00a_manifest.ipynb #742d1480
+# %% ../../nbs/results/00a_manifest.ipynb #2e69292d
 def compare_manifest(
     manifest, # from `read_run_manifest`
     items,    # the set as it is now, with labels
@@ -90,7 +91,7 @@ def compare_manifest(
     state[names.isin(unreadable)] = 'unreadable'
     return state
 
-# %% ../../nbs/results/00a_manifest.ipynb #79460ba5
+# %% ../../nbs/results/00a_manifest.ipynb #e9f97856
 _STATES = dict(
     missing='not there',
     unreadable='no longer readable',
@@ -102,7 +103,7 @@ def _find_content(row, items):
     found = items.file[items.sha256.str[:16] == row.sha256]
     return f' (its content is at {found.iloc[0]})' if len(found) else ''
 
-# %% ../../nbs/results/00a_manifest.ipynb #e932bedd
+# %% ../../nbs/results/00a_manifest.ipynb #240f3e16
 def _describe_state(state, manifest, items):
     "`n are …; the first: …` for one kind of difference"
     first = manifest.iloc[0]
@@ -110,7 +111,7 @@ def _describe_state(state, manifest, items):
     where = _find_content(first, items) if state == 'missing' else ''
     return f"{n} {'is' if n == 1 else 'are'} {_STATES[state]}; the first: {first.path}{where}"
 
-# %% ../../nbs/results/00a_manifest.ipynb #d01120ef
+# %% ../../nbs/results/00a_manifest.ipynb #9baa128e
 def describe_differences(
     manifest, # from `read_run_manifest`
     items,    # the set as it is now, with labels
@@ -121,7 +122,7 @@ def describe_differences(
         for state in _STATES if (states == state).any()]
     return f"of its {len(manifest)} images, {'. '.join(parts)}" if parts else ''
 
-# %% ../../nbs/results/00a_manifest.ipynb #65da0495
+# %% ../../nbs/results/00a_manifest.ipynb #34577752
 def get_hint(
     run, # a `Run`
 )->str:
@@ -129,22 +130,24 @@ def get_hint(
     return (f'If the images are at another place now, name it: imgclf_evaluate {run.path.name} '
         '--dataset PLACE, or -p dataset PLACE for a notebook.')
 
-# %% ../../nbs/results/00a_manifest.ipynb #96908c0a
-def _get_known_place(record):
+# %% ../../nbs/results/00a_manifest.ipynb #9c726a96
+def get_known_place(
+    record:dict, # a run.json
+)->str:
     "Where the images were found last; where they were at the training if that is not here"
     place = record.get('place')
     return record['dataset'] if not place or is_gone(place) else place
 
-# %% ../../nbs/results/00a_manifest.ipynb #ffcd5d7f
+# %% ../../nbs/results/00a_manifest.ipynb #69a56936
 def _open_place(run, dataset):
     "The set at a given place, else at the known one; `UserError` with the way to name another"
     if dataset: return open_set(dataset)
-    try: return open_set(_get_known_place(run.record))
+    try: return open_set(get_known_place(run.record))
     except UserError as e:
         raise UserError(f'The images of run {run.path.name} are not here. {e} {get_hint(run)}',
             'dataset') from None
 
-# %% ../../nbs/results/00a_manifest.ipynb #d828fe26
+# %% ../../nbs/results/00a_manifest.ipynb #92061294
 def _find_decisions(run, found):
     "The file of the decisions that the run used; `UserError` if there is none with these contents"
     used = (run.record.get('decisions') or {}).get('sha256')
@@ -156,7 +159,7 @@ def _find_decisions(run, found):
     raise UserError(f'Run {run.path.name} was trained with decisions that are no longer in '
         f'{get_decisions_path(found)}: put the old ones into {kept}, or train again.', 'dataset')
 
-# %% ../../nbs/results/00a_manifest.ipynb #6cb64137
+# %% ../../nbs/results/00a_manifest.ipynb #0f6f8b0d
 def open_run_set(
     run,           # a `Run`
     dataset:str='',# where its images are now; empty: where they were found last
@@ -166,14 +169,14 @@ def open_run_set(
     card = get_card(ntpath.basename(run.record['dataset']))  # known by the name it had there
     return replace(found, card=card, decisions=_find_decisions(run, found))
 
-# %% ../../nbs/results/00a_manifest.ipynb #89952d09
+# %% ../../nbs/results/00a_manifest.ipynb #3eceefc7
 def _describe_unknown(run, items, found):
     "Why a run without a manifest cannot be evaluated on a set with another hash"
     return UserError(f'The images, labels or decisions of {found.root} have changed since run '
         f'{run.path.name} was trained ({len(items)} images now): restore them, or train again. '
         f'{get_hint(run)}', 'dataset')
 
-# %% ../../nbs/results/00a_manifest.ipynb #871f5de2
+# %% ../../nbs/results/00a_manifest.ipynb #7ed92e70
 def check_run_images(
     run,   # a `Run`
     items, # the set as it is now, with labels
@@ -190,7 +193,7 @@ def check_run_images(
     raise UserError(f'{found.root} does not hold the images of run {run.path.name}: {differences}. '
         f'Restore them, or train again. {get_hint(run)}', 'dataset')
 
-# %% ../../nbs/results/00a_manifest.ipynb #05edb10c
+# %% ../../nbs/results/00a_manifest.ipynb #d0e9f3b0
 def take_run_images(
     run,   # a `Run` with a manifest
     items, # the set as it is now, checked
@@ -206,14 +209,14 @@ def take_run_images(
     taken.attrs.update(wanted=run.record.get('wanted') or {})
     return taken
 
-# %% ../../nbs/results/00a_manifest.ipynb #44e808ed
+# %% ../../nbs/results/00a_manifest.ipynb #335749ab
 def _get_bases(first, dataset):
     "Folders where the set may have been: by run.json, then each folder above its first image"
     own = _spell([dataset])[0]
     parents = [str(o) for o in list(Path(first).parents)]
     return [own, posixpath.dirname(own), *reversed(parents)]
 
-# %% ../../nbs/results/00a_manifest.ipynb #6390ccc6
+# %% ../../nbs/results/00a_manifest.ipynb #4df9c637
 def _find_names(paths, dataset, known):
     "The name of each image in the set, from its path at the training; None if they do not fit"
     if not len(paths): return []
@@ -223,7 +226,7 @@ def _find_names(paths, dataset, known):
         names = [posixpath.relpath(path, base or '.') for path in paths]
         if known.issuperset(names): return names
 
-# %% ../../nbs/results/00a_manifest.ipynb #7be19b05
+# %% ../../nbs/results/00a_manifest.ipynb #babc82ad
 def place_predictions(
     predictions, # predictions.csv
     items,       # the run's images, where they are now

@@ -15,7 +15,8 @@ from ..base.runs import Run
 from ..datasets.miniatures import MINIATURES
 from .paired_predictions import check_one_setting, check_comparable, find_items
 from .paired_predictions import get_answers, get_prediction_units, get_tables
-from ..stats.calibration import cross_calibrate, get_ece, set_temperature
+from ..stats.calibration import FEWEST_CALIBRATING, cross_calibrate, get_ece
+from ..stats.calibration import set_temperature
 from ..stats.intervals import resample_units, get_aucs, get_confusions, get_scores
 from ..stats.intervals import get_unit_share, soften_certain
 from ..stats.paired_tests import Answers, METRICS, get_bounds, get_replicates, get_value
@@ -36,8 +37,10 @@ def _find_shortage(valid, own):
     "Why the images reserved for calibration do not suffice, '' if they do"
     if valid is None: return ''
     if not own.any(): return _SHORTAGE.format('No validation images were reserved for calibration')
-    if own.sum() < 10: return _SHORTAGE.format('Fewer than 10 images were reserved for calibration')
-    if valid.positive is None or len(set(valid.targs[own])) == 2: return ''
+    if own.sum() < FEWEST_CALIBRATING:
+        few = f'Fewer than {FEWEST_CALIBRATING} images were reserved for calibration'
+        return _SHORTAGE.format(few)
+    if len(set(valid.targs[own])) >= 2: return ''
     return _SHORTAGE.format('The images reserved for calibration are of one class only')
 
 # %% ../../nbs/results/02_metrics.ipynb #ddbc36b0

@@ -123,10 +123,10 @@ def get_curve_point(
     return false_positive_rate, found/truth.sum(), found/max(1, positives.sum())
 
 # %% ../../nbs/results/02a_operating.ipynb #10eda038
-def _spread_certain(rates, n_units, draws):
+def _spread_certain(rates, n_units, draws, seed):
     "Replicates of a rate; those of the exact interval if the observed rate is 0 or 1"
     if rates[0] not in (0, 1) or not n_units: return rates
-    levels = np.random.default_rng(0).permutation((np.arange(draws) + .5)/draws)
+    levels = np.random.default_rng(seed).permutation((np.arange(draws) + .5)/draws)
     at_one = levels**(1/n_units)  # Clopper and Pearson's distribution for n of n
     return np.r_[rates[0], at_one if rates[0] else 1 - at_one]
 
@@ -141,9 +141,10 @@ def get_rates(
     preds = np.where(positives, a.positive, 1 - a.positive)
     counts = resample_units(int(a.units.max()) + 1, draws)
     recall = get_scores(get_confusions(a.targs, preds, a.units, 2, counts))['recall']
-    sensitivity = _spread_certain(recall[:, a.positive], len(set(a.units[truth])), draws)
-    specificity = _spread_certain(recall[:, 1 - a.positive], len(set(a.units[~truth])), draws)
-    return sensitivity, specificity
+    n_positive, n_negative = [len(set(a.units[o])) for o in (truth, ~truth)]
+    sensitivity = _spread_certain(recall[:, a.positive], n_positive, draws, 0)
+    specificity = _spread_certain(recall[:, 1 - a.positive], n_negative, draws, 1)
+    return sensitivity, specificity  # with different seeds, so that the two vary independently
 
 # %% ../../nbs/results/02a_operating.ipynb #7ed24d05
 def get_predictive_value_intervals(

@@ -16,7 +16,9 @@ import numpy as np, pandas as pd
 from ..base.runs import Run, get_runs_root, open_run
 from ..core import UserError
 from ..data import get_items
+from ..datasets.cards import complete_parameters
 from .artifacts import read_predictions
+from .manifest import get_known_place
 from ..stats.calibration import set_temperature
 from ..stats.intervals import get_unit_names
 from ..stats.paired_tests import Answers, LIMITS
@@ -135,7 +137,7 @@ def find_items(
 ):
     "The set's items if the predictions have no column `group` and the set is available; else None"
     if 'group' in table: return None
-    try: return get_items(record['dataset'])
+    try: return get_items(get_known_place(record))
     except UserError: return None
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #44bf984b
@@ -256,12 +258,14 @@ def select_complete_runs(
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #560e1533
 # What may differ between the runs of one setting; the data set is checked by its hash
-_free = ('run', 'seed', 'fold', 'dataset', 'workers', 'cache', 'strict', 'others', 'minutes')
+_free = ('run', 'seed', 'fold', 'dataset', 'workers', 'cache', 'strict', 'others', 'minutes',
+    'find_lr')
 
 def _get_setting(run):
     "A run's notebook, parameters and model in one dictionary"
     record = run.record
-    p = record['parameters']
+    p = complete_parameters(record['parameters'])
+    p['positive'] = record.get('positive_class')  # the same one may have been named or not
     return {'notebook': record.get('notebook'), **p, 'arch': record.get('arch') or p.get('arch')}
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #c42b0d1d

@@ -161,11 +161,11 @@ def get_prediction_sets(
     return model.predict_set(probs)[1][..., 0] | is_likeliest
 
 # %% ../../nbs/stats/05_abstention.ipynb #2bb5dc17
-def _get_mean_interval(values, units, counts, most=1.):
-    "`value, low, high` of the mean of `values` `(n,)` over images"
+def _get_mean_interval(values, units, counts):
+    "`value, low, high` of the mean of `values` `(n,)`, 0 to 1, over images"
     total = np.bincount(units, values, counts.shape[1])
     size = np.bincount(units, np.ones(len(units)), counts.shape[1])
-    return get_interval((counts@total)/(counts@size), counts.shape[1], most=most)
+    return get_interval((counts@total)/(counts@size), counts.shape[1])
 
 # %% ../../nbs/stats/05_abstention.ipynb #5db86433
 def _get_unit_mean_interval(values, units, counts):
@@ -185,10 +185,12 @@ def check_prediction_sets(
     and the share of sets with a `single` class; each is `{value, low, high}`"""
     held = sets[np.arange(len(sets)), targs].astype(np.float64)
     size = sets.sum(1)
+    others = sets.shape[1] - 1  # at most so many classes besides the likeliest one
+    added = _get_mean_interval((size - 1)/others, units, counts)
     return dict(
         reached=_get_mean_interval(held, units, counts),
         by_group=_get_unit_mean_interval(held, units, counts),
-        mean_size=_get_mean_interval(size, units, counts, sets.shape[1]),
+        mean_size={k: 1 + others*v for k,v in added.items()},
         single=_get_mean_interval(size == 1, units, counts))
 
 # %% ../../nbs/stats/05_abstention.ipynb #e8302d4c

@@ -182,7 +182,7 @@ def soften_certain(
     for correct in (True, False):
         i, n_units = _find_certain_class(c, targs, units, correct)
         if i is None: continue
-        share = _get_exact_quantiles(len(c['right']), n_units, seed)
+        share = _get_exact_quantiles(len(c['right']), n_units, seed + (not correct))
         _move_predictions(c, i, c['true'][:,i]*(1 - share)*(-1 if correct else 1))
     return c | dict(predicted=np.maximum(c['predicted'], c['right']))
 

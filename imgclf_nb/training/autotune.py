@@ -10,6 +10,7 @@ import copy, hashlib, json, math, os, time
 
 import torch
 
+from ..base.architectures import get_safe_name
 from ..base.machine import get_device, get_processor
 from ..core import get_cache, delete_leftovers, write_json
 from .learner import get_autocast, get_layout, is_out_of_memory, keep_depthwise_in_fp32
@@ -129,7 +130,7 @@ def _get_key(arch, size, batch_size, precision, whole):
 def _get_store(key):
     "The cache file for the plan of this key"
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    return get_cache('tuning')/f"{key['arch']}-{key['size']}-{digest[:12]}.json"
+    return get_cache('tuning')/f"{get_safe_name(key['arch'])}-{key['size']}-{digest[:12]}.json"
 
 # %% ../../nbs/training/04_autotune.ipynb #119543e7
 def _read_plan(store):

@@ -9,7 +9,9 @@ __all__ = ['take_fold', 'take_images', 'divide_validation']
 import numpy as np, pandas as pd
 
 from ..core import UserError
+from ..datasets.units import get_unit_labels
 from ..splitting import draw_number, get_fold, get_folds
+from ..stats.calibration import FEWEST_CALIBRATING
 from ..stats.intervals import get_unit_names
 
 # %% ../../nbs/training/05_subsets.ipynb #4d348457
@@ -42,11 +44,17 @@ def take_fold(
     out.attrs.update(items.attrs)
     return out
 
+# %% ../../nbs/training/05_subsets.ipynb #a94eb3a5
+def _name_units(images):
+    "The unit of each image: its group, an arc of its video, or its content, whatever its name"
+    names = get_unit_names(images)
+    return names.where(names != '', images.get('sha256', images.file))
+
 # %% ../../nbs/training/05_subsets.ipynb #842304a7
 def _get_order(train, seed):
     "The training images unit by unit, in the seed's order, with the unit's name in `_unit`"
     names = get_unit_names(train)
-    alone = train.copies.where(train.copies != '', train.file)
+    alone = train.copies.where(train.copies != '', _name_units(train))
     unit = names.where(names != '', alone)
     draw = unit.map({u: draw_number(f'{seed} part', u) for u in unit.unique()})
     ordered = train.assign(_unit=unit, draw_number=draw)
@@ -76,32 +84,43 @@ def take_images(
     out.attrs.update(items.attrs)
     return out
 
-# %% ../../nbs/training/05_subsets.ipynb #2abb22f2
-def _get_commonest(labels):
-    "The label that occurs most often"
-    return labels.mode().iloc[0]
-
 # %% ../../nbs/training/05_subsets.ipynb #cc9433b3
 def _draw_calibrating(label, share, seed):
     "Whether each unit calibrates, by its label; fractions of a unit are rounded at random"
     draw = pd.Series({u: draw_number(f'{seed} calibrate', u) for u in label.index}, dtype=float)
     place = draw.groupby(label).rank()
     size = label.map(label.value_counts())
-    luck = label.map({k: draw_number(f'{seed} calibrate', k) for k in label.unique()})
+    first = pd.Series(label.index, label.index).groupby(label).min()  # not the name of the class
+    luck = label.map(first.map(lambda name: draw_number(f'{seed} round', name)))
     return place <= np.floor(share*size + luck)
 
-# %% ../../nbs/training/05_subsets.ipynb #7570a6d1
+# %% ../../nbs/training/05_subsets.ipynb #1082498a
+def _serve_both(valid, calibrates):
+    "Whether some images choose and enough calibrate, and neither part lacks all but one class"
+    least = min(2, valid.label.nunique())
+    parts = (valid[calibrates], valid[~calibrates])
+    enough = calibrates.sum() >= FEWEST_CALIBRATING
+    return enough and all(part.label.nunique() >= least for part in parts)
+
+# %% ../../nbs/training/05_subsets.ipynb #8cad4c8a
+_TOO_FEW = ('{} validation images are too few for two parts ({} are needed for calibration, and two '
+    'classes in each): all of them choose the epoch.')
+
 def divide_validation(
     items,          # with splits
     share:float=.5, # of each class's units that calibrates, from 0 to 1
     seed:int=0,     # decides which
 )->pd.DataFrame:
-    "The items with `part`: choose or calibrate for validation images, '' for others or `share` 0"
+    """The items with `part`: choose or calibrate for validation images, '' for others or `share` 0;
+    with too few images, all of them choose, which is printed"""
     valid = items[items.split == 'valid']
-    names = get_unit_names(valid)
-    unit = names.where(names != '', valid.file)
-    label = valid.groupby(unit).label.agg(_get_commonest)
-    calibrates = unit.map(_draw_calibrating(label, share, seed)).astype(bool)
     out = items.assign(part='')
-    if share: out.loc[valid.index, 'part'] = calibrates.map({True: 'calibrate', False: 'choose'})
+    if not share or valid.empty: return out
+    unit = _name_units(valid)
+    label = get_unit_labels(unit, valid).label
+    calibrates = unit.map(_draw_calibrating(label, share, seed)).astype(bool)
+    if not _serve_both(valid, calibrates):
+        print(_TOO_FEW.format(len(valid), FEWEST_CALIBRATING))
+        calibrates[:] = False
+    out.loc[valid.index, 'part'] = calibrates.map({True: 'calibrate', False: 'choose'})
     return out
