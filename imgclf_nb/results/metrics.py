@@ -99,9 +99,9 @@ def _get_ece(a, counts):
     found = get_ece(a.probs, a.targs, a.units, counts)
     return {k: found[k] for k in ('value', 'low', 'high')}
 
-# %% ../../nbs/results/02_metrics.ipynb #0f89577b
+# %% ../../nbs/results/02_metrics.ipynb #4ef0dc53
 def _get_mean_bounds(a, metric, counts, largest):
-    "`value, low, high` of log loss or Brier score; as uncertain as the accuracy where that is 0 or 1"
+    "`value, low, high` of log loss or Brier score; as uncertain as an accuracy of 0 or 1"
     replicates = get_replicates(a, metric, counts)
     right = a.preds == a.targs
     if right.all() or not right.any():
