@@ -76,8 +76,10 @@ def draw_split(
 
 # %% ../nbs/01d_leakage.ipynb #3bfc163f
 def _check_blocks(labels, blocks):
-    "`UserError` if a class has only one block"
+    "`UserError` if there is only one class, or a class has only one block"
     counts = pd.Series(blocks).groupby(labels).nunique()
+    if len(counts) < 2:
+        raise UserError('There is only one class: a probe needs at least two to tell apart.', 'dataset')
     if counts.min() >= 2: return
     raise UserError(f"Class {counts.idxmin()!r} is a single group: no image of it can be tested "
         "while others train. Leave the class out.", 'dataset')

@@ -139,10 +139,16 @@ def _check_train(items):
     raise UserError(f'Class {missing[0]!r} has no image for training: every class needs some '
         'outside validation and test.', 'dataset')
 
-# %% ../nbs/01b_splitting.ipynb #d30945e5
-def _check_valid(items, valid):
-    "The items; `UserError` if all images of a given validation split are left out"
-    if not valid or (items.split == 'valid').any(): return items
+# %% ../nbs/01b_splitting.ipynb #bd872a2c
+def _check_filled(items, shares):
+    "The items; `UserError` if a split that was to be made, or a given validation, is empty"
+    wanted = {'valid', *shares}
+    empty = sorted(wanted - set(items.split))
+    if not empty: return items
+    if empty[0] in shares:
+        raise UserError(f'There are too few groups to put images into {empty[0]}: add groups'
+            f"{', or set test = 0 to do without a test split' if 'test' in shares else ''}.",
+            'dataset')
     raise UserError('No validation image is left: all of them are duplicates of test images, or '
         'belong to groups of the test. Remove the validation folder, and a part of the training '
         'images becomes the validation split.', 'dataset')
@@ -169,7 +175,8 @@ def get_splits(
         gap = gap if 'test' in shares else 0
         items.loc[videos.index, 'split'] = _cut_arcs(videos, shares, seed, gap)
     if len(others): items.loc[others.index, 'split'] = _cut_units(others, shares, seed)
-    return _check_valid(_check_train(_leave_out(items, shares)), valid)
+    items = _check_train(_leave_out(items, shares))
+    return _check_filled(items, shares) if valid else items
 
 # %% ../nbs/01b_splitting.ipynb #0b1c6c0c
 def _get_spread(pool):

@@ -48,7 +48,7 @@ def _has_other_colours(a, b, most=15):
     if a is None or b is None: return False
     return np.sqrt(((a - b)**2).sum(-1)).mean() > most
 
-# %% ../../nbs/images/02_duplicates.ipynb #3e600d64
+# %% ../../nbs/images/02_duplicates.ipynb #f0a809e0
 @lru_cache(1024)
 def _get_fine_detail(key, side):
     "The detail of an image shrunk to `side` pixels, as a unit vector `(side, side)`"
@@ -80,7 +80,7 @@ def _get_thumb_details(facts, rows, block=4096):
         details[some] = _get_detail(get_thumbs(facts.iloc[some]), 1).reshape(-1, 32, 32)
     return details
 
-# %% ../../nbs/images/02_duplicates.ipynb #c48ce505
+# %% ../../nbs/images/02_duplicates.ipynb #4aed68d3
 def _take_similar(details, pairs, mirror, alike, block=9999):
     "The pairs whose thumbnails agree in detail: a cheap test, so that few files are opened again"
     kept = [pairs[:0]]
@@ -105,7 +105,7 @@ def _find_candidates(facts, distance, mirror):
     order = np.argsort(facts.pixels.to_numpy()[crowd])  # whatever the order of the files
     return pairs, crowd[order]
 
-# %% ../../nbs/images/02_duplicates.ipynb #eb810f32
+# %% ../../nbs/images/02_duplicates.ipynb #d7ba9d7a
 def _join_pairs(joined, paths, pairs, mirror, alike):
     "`(i, j, similarity, mirror)` of the pairs that are duplicates and join two clusters"
     found = []
@@ -117,24 +117,33 @@ def _join_pairs(joined, paths, pairs, mirror, alike):
         found.append((i, j, similarity, mirror))
     return found
 
-# %% ../../nbs/images/02_duplicates.ipynb #dffdd70d
-def _place_crowd(details, crowd, mirror):
+# %% ../../nbs/images/02_duplicates.ipynb #8d065f54
+def _project(details, rows, step, mean, components, block=4096):
+    "The places of thumbnails `(rows, dimensions)`, mirrored if `step` is -1"
+    places = []
+    for i in range(0, len(rows), block):
+        some = details[rows[i:i+block]][:, :, ::step]
+        places.append((some.reshape(len(some), -1) - mean) @ components)
+    return np.concatenate(places)
+
+# %% ../../nbs/images/02_duplicates.ipynb #f3609d10
+def _place_crowd(details, crowd, mirror, most=4000):
     "`(crowd in an order of neighbours, places of its thumbnails, of those mirrored or not)`"
-    own = details[crowd]
-    mean, components = get_components(own.reshape(len(crowd), -1))
-    views = (own, own[:, :, ::-1] if mirror else own)
-    places, others = [(view.reshape(len(crowd), -1) - mean) @ components for view in views]
+    some = crowd[:most]
+    axes = get_components(details[some].reshape(len(some), -1))
+    places = _project(details, crowd, 1, *axes)
+    others = _project(details, crowd, -1, *axes) if mirror else places
     order = get_tree_order(places)
     return crowd[order], places[order], others[order]
 
-# %% ../../nbs/images/02_duplicates.ipynb #b93fb20f
+# %% ../../nbs/images/02_duplicates.ipynb #40bfe9b3
 def _find_first(joined, rows):
     "The places of the first row of each cluster"
     first = {}
     for place,row in enumerate(rows.tolist()): first.setdefault(joined[row], place)
     return np.array([*first.values()])
 
-# %% ../../nbs/images/02_duplicates.ipynb #72b2ac69
+# %% ../../nbs/images/02_duplicates.ipynb #30d6ae1d
 def _join_crowd(joined, paths, details, crowd, mirror, alike, k=10):
     "As `_join_pairs`, for the rows of a crowd: `k` comparisons for each in a round"
     if len(crowd) < 2: return []

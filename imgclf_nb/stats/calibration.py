@@ -182,8 +182,9 @@ def get_ece(
     above = np.maximum.accumulate((simulated >= plain).mean(1))
     value = _invert(plain, np.maximum.accumulate(simulated.mean(1)), plain)
     low = _invert(.025, above, plain)
-    # an error that is unusually small even for a calibrated model rejects all factors: it bounds
-    high = plain if above[0] >= .975 else _invert(.975, above, plain)
+    high = _invert(.975, above, plain)
+    if above[0] >= .975:  # an error unusually small even for a calibrated model rejects all factors
+        high = min(1., plain + np.quantile((share*np.abs(noise)).sum(1), .975))
     return dict(value=value, low=min(low, value), high=max(high, value), plain=float(plain))
 
 # %% ../../nbs/stats/03_calibration.ipynb #77d00933

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['get_share', 'get_unit_names', 'get_units', 'get_unit_share', 'resample_units', 'get_confusions', 'get_scores',
-           'soften_certain', 'split_resamples', 'get_aucs', 'get_interval']
+           'get_exact_quantiles', 'soften_certain', 'split_resamples', 'get_aucs', 'get_interval']
 
 # %% ../../nbs/stats/00_intervals.ipynb #d7e8cc22
 import numpy as np, pandas as pd
@@ -156,7 +156,11 @@ def _find_certain_class(c, targs, units, correct):
     return rarest, sizes.get(rarest, 0)
 
 # %% ../../nbs/stats/00_intervals.ipynb #9c365628
-def _get_exact_quantiles(n_resamples, n_units, seed):
+def get_exact_quantiles(
+    n_resamples:int, # of the metric, the first of the original data
+    n_units:int,     # all correct
+    seed:int=0,      # of the random order
+)->np.ndarray:
     "The distribution behind Clopper and Pearson's interval at 1, in random order; the first is 1"
     n = n_resamples - 1
     levels = np.random.default_rng(seed).permutation((np.arange(n) + .5)/n)
@@ -182,7 +186,7 @@ def soften_certain(
     for correct in (True, False):
         i, n_units = _find_certain_class(c, targs, units, correct)
         if i is None: continue
-        share = _get_exact_quantiles(len(c['right']), n_units, seed + (not correct))
+        share = get_exact_quantiles(len(c['right']), n_units, seed + (not correct))
         _move_predictions(c, i, c['true'][:,i]*(1 - share)*(-1 if correct else 1))
     return c | dict(predicted=np.maximum(c['predicted'], c['right']))
 

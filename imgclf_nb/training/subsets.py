@@ -44,7 +44,7 @@ def take_fold(
     out.attrs.update(items.attrs)
     return out
 
-# %% ../../nbs/training/05_subsets.ipynb #a94eb3a5
+# %% ../../nbs/training/05_subsets.ipynb #fc758743
 def _name_units(images):
     "The unit of each image: its group, an arc of its video, or its content, whatever its name"
     names = get_unit_names(images)
@@ -94,7 +94,7 @@ def _draw_calibrating(label, share, seed):
     luck = label.map(first.map(lambda name: draw_number(f'{seed} round', name)))
     return place <= np.floor(share*size + luck)
 
-# %% ../../nbs/training/05_subsets.ipynb #1082498a
+# %% ../../nbs/training/05_subsets.ipynb #05ee3f62
 def _serve_both(valid, calibrates):
     "Whether some images choose and enough calibrate, and neither part lacks all but one class"
     least = min(2, valid.label.nunique())
@@ -102,9 +102,9 @@ def _serve_both(valid, calibrates):
     enough = calibrates.sum() >= FEWEST_CALIBRATING
     return enough and all(part.label.nunique() >= least for part in parts)
 
-# %% ../../nbs/training/05_subsets.ipynb #8cad4c8a
-_TOO_FEW = ('{} validation images are too few for two parts ({} are needed for calibration, and two '
-    'classes in each): all of them choose the epoch.')
+# %% ../../nbs/training/05_subsets.ipynb #43e9b851
+_TOO_FEW = ('{} validation images are too few for two parts ({} are needed for calibration, and '
+    'two classes in each): all of them choose the epoch.')
 
 def divide_validation(
     items,          # with splits
