@@ -112,6 +112,15 @@ def _get_first_ceilings(found, items, facts):
     original = get_items(found, decisions=False)
     return get_ceilings(original, measure_images(original.path))
 
+# %% ../nbs/01a_audit.ipynb #8b017c14
+def _find_missing_classes(items):
+    "By given split, the classes without an image in it"
+    classes = set(items.label)
+    given = [split for split in ('train', 'valid', 'test') if (items.split == split).any()]
+    missing = {o: sorted(classes - set(items.label[items.split == o])) for o in given}
+    if (items.split == '').any(): missing.pop('train', None)  # training images are yet to be chosen
+    return {split: names for split,names in missing.items() if names}
+
 # %% ../nbs/01a_audit.ipynb #d2a57db3
 def _summarise(found, items, facts, findings, suspicious_share, why):
     "The content of audit.json; `seconds` is added at the end"
@@ -124,6 +133,8 @@ def _summarise(found, items, facts, findings, suspicious_share, why):
         label_ceiling=ceilings['all'],
         **count_duplicates(items),
         unreadable=len(items.attrs['unreadable']),
+        passed_over=len(items.attrs['passed_over']),
+        missing_classes=_find_missing_classes(items),
         findings=findings.kind.value_counts().to_dict(),
         ceilings=dict(before_decisions=before, after_decisions=ceilings),
         suspicious_share=suspicious_share,
@@ -131,6 +142,14 @@ def _summarise(found, items, facts, findings, suspicious_share, why):
         decisions=items.attrs['decisions'],
         data_hash=items.attrs['data_hash'],
         classes=items.label.nunique())
+
+# %% ../nbs/01a_audit.ipynb #d21c85d6
+def _check_classes(items, root):
+    "`UserError` if only one class is left"
+    if items.label.nunique() > 1: return
+    raise UserError(f'{root} has only one class, {items.label.iloc[0]!r} ({len(items)} images): a '
+        'classifier needs at least two. Give the folder that holds all class folders, or a CSV '
+        'with the columns path and label.', 'dataset')
 
 # %% ../nbs/01a_audit.ipynb #4da826aa
 def find_all(
@@ -144,6 +163,7 @@ def find_all(
     from imgclf_nb.images.properties import measure_images
     found = open_set(dataset)
     items = get_items(found)
+    _check_classes(items, found.root)
     facts = measure_images(items.path)
     unsealed = (items.split != 'test').to_numpy()
     some = items[unsealed].reset_index(drop=True)
@@ -160,6 +180,7 @@ def _describe_size(s):
     "How many images and classes there are"
     text = f"{s['pictures']:,} images of {s['classes']} classes"
     if s['unreadable']: text += f", {s['unreadable']:,} more cannot be read"
+    if s.get('passed_over'): text += f", {s['passed_over']:,} other files are passed over"
     return text + '.'
 
 # %% ../nbs/01a_audit.ipynb #acf87f69
@@ -173,6 +194,17 @@ def _describe_ceiling(s):
         text = (f"The label ceiling is {100*s['label_ceiling']:.1f} %: {n} files are duplicates "
             f'under different labels, so any model predicts at least {lost} of them incorrectly.')
     return [text] + [f'Before your decisions it was {100*before:.1f} %.']*(before != after)
+
+# %% ../nbs/01a_audit.ipynb #f1de63a6
+_LACKING = dict(
+    train='a model cannot learn it; add images, or leave the class out',
+    valid='its recall cannot be validated',
+    test='its recall cannot be tested')
+
+def _describe_missing(s):
+    "Which classes a given split lacks"
+    return [f"No image of {', '.join(names[:5])}{' …'*(len(names) > 5)} is in the given {split} "
+        f"split: {_LACKING[split]}." for split,names in s.get('missing_classes', {}).items()]
 
 # %% ../nbs/01a_audit.ipynb #2e7062f8
 def _describe_suspicious(s):
@@ -190,7 +222,8 @@ def describe_audit(
     summary:dict, # audit.json
 )->list:
     "Sentences for the top of the page"
-    sentences = [_describe_size(summary), *_describe_ceiling(summary)]
+    sentences = [_describe_size(summary), *_describe_missing(summary),
+        *_describe_ceiling(summary)]
     n, surplus = summary['duplicate_groups'], summary['surplus_files']
     if n: sentences.append(f'{surplus:,} files are surplus duplicates of {n:,} images.')
     return sentences + _describe_suspicious(summary)
@@ -265,17 +298,26 @@ def _confirm(found, groups):
     names = choose_groups(items, measure_images(items.path), groups)
     confirm_groups(found, items, names, f'groups {groups}')
 
+# %% ../nbs/01a_audit.ipynb #55e6f711
+def _save_decisions(found, decisions):
+    "Save decisions, `(path, action, value)` of each, before the set is read"
+    from imgclf_nb.datasets.records import decide
+    for path,action,value in decisions:
+        decide(found, path, action, value, reason='imgclf_audit --decide')
+
 # %% ../nbs/01a_audit.ipynb #c1764be5
 def audit(
     dataset:str,        # a data set's name, a folder or a CSV
     out='',             # folder for the results; empty: the data set's records
     labels:bool=True,   # search for suspicious labels too
     groups:str='',      # key to confirm: names, bursts, copies, frames, or a regular expression
+    decisions=(),       # to save before the set is read: `(path, action, value)` of each
 )->dict:
     "Audit a data set, write the results into `out`; `UserError` if the data set is unusable"
     start = time.time()
     found = open_set(dataset)  # rejects an unknown name before the slow imports
     out = _make_folder(Path(out) if out else get_records(found.key)/'audit')
+    _save_decisions(found, decisions)
     if groups: _confirm(found, groups)
     a = find_all(found, labels)
     sections = _get_sections(a)

@@ -293,6 +293,9 @@ def imgclf_fetch(
     print(f'\n{report_arrived(name, fetch(known, get_fetch_folder(name)))}')
 
 # %% ../nbs/12_commands.ipynb #d39cf420
+_decided = Param('first save a decision PATH ACTION VALUE: what a folder, label or column is; '
+    'or drop, relabel, group, keep for an image. Repeatable', str, action='append', nargs=3)
+
 @call_parse
 @exit_on_error('What was read is cached: the same command resumes.')
 def imgclf_audit(
@@ -300,10 +303,11 @@ def imgclf_audit(
     out:str=None,     # folder for the page, tables and figures (default: data/records/<set>/audit)
     groups:str=None,  # confirm a group key: names, bursts, copies, frames, or a regular expression
     labels:bool=True, # search for suspicious labels, which needs a model; --no-labels skips it
+    decide:_decided=None,
 ):
     "Report a data set's problems, its label ceiling and the decisions to make, all in audit.html."
     from imgclf_nb.audit import audit, describe_audit
-    result = audit(dataset, out or '', labels, groups or '')
+    result = audit(dataset, out or '', labels, groups or '', decide or ())
     summary = result['summary']
     print('\n'.join(describe_audit(summary)))
     for kind,n in summary['findings'].items(): print(f'{n:8,}  {kind}')

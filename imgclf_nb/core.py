@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UserError', 'ParameterError', 'suggest_names', 'get_root', 'get_data_root', 'get_cache', 'get_records',
            'to_json_types', 'replace_file', 'write_text', 'write_json', 'write_csv', 'format_value', 'get_value_table',
-           'read_table', 'delete_leftovers']
+           'delete_leftovers']
 
 # %% ../nbs/00_core.ipynb #25141931
 import contextlib, difflib, json, math, os, re, time, warnings
@@ -172,28 +172,6 @@ def get_value_table(
     import pandas as pd
     shown = {str(key): format_value(value) for key,value in values.items()}
     return pd.DataFrame({title: shown}, index=list(shown))
-
-# %% ../nbs/00_core.ipynb #acaa1df7
-def _read_separated(path, separator):
-    "`(table, '')` with this separator, or `(None, reason)`"
-    import pandas as pd
-    options = dict(dtype=str, keep_default_na=False, encoding='utf-8-sig', index_col=False)
-    try: return pd.read_csv(path, sep=separator, **options), ''
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        return None, str(error).splitlines()[0]
-
-# %% ../nbs/00_core.ipynb #b1f81e00
-def read_table(
-    path, # a CSV in UTF-8, with commas, semicolons or tabs
-):
-    "A CSV as a `DataFrame` of strings, '' for empty cells; `UserError` if it cannot be read"
-    results = [_read_separated(path, separator) for separator in (',', ';', '\t')]
-    tables = [table for table,_ in results if table is not None]
-    if not tables:
-        _, reason = results[-1]
-        raise UserError(f"{path} cannot be read as a CSV in UTF-8 ({reason}): save it as one.",
-            'dataset')
-    return max(tables, key=lambda table: len(table.columns))
 
 # %% ../nbs/00_core.ipynb #28cfca56
 def _is_alive(pid):

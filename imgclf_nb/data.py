@@ -7,6 +7,7 @@ __all__ = ['get_patient', 'get_video', 'get_manifest', 'get_data_hash', 'get_ite
 
 # %% ../nbs/01_data.ipynb #06d4c679
 import hashlib, re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -15,8 +16,10 @@ from PIL import Image
 from .base.machine import get_plt
 from .core import UserError
 from .datasets.cards import open_set
+from .datasets.choices import get_decisions_path
 from .datasets.listing import list_items
-from .datasets.records import apply_decisions, get_decisions_path, read_decisions
+from .datasets.records import ACTIONS, apply_decisions, read_decisions
+from .datasets.trees import SharedList
 from .images.duplicates import (
     find_near_duplicates, get_duplicates, get_similar_clusters, join_groups)
 from .images.preprocessing import open_image
@@ -83,6 +86,19 @@ def _report_unreadable(bad, n):
     if len(bad) > 10: print(f"  … and {len(bad)-10} more: items.attrs['unreadable'] lists them all")
 
 # %% ../nbs/01_data.ipynb #c68f090d
+def _report_passed_over(passed_over, notes=()):
+    "Print what the listing noted, and why files are no items: a line for each reason"
+    for note in notes: print(note)
+    counts = Counter(row['reason'] for row in passed_over)
+    if not counts: return
+    first = {row['reason']: row['file'] for row in reversed(passed_over)}
+    lines = [f'{n} × {reason} ({first[reason]})' for reason,n in counts.most_common()]
+    files = '1 file is' if len(passed_over) == 1 else f'{len(passed_over)} files are'
+    print(f'{files} passed over: {lines[0]}')
+    for line in lines[1:8]: print(f'  {line}')
+    if len(lines) > 8: print(f"  … and {len(lines)-8} more reasons: see items.attrs['passed_over']")
+
+# %% ../nbs/01_data.ipynb #ee700750
 def _get_unreadable(items, facts, strict):
     "`file` and `reason` of each unreadable image, also printed; `UserError` if `strict`"
     bad = [dict(file=f, reason=error) for f,error in zip(items.file, facts.error) if error]
@@ -110,14 +126,21 @@ def _check_classes(items, classes, bad, root):
             'dataset')
     gone = sorted(classes - set(items.label))
     if gone:
-        raise UserError(f"Class {gone[0]!r} has no image that can be read: repair its files, or "
-            f"remove the class.", 'dataset')
+        inside = [row for row in bad if gone[0] in row['file']] or bad
+        raise UserError(f"Class {gone[0]!r} has no image that can be read, e.g. "
+            f"{inside[0]['file']}: {inside[0]['reason']}. Repair its files, or remove the class.",
+            'dataset')
 
 # %% ../nbs/01_data.ipynb #e3a8dce4
 def _use_decisions(items, found):
     "`(items, used)`: the items after the recorded decisions, and the decisions that were used"
+    before = items.file
     items, used = apply_decisions(items, read_decisions(found))
-    done = [f'{action} {used[action]}' for action in ('drop', 'relabel', 'group') if used[action]]
+    dropped = [dict(file=file, reason='dropped by decisions.csv')
+        for file in before[~before.isin(items.file)]]
+    items.attrs['passed_over'] = SharedList([*items.attrs['passed_over'], *dropped])
+    counted = [action for action in ACTIONS if action != 'keep' and used[action]]
+    done = [f'{action} {used[action]}' for action in counted]
     key = get_decisions_path(found).parent.name
     if done: print(f"Decisions used: {', '.join(done)} ({key}/decisions.csv)")
     missing = used['missing']
@@ -199,14 +222,16 @@ def get_items(
     items = list_items(found).assign(decided='', kept=False)
     items, used = _use_decisions(items, found) if decisions else (items, {})
     classes = set(items.label)
+    passed_over = items.attrs['passed_over']
+    _report_passed_over(passed_over, items.attrs.get('notes', ()))
     facts = _read_facts(items, cache)
     bad = _get_unreadable(items, facts, strict)
     items, facts = _keep_readable(items, facts)
     _check_classes(items, classes, bad, found.root)
     items = _add_groups(items, facts, found.card)
     by_hand = found.root.is_file() and (items.split != '').all()  # a CSV gives every split
-    items.attrs.update(dataset=found.name, unreadable=bad, decisions=used,
-        data_hash=get_data_hash(items), by_hand=by_hand)
+    items.attrs.update(dataset=found.name, unreadable=bad, passed_over=passed_over,
+        decisions=used, data_hash=get_data_hash(items), by_hand=by_hand)
     return items
 
 # %% ../nbs/01_data.ipynb #0b723339

@@ -14,10 +14,11 @@ SLOWEST = {'torch', 'torchvision', 'timm', 'fastai', 'matplotlib'}
 EMPTY = '''
     audit auditing.evidence auditing.findings auditing.grouping auditing.label_errors
     auditing.report auditing.reviewer backbones base.machine base.parameters base.running
-    base.runs commands comparison core data datasets.archives datasets.cards datasets.folders
+    base.runs commands comparison core data datasets.archives datasets.cards datasets.choices
+    datasets.folders datasets.kinds datasets.layouts datasets.masks datasets.trees datasets.words
     datasets.listing datasets.miniatures datasets.records datasets.retries datasets.sources
     datasets.tables datasets.units
-    fetching images.duplicates images.preprocessing images.properties models.attention
+    fetching images.duplicates images.formats images.preprocessing images.properties models.attention
     models.embedding models.features models.image_rows models.logistic reporting.checklist
     reporting.facts reporting.result_sections results.class_metrics results.consistency
     results.leaderboard results.operating results.paired_predictions results.projects

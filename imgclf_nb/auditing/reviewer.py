@@ -52,7 +52,7 @@ def _complete_items(items, queue, dataset):
 # %% ../../nbs/auditing/04_reviewer.ipynb #16317218
 def _read_decided(dataset):
     "`(action, value, reason)` of each image that decisions.csv decides"
-    old = read_decisions(dataset).query("action != 'group'")
+    old = read_decisions(dataset).query("action in ['keep', 'drop', 'relabel']")
     return {row.path: (row.action, row.value, row.reason) for row in old.itertuples()}
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #90baee91

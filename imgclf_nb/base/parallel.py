@@ -7,9 +7,11 @@ __all__ = ['map_forked']
 
 # %% ../../nbs/base/05_parallel.ipynb #dd23f73e
 import ctypes, multiprocessing, os, signal, sys, warnings
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import wait
 
 from ..core import UserError
 
@@ -31,29 +33,156 @@ def _safe_to_fork():
         try: yield
         finally: cv2.setNumThreads(threads)
 
-# %% ../../nbs/base/05_parallel.ipynb #55230ce1
-def _map_in_processes(function, things, workers, chunk):
+# %% ../../nbs/base/05_parallel.ipynb #4837bb07
+def _limit_memory(extra):
+    "Let allocations fail once this process has `extra` more bytes than now; Linux only"
+    import resource
+    with open('/proc/self/statm') as file: pages = int(file.read().split()[5])
+    limit = pages*resource.getpagesize() + extra
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+# %% ../../nbs/base/05_parallel.ipynb #62fbc602
+def _set_limits(seconds, memory):
+    "Limit this process: `seconds` of CPU time from now on, 0 for no end, and bytes"
+    if not hasattr(signal, 'setitimer'): return  # Windows
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, also inside a C library
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    if memory and sys.platform == 'linux': _limit_memory(memory)
+
+# %% ../../nbs/base/05_parallel.ipynb #6ce26f23
+def _answer(function, number, thing):
+    "`(number, result, exception)` of one call"
+    try: return number, function(thing), None
+    except Exception as e: return number, None, e
+
+# %% ../../nbs/base/05_parallel.ipynb #70a870b2
+def _work(function, pipe, seconds, memory):
+    "In a worker: call the function with each argument of each chunk, and send back the answers"
+    _end_with_parent()
+    _set_limits(0, memory)
+    while chunk := pipe.recv():
+        for number,thing in chunk:
+            _set_limits(seconds, None)
+            answer = _answer(function, number, thing)
+            _set_limits(0, None)
+            pipe.send(answer)
+
+# %% ../../nbs/base/05_parallel.ipynb #cd9b0e0e
+@dataclass
+class _Worker:
+    "A process, the pipe to it, and the numbered arguments that it has not answered"
+    process: object
+    pipe: object
+    todo: deque = field(default_factory=deque)
+
+# %% ../../nbs/base/05_parallel.ipynb #71b7c252
+def _start(function, seconds, memory):
+    "A new `_Worker`"
+    context = multiprocessing.get_context('fork' if sys.platform == 'linux' else None)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(function, theirs, seconds, memory), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+# %% ../../nbs/base/05_parallel.ipynb #411b91a9
+_CRASHES = {getattr(signal, name, None): text for name,text in dict(
+    SIGPROF='it takes more than {seconds} s of CPU time',
+    SIGSEGV='a library crashes (SIGSEGV)',
+    SIGABRT='a library crashes (SIGABRT)',
+    SIGBUS='a library crashes (SIGBUS)',
+    SIGFPE='a library crashes (SIGFPE)',
+    SIGILL='a library crashes (SIGILL)').items()}
+
+class _Ended(Exception):
+    "A worker was ended from outside"
+
+# %% ../../nbs/base/05_parallel.ipynb #e1b9d8bb
+def _give(worker, things):
+    "Send numbered arguments to a worker"
+    worker.todo = deque(things)
+    if things: worker.pipe.send(list(things))
+
+# %% ../../nbs/base/05_parallel.ipynb #80e267d4
+def _bury(worker, failed, seconds):
+    "`(number, result of failed)` for the argument at which a worker ended; `_Ended` for other ends"
+    worker.process.join()
+    reason = _CRASHES.get(-worker.process.exitcode)
+    if not reason or not failed: raise _Ended
+    number, thing = worker.todo.popleft()
+    return number, failed(thing, reason.format(seconds=seconds))
+
+# %% ../../nbs/base/05_parallel.ipynb #c4559857
+def _take(team, worker, start, failed, seconds):
+    "The next `(number, result)` of a worker; a new worker replaces one that is gone"
+    try: number, result, error = worker.pipe.recv()
+    except (EOFError, ConnectionResetError):
+        answer = _bury(worker, failed, seconds)
+        new = team[team.index(worker)] = start()
+        _give(new, worker.todo)
+        return answer
+    worker.todo.popleft()
+    if error: raise error
+    return number, result
+
+# %% ../../nbs/base/05_parallel.ipynb #e9ba8e19
+def _collect(team, chunks, start, failed, seconds):
+    "Yield `(number, result)` of all arguments, as they come"
+    for worker in team: _give(worker, chunks.popleft() if chunks else [])
+    while busy := {worker.pipe: worker for worker in team if worker.todo}:
+        for pipe in wait(list(busy)):
+            yield _take(team, busy[pipe], start, failed, seconds)
+        for worker in team:
+            if chunks and not worker.todo: _give(worker, chunks.popleft())
+
+# %% ../../nbs/base/05_parallel.ipynb #351e7a36
+def _sort(answers):
+    "The results of `(number, result)`, in the order of the numbers"
+    known, following = {}, 0
+    for number,result in answers:
+        known[number] = result
+        while following in known:
+            yield known.pop(following)
+            following += 1
+
+# %% ../../nbs/base/05_parallel.ipynb #77117796
+def _stop(team):
+    "End all workers"
+    for worker in team: worker.process.kill()
+    for worker in team:
+        worker.process.join()
+        worker.pipe.close()
+
+# %% ../../nbs/base/05_parallel.ipynb #f7a5aa0a
+def _map_in_processes(function, things, workers, chunk, failed, seconds, memory):
     "Yield the results of new processes, in order; the processes end with this generator"
-    method = 'fork' if sys.platform == 'linux' else None
-    context = multiprocessing.get_context(method)
-    with _safe_to_fork(), ProcessPoolExecutor(workers, context, _end_with_parent) as executor:
-        try: yield from executor.map(function, things, chunksize=chunk)
-        finally: executor.shutdown(cancel_futures=True)
+    numbered = list(enumerate(things))
+    chunks = deque(numbered[i:i+chunk] for i in range(0, len(numbered), chunk))
+    start = partial(_start, function, seconds, memory)
+    with _safe_to_fork():
+        team = [start() for _ in range(min(workers, len(chunks)))]
+        try: yield from _sort(_collect(team, chunks, start, failed, seconds))
+        finally: _stop(team)
 
 # %% ../../nbs/base/05_parallel.ipynb #f054dcfe
 def map_forked(
-    function,         # of one argument, at a module's top level
-    things:list,      # its arguments
-    workers:int=None, # processes; None: one for each core, 0: none
-    few:int=200,      # with fewer arguments, no process is started
-    chunk:int=32,     # arguments that a process takes at a time
+    function,          # of one argument, at a module's top level
+    things:list,       # its arguments
+    workers:int=None,  # processes; None: one for each core, 0: none
+    few:int=200,       # with fewer arguments, no process is started, or one if `failed` is given
+    chunk:int=32,      # arguments that a process takes at a time
+    failed=None,       # `failed(thing, reason)` is the result at which a process ends by itself
+    seconds:float=0,   # of CPU time for each argument, then its process ends; 0: no limit
+    memory:int=0,      # bytes that a process may add to those of its start; 0: no limit
 ):
     "Yield `function(thing)` for each, in order; `UserError` if a process is ended from outside"
-    if workers == 0 or len(things) < few:
+    if len(things) < few: workers = int(bool(failed and workers != 0 and sys.platform == 'linux'))
+    workers = os.cpu_count() if workers is None else workers
+    if not workers or not things:
         yield from map(function, things)
         return
-    try: yield from _map_in_processes(function, things, workers or os.cpu_count(), chunk)
-    except BrokenProcessPool:
+    try: yield from _map_in_processes(function, things, workers, chunk, failed, seconds, memory)
+    except _Ended:
         raise UserError("A process that reads images was ended from outside, usually for lack of "
             "memory: close other programs and run again; images already read are kept.",
             'dataset') from None

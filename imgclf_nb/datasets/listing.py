@@ -12,8 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from .cards import open_set
-from .folders import list_folder
+from .choices import get_choices
+from .metadata import list_with_metadata
+from .records import read_decisions
 from .tables import list_table
+from .trees import SharedList
 
 # %% ../../nbs/datasets/04_listing.ipynb #41c59945
 def list_items(
@@ -22,11 +25,13 @@ def list_items(
     "`path, label, split, file` of every image, sorted by `file`; `UserError` without usable images"
     found = open_set(dataset)
     is_csv = found.root.is_file()
-    items, passed_over = list_table(found.root) if is_csv else list_folder(found.root)
-    base = found.root.parent if is_csv else found.root
+    choices = get_choices(read_decisions(found))
+    list_files = list_table if is_csv else list_with_metadata
+    items, passed_over = list_files(found.root, choices)
+    base = items.attrs.get('base', found.root) if is_csv else found.root
     files = [Path(os.path.relpath(path, base)).as_posix() for path in items.path]
     items['file'] = [file.encode('utf-8', 'replace').decode() for file in files]
     if not found.card.keep_split: items['split'] = ''
     items = items.sort_values('file').reset_index(drop=True)
-    items.attrs['passed_over'] = passed_over
+    items.attrs['passed_over'] = SharedList(passed_over)
     return items

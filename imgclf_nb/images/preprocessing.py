@@ -6,24 +6,20 @@
 __all__ = ['FILTERS', 'open_image', 'get_decoder', 'Preprocessing', 'fit_image', 'get_batches']
 
 # %% ../../nbs/images/00_preprocessing.ipynb #4cf1d76f
-import dataclasses, os, warnings
+import dataclasses, os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import PIL, numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from fastcore.basics import patch
 
 from ..core import UserError
-
-# %% ../../nbs/images/00_preprocessing.ipynb #c2bed521
-def _to_8bit(im):
-    "Scale 16- and 32-bit grey values to 8 bits; Pillow's own conversion clips them"
-    values = np.nan_to_num(np.asarray(im).astype(np.float64))
-    top = values.max(initial=0)
-    if im.mode == 'F' or top > 65535: values = values*255/max(top, 1)  # from 0–1, or from 0–top
-    elif im.mode.startswith('I;16') or top > 255: values = values/257  # 65535 / 257 = 255
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+from .colour import to_srgb
+from .depth import (
+    KINDS, colours_to_bytes, get_kind, get_stated_range, in_strips, read_colours, to_bytes)
+from .opening import get_stream, open_lazily
 
 # %% ../../nbs/images/00_preprocessing.ipynb #ea54844c
 def _put_on_white(im):
@@ -34,34 +30,63 @@ def _put_on_white(im):
 
 # %% ../../nbs/images/00_preprocessing.ipynb #d98b3cca
 def _make_plain(im):
-    "The image without transparency and with 8 bits per value"
-    if im.mode in ('I', 'F') or im.mode.startswith('I;16'): return _to_8bit(im)
+    "The image without transparency"
     has_alpha = im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in im.info
-    return _put_on_white(im) if has_alpha else im
+    return in_strips(im, _put_on_white, 'RGB') if has_alpha else im
+
+# %% ../../nbs/images/00_preprocessing.ipynb #72f838de
+def _turn(im, turn):
+    "Turn an image upright in place, by an EXIF flag that its file has or that is given"
+    if turn: im.getexif()[ExifTags.Base.Orientation] = turn
+    ImageOps.exif_transpose(im, in_place=True)
+
+# %% ../../nbs/images/00_preprocessing.ipynb #64f174be
+def _decode(im, stream, value_range, orient):
+    "The decoded image with 8 bits per value, upright if asked for"
+    kind, stated = get_kind(im), get_stated_range(im)
+    colours = read_colours(stream.getvalue()) if kind == 'colour16' and value_range else None
+    im.load()  # the first frame of an animation
+    if colours is not None:
+        turn = im.getexif().get(ExifTags.Base.Orientation)
+        im = colours_to_bytes(colours, value_range)
+        if orient: _turn(im, turn)
+        return im
+    if orient: _turn(im, None)
+    return im if kind in ('', 'colour16') else to_bytes(im, kind, value_range, stated)
+
+# %% ../../nbs/images/00_preprocessing.ipynb #d9463519
+_LEAN = ('JPEG', 'PNG', 'TIFF', 'BMP', 'PPM')  # Pillow keeps nothing but the pixels of these
+
+def _convert(im, profile, mode):
+    "The image in sRGB and in mode RGB or L"
+    if profile or im.mode == 'LAB': im = in_strips(im, partial(to_srgb, profile=profile), 'RGB')
+    return im if im.mode == mode and im.format in _LEAN else im.convert(mode)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #4e8f5288
 def open_image(
-    file,             # a path, or a `BytesIO` of the file's bytes
-    channels:int=3,   # 3 for RGB, 1 for grey
-    at_least:int=None,# needed shorter side, pixels: a large JPEG is decoded at 1/2, 1/4 or 1/8
-    orient:bool=True, # rotate upright by the EXIF flag
+    file,              # a path, or a `BytesIO` of the file's bytes
+    channels:int=3,    # 3 for RGB, 1 for grey
+    at_least:int=None, # needed shorter side, pixels: a large JPEG is decoded at 1/2, 1/4 or 1/8
+    orient:bool=True,  # rotate upright by the EXIF flag
+    value_range='own', # of values of more than 8 bits, see `Preprocessing`; own: of this image
+    most:int=None,     # pixels; a JPEG of more is decoded at 1/2, 1/4 or 1/8
 )->Image.Image:
-    "An upright 8-bit image in RGB or L; raises Pillow's errors if the file cannot be read"
-    with warnings.catch_warnings():
-        warning = Image.DecompressionBombWarning  # large images are allowed; bombs stay an error
-        warnings.simplefilter('ignore', warning)
-        with Image.open(file) as im:
-            if at_least and im.format == 'JPEG': im.draft(None, (at_least, at_least))
-            im.load()  # the first frame of an animation
-            if orient: im = ImageOps.exif_transpose(im)
-            return _make_plain(im).convert('L' if channels == 1 else 'RGB')
+    "An upright 8-bit image in RGB or L; `OSError` or another of Pillow's errors if unreadable"
+    stream = get_stream(file)
+    im = open_lazily(stream, most)
+    if at_least and im.format == 'JPEG': im.draft(None, (at_least, at_least))
+    profile = im.info.get('icc_profile') or b''
+    im = _make_plain(_decode(im, stream, value_range, orient))
+    return _convert(im, profile, 'L' if channels == 1 else 'RGB')
 
 # %% ../../nbs/images/00_preprocessing.ipynb #0b987aee
+_READING = 2  # version of `open_image`; 2: colour profiles, ranges of values
+
 def get_decoder()->dict:
     "The versions of the libraries that determine the pixels of a decoded image"
     from PIL import features
     jpeg = features.version_feature('libjpeg_turbo') or features.version('jpg')
-    return dict(pillow=PIL.__version__, jpeg=jpeg)
+    return dict(pillow=PIL.__version__, jpeg=jpeg, reading=_READING)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #d76482dc
 FILTERS = dict(
@@ -86,6 +111,14 @@ def _check_choices(preprocessing):
             choices = ', '.join(str(o) for o in allowed)
             raise UserError(f"Preprocessing {name} = {value!r}: it must be one of {choices}.", name)
 
+# %% ../../nbs/images/00_preprocessing.ipynb #e6232177
+def _check_range(value_range):
+    "`UserError` unless each kind of values has `[low, high]`"
+    for kind,limits in (value_range or {}).items():
+        if kind in KINDS and len(limits) == 2 and limits[0] < limits[1]: continue
+        raise UserError(f"Preprocessing value_range = {value_range!r}: it needs [low, high] for "
+            f"some of {', '.join(KINDS)}, such as {{'uint16': [0, 4095]}}.", 'value_range')
+
 # %% ../../nbs/images/00_preprocessing.ipynb #73940888
 @dataclass
 class Preprocessing:
@@ -101,8 +134,11 @@ class Preprocessing:
     mean:list = field(default_factory=lambda: [.5]*3) # of 0–1 values, one per channel
     std:list = field(default_factory=lambda: [.5]*3)  # of 0–1 values, one per channel
     classes:list = field(default_factory=list)        # in the order of the model's outputs
+    value_range:dict = None     # [low, high] of values of more than 8 bits, by `depth.KINDS`
 
-    def __post_init__(self): _check_choices(self)
+    def __post_init__(self):
+        _check_choices(self)
+        _check_range(self.value_range)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #34cfcf0f
 def fit_image(
@@ -129,7 +165,7 @@ def fit_image(
 def read(self:Preprocessing, file)->Image.Image:
     "The upright image; a JPEG is decoded at no less than twice the needed size"
     need = None if self.resize == 'squash' else 2*int(self.size/self.crop_pct)
-    return open_image(file, self.channels, need, self.orient)
+    return open_image(file, self.channels, need, self.orient, self.value_range)
 
 # %% ../../nbs/images/00_preprocessing.ipynb #0de648cf
 @patch

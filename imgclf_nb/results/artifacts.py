@@ -76,6 +76,7 @@ def describe_data(
     sizes = {split: int((items.split == split).sum()) for split in ('train','valid','test')}
     positive = get_positive(items, card, positive)
     run.update(**hashes, split_sizes=sizes, unreadable=len(items.attrs['unreadable']),
+        passed_over=len(items.attrs.get('passed_over', [])),
         decisions=items.attrs['decisions'], left_out=len(items.attrs['left_out']),
         classes=classes, positive_class=positive)
     if positive: print(f'The positive class is {positive}: sensitivity is measured on its images '
