@@ -209,8 +209,8 @@ def _unpack_by_way_of(tmp, archive, folder, max_files, max_bytes):
             "(Deflate64 or newer, as Windows and 7-Zip write it). Unpack it with 7-Zip or unzip, "
             "and give the folder.") from e
     except Exception as e:  # a broken archive can raise nearly anything
-        raise UserError(f"{archive.name} cannot be unpacked ({describe_error(e)}): fetch it again, or "
-            f"use another source.") from e
+        raise UserError(f"{archive.name} cannot be unpacked ({describe_error(e)}): fetch it again, "
+            "or use another source.") from e
 
 # %% ../../nbs/datasets/03_archives.ipynb #08afc823
 def unpack(

@@ -180,9 +180,11 @@ def _keep_computed(computed, known, store):
         if known: _write_store(store, known)
 
 # %% ../../nbs/models/01_features.ipynb #f6fd379e
-def _freeze(model):
-    "The model on the device, in eval mode, channels last"
+def _freeze(model, arch, size, channels, weights):
+    "The model, else the backbone, on the device, in eval mode, channels last"
     import torch
+    set_allocator()
+    if model is None: model = get_backbone(arch, weights=weights, channels=channels, size=size)
     return model.to(get_device(), memory_format=torch.channels_last).eval()
 
 # %% ../../nbs/models/01_features.ipynb #50271d9b
@@ -213,10 +215,8 @@ def get_frozen_features(
     channels:int=3,     # 3 (RGB) or 1 (grey)
 )->np.ndarray:
     "Features of the frozen model, `float32 (images, features)`; raises what `get_backbone` raises"
-    set_allocator()
     pre = get_preprocessing(arch, size, resize=resize, channels=channels)
-    if model is None: model = get_backbone(arch, weights=weights, channels=channels, size=size)
-    model = _freeze(model)
+    model = _freeze(model, arch, size, channels, weights)
     if precision == 'auto': precision = choose_precision(model, arch, size)
     store = _get_store(model, arch, _add_range(pre, items), mirror, precision)
     known = _read_store(store)
