@@ -18,6 +18,7 @@ from .core import UserError
 from .datasets.cards import open_set
 from .datasets.choices import get_decisions_path
 from .datasets.listing import list_items
+from .datasets.miniatures import MINIATURES
 from .datasets.records import ACTIONS, apply_decisions, read_decisions
 from .datasets.trees import SharedList
 from .images.duplicates import (
@@ -223,7 +224,8 @@ def get_items(
     items, used = _use_decisions(items, found) if decisions else (items, {})
     classes = set(items.label)
     passed_over = items.attrs['passed_over']
-    _report_passed_over(passed_over, items.attrs.get('notes', ()))
+    is_mini = found.name in MINIATURES  # which holds files about itself
+    _report_passed_over([] if is_mini else passed_over, items.attrs.get('notes', ()))
     facts = _read_facts(items, cache)
     bad = _get_unreadable(items, facts, strict)
     items, facts = _keep_readable(items, facts)
