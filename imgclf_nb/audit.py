@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .core import UserError, get_records, write_csv, write_json
 from .datasets.cards import open_set
+from .datasets.miniatures import MINIATURES
 
 # %% ../nbs/01a_audit.ipynb #485020a9
 def count_duplicates(
@@ -180,7 +181,7 @@ def _describe_size(s):
     "How many images and classes there are"
     text = f"{s['pictures']:,} images of {s['classes']} classes"
     if s['unreadable']: text += f", {s['unreadable']:,} more cannot be read"
-    n = s.get('passed_over', 0)
+    n = 0 if s['dataset'] in MINIATURES else s.get('passed_over', 0)  # they hold files of their own
     if n: text += f"; {n:,} other {'files are' if n > 1 else 'file is'} passed over"
     return text + '.'
 

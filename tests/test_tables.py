@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from imgclf_nb.core import UserError
+from imgclf_nb.datasets.cards import open_set
 from imgclf_nb.datasets.delimited import read_delimited
 from imgclf_nb.datasets.listing import list_items
 from imgclf_nb.datasets.records import apply_decisions, decide, get_decisions_path, read_decisions
@@ -322,6 +323,21 @@ def test_a_linked_table(folder, tmp_path_factory, is_beside):
     assert is_right(items) and items.file[0] == 'my images/00.jpg'
 
 
+def test_the_records_of_a_linked_table(folder, tmp_path_factory):
+    "They stay where the file that it leads to had them; a run records the link"
+    from imgclf_nb.datasets.cards import fill_recipe
+    store = tmp_path_factory.mktemp('store')
+    real = store/'9f86d0'
+    os.replace(write(folder, 'path,label', lambda i: f'{get_path(i)},{get_class(i)}'), real)
+    link = folder/'labels.csv'
+    link.symlink_to(real)
+    assert open_set(str(link)).key.startswith('labels-')
+    assert fill_recipe(dict(dataset=str(link)))['dataset'] == str(link.parent.resolve()/'labels.csv')
+    older = get_decisions_path(str(real)).parent
+    older.mkdir(parents=True)
+    assert open_set(str(link)).key == older.name
+
+
 def test_images_beside_the_table_are_counted(folder):
     items = read(folder, 'path,label', lambda i: f'{get_path(i//2)},a')
     assert len(items) == 6 and {'6 lines of a.csv repeat an image: each counts once.', '6 images in the same folders are not in a.csv, so they are not part of the set.'} <= set(items.attrs['notes'])
@@ -360,6 +376,16 @@ def test_folders_and_metadata(tmp_path):
     decide(str(tmp_path), 'label', 'column', 'label')
     items = list_items(str(tmp_path))
     assert len(items) == 6 and items.attrs['passed_over']
+
+
+def test_a_metadata_table_of_something_else_changes_nothing(tmp_path):
+    for i in range(4):
+        (tmp_path/get_class(i)).mkdir(exist_ok=True)
+        (tmp_path/get_class(i)/f'{i}.jpg').touch()
+    for text in ('key,value\nauthor,me\n', 'id,label\n77,x\n', 'no table "at" all\n"'):
+        (tmp_path/'metadata.csv').write_text(text)
+        items = list_items(str(tmp_path))
+        assert items.label.tolist() == ['cat', 'cat', 'dog', 'dog'] and any('is not used' in o for o in items.attrs['notes'])
 
 
 # Decisions

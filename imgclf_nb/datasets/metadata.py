@@ -7,19 +7,22 @@ __all__ = ['find_metadata', 'list_with_metadata']
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #28977607
 import os
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from ..core import UserError
 from .choices import ask
-from .columns import LABEL_NAMES, PATH_NAMES, get_decided, get_named
+from .columns import (
+    LABEL_NAMES, PATH_NAMES, add_note, find_path_column, get_decided, get_named)
 from .folders import list_folder, list_rest
 from .group_columns import find_groups
+from .image_paths import find_images
 from .label_columns import find_ticks
 from .labels import clean_label
 from .split_columns import find_splits
-from .tables import find_table_images, list_table, open_table
+from .tables import list_table, open_table
 from .words import get_split
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #dba5c6b5
@@ -38,6 +41,12 @@ def find_metadata(
     return here + [table for folder in inside for table in find_metadata(folder, depth - 1)]
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #e8b1f6c7
+def _names_images(df, path):
+    "Whether a column with a name for paths has the path of an image among its first lines"
+    named = get_named(df.columns, PATH_NAMES)
+    return any(any(find_images(df[o][:50].tolist(), path).files) for o in named)
+
+# %% ../../nbs/datasets/04j_metadata.ipynb #96a80731
 def _open_all(tables, root):
     "`(table by path, notes)` of those that can be read and have a column for the path of an image"
     read, notes = {}, []
@@ -46,7 +55,8 @@ def _open_all(tables, root):
         except UserError as error:
             notes.append(f"{os.path.relpath(path, root)} is not used: {error}")
         else:
-            if get_named(df.columns, PATH_NAMES): read[path] = df
+            if _names_images(df, path): read[path] = df
+            else: notes.append(f"{os.path.relpath(path, root)} is not used: it names no image.")
     return read, notes
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #aedb2e2b
@@ -100,18 +110,26 @@ def _check_folders(rows, column, root):
 def _read_columns(df, path, rows, choices):
     "`path, group, split` of the images in a table without labels"
     roles = choices.get('column', {})
-    column, found = find_table_images(df, choices, path)
-    labels = pd.Series(found.files, df.index).map(rows.set_index('path').label).fillna('')
+    find = partial(find_images, path=path)
+    column = find_path_column(df, roles, path, lambda texts: find(texts).files)
+    files = pd.Series(find(df[column].tolist()).files, df.index, dtype=object)
+    n = (files == '').sum()
+    if n: add_note(df, f"{n} lines of {Path(path).name} name no image: they are not used.")
+    df, files = df[files != ''], files[files != '']
+    labels = files.map(rows.set_index('path').label).fillna('')
     splits, columns = find_splits(df, roles, path, [column])
     groups, _ = find_groups(df, labels, roles, path, [column, *columns], splits is not None)
-    values = dict(path=found.files, group=groups, split=splits)
-    return pd.DataFrame({role: o for role,o in values.items() if o is not None})
+    values = dict(path=files, group=groups, split=splits)
+    about = pd.DataFrame({role: o for role,o in values.items() if o is not None})
+    about.attrs['notes'] = df.attrs.get('notes', [])
+    return about
 
 # %% ../../nbs/datasets/04j_metadata.ipynb #d769c6de
 def _add_columns(rows, read, choices):
     "The rows of the folders, with the group and the split that tables give"
-    about = pd.concat([_read_columns(df, path, rows, choices) for path,df in read.items()])
-    notes = [o for df in read.values() for o in df.attrs.get('notes', [])]
+    parts = [_read_columns(df, path, rows, choices) for path,df in read.items()]
+    notes = [o for part in parts for o in part.attrs.pop('notes')]
+    about = pd.concat(parts)
     rows.attrs['notes'] = [*rows.attrs.get('notes', []), *notes]
     about = about.drop_duplicates('path').set_index('path')
     for role in [o for o in ('group', 'split') if o in about]:
