@@ -8,8 +8,8 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageCms
 
 from conftest import NOTEBOOKS, ROOT
+from imgclf_nb.base.parallel import map_forked
 from imgclf_nb.data import get_items
-from imgclf_nb.images import properties
 from imgclf_nb.images.depth import get_value_range
 from imgclf_nb.images.formats import FORMATS, READABLE_SUFFIXES
 from imgclf_nb.images.opening import MAX_PIXELS, UnreadableError, check_package
@@ -254,13 +254,15 @@ def spin_or_crash(path):
     return measure_image(path)
 
 
-def test_a_decoder_that_hangs_or_crashes_costs_one_file(tmp_path, monkeypatch):
+def test_a_decoder_that_hangs_or_crashes_costs_one_file(tmp_path):
     for name in ('a', 'crash', 'endless', 'z'): Image.new('RGB', (9, 9), ORANGE).save(tmp_path/f'{name}.png')
-    monkeypatch.setattr(properties, 'measure_image', spin_or_crash)
-    monkeypatch.setattr(properties, 'MAX_SECONDS', .3)
-    found = measure_images(sorted(tmp_path.iterdir()), cache=False)
-    assert [bool(o) for o in found.error] == [False, True, True, False]
-    assert 'crashes' in found.error[1] and '0.3 s of CPU time' in found.error[2]
+    paths = [str(path) for path in sorted(tmp_path.iterdir())]
+    found = list(map_forked(spin_or_crash, paths, 1, few=0, failed=note_failure, seconds=.3))
+    assert [bool(o['error']) for o in found] == [False, True, True, False]
+    assert 'crashes' in found[1]['error'] and '0.3 s of CPU time' in found[2]['error']
+
+
+def note_failure(path, reason): return dict(error=reason)
 
 
 # depth

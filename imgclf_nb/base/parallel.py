@@ -169,14 +169,14 @@ def map_forked(
     function,          # of one argument, at a module's top level
     things:list,       # its arguments
     workers:int=None,  # processes; None: one for each core, 0: none
-    few:int=200,       # with fewer arguments, no process is started, or one if `failed` is given
+    few:int=200,       # with fewer arguments, no process is started, and nothing is limited
     chunk:int=32,      # arguments that a process takes at a time
     failed=None,       # `failed(thing, reason)` is the result at which a process ends by itself
     seconds:float=0,   # of CPU time for each argument, then its process ends; 0: no limit
     memory:int=0,      # bytes that a process may add to those of its start; 0: no limit
 ):
     "Yield `function(thing)` for each, in order; `UserError` if a process is ended from outside"
-    if len(things) < few: workers = int(bool(failed and workers != 0 and sys.platform == 'linux'))
+    if len(things) < few: workers = 0
     workers = os.cpu_count() if workers is None else workers
     if not workers or not things:
         yield from map(function, things)
