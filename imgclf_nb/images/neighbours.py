@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PARTS', 'BITS', 'find_close', 'get_components', 'get_tree_order', 'find_nearest']
 
-# %% ../../nbs/images/01a_neighbours.ipynb #85aa87e1
+# %% ../../nbs/images/01a_neighbours.ipynb #e4562394
 from itertools import combinations
 
 import numpy as np
 
-# %% ../../nbs/images/01a_neighbours.ipynb #bf06bcba
+# %% ../../nbs/images/01a_neighbours.ipynb #2de76b8f
 PARTS, BITS = 4, 16  # of a hash
 
 def _get_masks(distance):
@@ -20,19 +20,19 @@ def _get_masks(distance):
         for places in combinations(range(BITS), n): masks.append(sum(1 << o for o in places))
     return np.array(masks)
 
-# %% ../../nbs/images/01a_neighbours.ipynb #69afc199
+# %% ../../nbs/images/01a_neighbours.ipynb #b79d81e3
 def _get_part(hashes, part):
     "One of the four parts of each `uint64` hash, as a number"
     return (hashes >> np.uint64(BITS*part)).astype(np.uint16).astype(np.int64)
 
-# %% ../../nbs/images/01a_neighbours.ipynb #7968cbc7
+# %% ../../nbs/images/01a_neighbours.ipynb #302abbd4
 def _make_table(hashes, part):
     "`(rows by the value of one part, where each value begins)`"
     values = _get_part(hashes, part)
     counts = np.bincount(values, minlength=2**BITS)
     return np.argsort(values, kind='stable'), np.r_[0, counts.cumsum()]
 
-# %% ../../nbs/images/01a_neighbours.ipynb #4284e496
+# %% ../../nbs/images/01a_neighbours.ipynb #bca770fb
 def _look_up(table, values):
     "`(x, row)` of all rows of the table with one of the `values` of line x, `(lines, masks)`"
     rows, begins = table
@@ -42,13 +42,13 @@ def _look_up(table, values):
     within = np.arange(len(cells)) - np.repeat(size.cumsum() - size, size)
     return cells//values.shape[1], rows[first[cells] + within]
 
-# %% ../../nbs/images/01a_neighbours.ipynb #ce180641
+# %% ../../nbs/images/01a_neighbours.ipynb #fa370f23
 def _drop_repeated(numbers):
     "The numbers in order, each once; much faster than `np.unique` where many are repeated"
     numbers = np.sort(numbers)
     return numbers[np.r_[True, numbers[1:] != numbers[:-1]][:len(numbers)]]
 
-# %% ../../nbs/images/01a_neighbours.ipynb #146ce137
+# %% ../../nbs/images/01a_neighbours.ipynb #7ab36d1e
 def _find_in_block(a, b, rows, tables, masks, distance):
     "`(x, y)` for x in `rows` and y other than x: hashes `a[x]` and `b[y]` that are close"
     found = []
@@ -59,7 +59,7 @@ def _find_in_block(a, b, rows, tables, masks, distance):
         found.append(x[close]*len(b) + y[close])
     return np.divmod(_drop_repeated(np.concatenate(found)), len(b))
 
-# %% ../../nbs/images/01a_neighbours.ipynb #dc03b373
+# %% ../../nbs/images/01a_neighbours.ipynb #945d2573
 def _count_entries(a, tables, masks, block=1024):
     "How many entries of the tables each hash would be compared with"
     counts = np.zeros(len(a), np.int64)
@@ -70,7 +70,7 @@ def _count_entries(a, tables, masks, block=1024):
             counts[i:i+block] += size[values[i:i+block, None] ^ masks].sum(1)
     return counts
 
-# %% ../../nbs/images/01a_neighbours.ipynb #9a9f21a8
+# %% ../../nbs/images/01a_neighbours.ipynb #101df531
 def find_close(
     a,                # hashes `(n,)` of uint64
     b,                # hashes `(n,)` of the same images, such as those of the mirrored images
@@ -92,7 +92,7 @@ def find_close(
     pairs = _drop_repeated(np.concatenate(found))
     return np.c_[np.divmod(pairs, max(1, len(a)))], np.flatnonzero(crowded)
 
-# %% ../../nbs/images/01a_neighbours.ipynb #7b320574
+# %% ../../nbs/images/01a_neighbours.ipynb #7730c13d
 def get_components(
     details,         # of thumbnails `(n, side²)`
     dimensions:int=8,# how many
@@ -103,7 +103,7 @@ def get_components(
     values, vectors = np.linalg.eigh(off.T @ off)
     return mean, vectors[:, ::-1][:, :dimensions]
 
-# %% ../../nbs/images/01a_neighbours.ipynb #00c1e6a4
+# %% ../../nbs/images/01a_neighbours.ipynb #328ffd84
 def get_tree_order(
     places, # of images `(n, dimensions)`
 )->np.ndarray:
@@ -111,7 +111,7 @@ def get_tree_order(
     from scipy.spatial import cKDTree
     return cKDTree(places).indices
 
-# %% ../../nbs/images/01a_neighbours.ipynb #9ea661d6
+# %% ../../nbs/images/01a_neighbours.ipynb #df9d643e
 def find_nearest(
     places,    # of images `(n, dimensions)`
     asked,     # places whose neighbours are wanted `(m, dimensions)`

@@ -15,11 +15,11 @@ from ..base.runs import Run
 from ..datasets.miniatures import MINIATURES
 from .paired_predictions import check_one_setting, check_comparable, find_items
 from .paired_predictions import get_answers, get_prediction_units, get_tables
-from ..stats.contributions import get_image_values
 from ..stats.calibration import FEWEST_CALIBRATING, cross_calibrate, get_ece
 from ..stats.calibration import set_temperature
 from ..stats.intervals import resample_units, get_aucs, get_confusions, get_scores
-from ..stats.intervals import get_exact_quantiles, get_unit_share, soften_certain
+from ..stats.intervals import get_unit_share, soften_certain
+from ..stats.mean_bounds import get_mean_bounds
 from ..stats.paired_tests import Answers, METRICS, get_bounds, get_replicates, get_value
 from ..stats.roc_pr import get_average_precisions
 
@@ -99,25 +99,13 @@ def _get_ece(a, counts):
     found = get_ece(a.probs, a.targs, a.units, counts)
     return {k: found[k] for k in ('value', 'low', 'high')}
 
-# %% ../../nbs/results/02_metrics.ipynb #4ef0dc53
-def _get_mean_bounds(a, metric, counts, largest):
-    "`value, low, high` of log loss or Brier score; as uncertain as an accuracy of 0 or 1"
-    replicates = get_replicates(a, metric, counts)
-    right = a.preds == a.targs
-    if right.all() or not right.any():
-        second = a.probs.argsort(1)[:, -2]
-        changed = replace(a, targs=np.where(right, second, a.preds))
-        share = 1 - get_exact_quantiles(*counts.shape)
-        replicates = (1 - share)*replicates + share*get_image_values(changed, metric).mean()
-    return get_bounds(replicates[None], counts.shape[1], largest)
-
 # %% ../../nbs/results/02_metrics.ipynb #95cf031a
 def _get_probability_metrics(a, raw, counts):
     "Metrics of the probabilities: log loss, Brier score, expected calibration error"
     largest_brier = 1. if a.probs.shape[1] == 2 else 2.
     return dict(
-        log_loss=_get_mean_bounds(a, 'log_loss', counts, np.inf),
-        brier=_get_mean_bounds(a, 'brier', counts, largest_brier),
+        log_loss=get_mean_bounds(a, 'log_loss', counts, np.inf),
+        brier=get_mean_bounds(a, 'brier', counts, largest_brier),
         ece=_get_ece(a, counts),
         ece_before=_get_ece(raw or a, counts))
 

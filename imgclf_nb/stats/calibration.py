@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from .contributions import get_brier
-from .intervals import get_unit_share
+from .intervals import get_share, get_unit_share
 
 # %% ../../nbs/stats/03_calibration.ipynb #678696a3
 FEWEST_CALIBRATING = 10  # images; fewer say too little about a temperature or a threshold
@@ -166,6 +166,14 @@ def _invert(level, curve, plain):
     if curve[0] >= level: return 0.
     return min(1., float(np.interp(level, curve, _factors)*plain))
 
+# %% ../../nbs/stats/03_calibration.ipynb #09d3cda6
+def _widen_certain(ece, confidence, right, n_units):
+    "The error's bounds, as wide as the exact interval of an accuracy of 0 or 1 allows"
+    if 0 < right.mean() < 1: return ece
+    accuracy = get_share(n_units*right[0], n_units, method='exact')
+    ends = [abs(float(confidence.mean()) - accuracy[k]) for k in ('low', 'high')]
+    return ece | dict(low=min(ece['low'], *ends), high=max(ece['high'], *ends))
+
 # %% ../../nbs/stats/03_calibration.ipynb #1bed3ae3
 def get_ece(
     probs,          # probabilities `(n, classes)`
@@ -185,7 +193,8 @@ def get_ece(
     high = _invert(.975, above, plain)
     if above[0] >= .975:  # an error unusually small even for a calibrated model rejects all factors
         high = min(1., plain + np.quantile((share*np.abs(noise)).sum(1), .975))
-    return dict(value=value, low=min(low, value), high=max(high, value), plain=float(plain))
+    ece = dict(value=value, low=min(low, value), high=max(high, value), plain=float(plain))
+    return _widen_certain(ece, confidence, right, counts.shape[1])
 
 # %% ../../nbs/stats/03_calibration.ipynb #77d00933
 def _plot_bins(ax, probs, targs, units, **style):
