@@ -19,8 +19,10 @@ from .datasets.cards import open_set
 from .datasets.choices import get_decisions_path
 from .datasets.listing import list_items
 from .datasets.miniatures import MINIATURES
-from .datasets.records import ACTIONS, apply_decisions, read_decisions
+from .datasets.records import ACTIONS, apply_decisions, find_moved_decisions
+from .datasets.records import read_decisions
 from .datasets.trees import SharedList
+from .images.depth import describe_range, get_value_range
 from .images.duplicates import (
     find_near_duplicates, get_duplicates, get_similar_clusters, join_groups)
 from .images.preprocessing import open_image
@@ -75,7 +77,7 @@ def _is_utf8(name):
 def _read_facts(items, cache):
     "The table of `measure_images`; a name that is not UTF-8 counts as an error"
     is_odd = np.array([not _is_utf8(path) for path in items.path], dtype=bool)
-    facts = measure_images(items.path.where(~is_odd, ''), cache)
+    facts = measure_images(items.path.where(~is_odd, ''), cache, check=1)
     facts.loc[is_odd, 'error'] = 'its name is not UTF-8: rename it'
     return facts
 
@@ -133,6 +135,14 @@ def _check_classes(items, classes, bad, root):
             'dataset')
 
 # %% ../nbs/01_data.ipynb #e3a8dce4
+def _say_moved(found, items):
+    "Print where the decisions are if this set was at another place when they were made"
+    file = find_moved_decisions(found, items.file)
+    if file is None: return
+    print(f'{file} holds decisions about images with these names, and its set is gone. If it has '
+        f'moved here, copy the file to {get_decisions_path(found)}.')
+
+# %% ../nbs/01_data.ipynb #f772221e
 def _use_decisions(items, found):
     "`(items, used)`: the items after the recorded decisions, and the decisions that were used"
     before = items.file
@@ -144,6 +154,7 @@ def _use_decisions(items, found):
     done = [f'{action} {used[action]}' for action in counted]
     key = get_decisions_path(found).parent.name
     if done: print(f"Decisions used: {', '.join(done)} ({key}/decisions.csv)")
+    if not used['sha256'] and not found.decisions: _say_moved(found, items)
     missing = used['missing']
     if missing:
         print(f"{len(missing)} decisions are about missing files, e.g. {missing[0]}: they stay in "
@@ -211,6 +222,13 @@ def _add_groups(items, facts, card):
     rest = [name for name in items.columns if name not in (*first, 'decided', 'kept')]
     return items[first + rest]
 
+# %% ../nbs/01_data.ipynb #b3dbd351
+def _find_range(facts):
+    "The range of deep values in the set, also printed; None for images of 8 bits"
+    value_range = get_value_range(facts)
+    for sentence in describe_range(value_range): print(f'{sentence}.')
+    return value_range
+
 # %% ../nbs/01_data.ipynb #22cb674c
 def get_items(
     dataset,             # a data set's name, a folder or a CSV, or a `DataSet`
@@ -231,6 +249,7 @@ def get_items(
     items, facts = _keep_readable(items, facts)
     _check_classes(items, classes, bad, found.root)
     items = _add_groups(items, facts, found.card)
+    items.attrs['value_range'] = _find_range(facts)
     by_hand = found.root.is_file() and (items.split != '').all()  # a CSV gives every split
     items.attrs.update(dataset=found.name, unreadable=bad, passed_over=passed_over,
         decisions=used, data_hash=get_data_hash(items), by_hand=by_hand)
