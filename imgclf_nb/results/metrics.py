@@ -20,7 +20,7 @@ from ..stats.calibration import set_temperature
 from ..stats.intervals import resample_units, get_aucs, get_confusions, get_scores
 from ..stats.intervals import get_unit_share, soften_certain
 from ..stats.mean_bounds import get_mean_bounds
-from ..stats.paired_tests import Answers, METRICS, get_bounds, get_replicates, get_value
+from ..stats.paired_tests import Answers, METRICS, get_bounds, get_value
 from ..stats.roc_pr import get_average_precisions
 
 # %% ../../nbs/results/02_metrics.ipynb #8469977a
