@@ -257,7 +257,7 @@ def spin_or_crash(path):
 def test_a_decoder_that_hangs_or_crashes_costs_one_file(tmp_path):
     for name in ('a', 'crash', 'endless', 'z'): Image.new('RGB', (9, 9), ORANGE).save(tmp_path/f'{name}.png')
     paths = [str(path) for path in sorted(tmp_path.iterdir())]
-    found = list(map_forked(spin_or_crash, paths, 1, few=0, failed=note_failure, seconds=.3))
+    found = list(map_forked(spin_or_crash, paths, 1, failed=note_failure, seconds=.3))
     assert [bool(o['error']) for o in found] == [False, True, True, False]
     assert 'crashes' in found[1]['error'] and '0.3 s of CPU time' in found[2]['error']
 

@@ -169,15 +169,16 @@ def map_forked(
     function,          # of one argument, at a module's top level
     things:list,       # its arguments
     workers:int=None,  # processes; None: one for each core, 0: none
-    few:int=200,       # with fewer arguments, no process is started, and nothing is limited
+    few:int=200,       # with fewer arguments: one process if `failed` is given (Linux), else none
     chunk:int=32,      # arguments that a process takes at a time
     failed=None,       # `failed(thing, reason)` is the result at which a process ends by itself
     seconds:float=0,   # of CPU time for each argument, then its process ends; 0: no limit
     memory:int=0,      # bytes that a process may add to those of its start; 0: no limit
 ):
     "Yield `function(thing)` for each, in order; `UserError` if a process is ended from outside"
-    if len(things) < few: workers = 0
     workers = os.cpu_count() if workers is None else workers
+    is_limited = failed is not None and sys.platform == 'linux'
+    if len(things) < few: workers = min(workers, int(is_limited))
     if not workers or not things:
         yield from map(function, things)
         return

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ..core import UserError
-from .contents import check_archive, check_images
+from .archive_contents import check_archive, check_images
 
 # %% ../../nbs/datasets/03_archives.ipynb #1046f3f1
 class DiskFullError(UserError):

@@ -161,7 +161,7 @@ def _note_failure(path, reason):
 
 # %% ../../nbs/images/01_properties.ipynb #51ed36d5
 def _measure_all(paths, workers):
-    "Yield the properties of each file, in order; if they are many, in processes with limits"
+    "Yield the properties of each file, in order, in processes with limits"
     import imagehash, scipy.fftpack  # noqa: F401, loaded before the fork: once for all
     return map_forked(measure_image, paths, workers, failed=_note_failure, seconds=MAX_SECONDS,
         memory=2*MAX_MEMORY)
