@@ -170,17 +170,18 @@ def _guess_splits(folder):
     chosen = {clean_folder('/'.join(o.parts)): split for o,split in zip(by_size, splits)}
     return [(chosen, f"splits: {', '.join(splits)}")]
 
-# %% ../../nbs/datasets/03g_levels.ipynb #daf52a11
+# %% ../../nbs/datasets/03g_levels.ipynb #e72df9d0
 def _guess_leftovers(folder):
     "The decision to leave out the folders beside the only one that may hold classes"
     deep = [o for o in folder.folders if may_hold_classes(o)]
     rest = [o for o in folder.folders if o not in deep]
-    if len(deep) != 1 or not 0 < len(rest) < 5 or any(o.role for o in rest): return []
+    if len(deep) != 1 or not 0 < len(rest) < 5: return []
+    if any(o.role or not o.images for o in rest): return []
     names = shorten([o.name for o in rest])
     chosen = {clean_folder('/'.join(o.parts)): 'none' for o in rest}
     return [(chosen, f'only what is in {deep[0].name}, without {names}')]
 
-# %% ../../nbs/datasets/03g_levels.ipynb #df129ea7
+# %% ../../nbs/datasets/03g_levels.ipynb #4ddd73b6
 def ask_for_level(
     tree,   # a `Tree`
     folder, # in which the levels are
