@@ -91,6 +91,15 @@ PLAIN = {  # files, and the images by split and class
     'ground truth': ('o/train/good*2 o/test/broken/1.png o/test/good/2.png o/ground_truth/broken/1_mask.png', {'train/good': 2, 'test/broken': 1, 'test/good': 1}),
     'faces': ('with_mask/1.jpg without_mask/1.jpg mask_worn_wrongly/1.jpg', {'/with_mask': 1, '/without_mask': 1, '/mask_worn_wrongly': 1}),
     'labels as a class': ('labels/p1.jpg boxes/b1.jpg', {'/labels': 1, '/boxes': 1}),
+    'German': ('Trainingsdaten/Hund*2 Trainingsdaten/Uhu*1 Validierung/Hund*1 Testbilder/Uhu*1', {'train/Hund': 2, 'train/Uhu': 1, 'valid/Hund': 1, 'test/Uhu': 1}),
+    'Korean': ('학습/개*2 학습/말*1 검증/개*1 테스트/말*1', {'train/개': 2, 'train/말': 1, 'valid/개': 1, 'test/말': 1}),
+    'project': ('data/a*2 data/b*2 outputs/plot.png docs/img/logo.png', {'/a': 2, '/b': 2}),
+    'project with splits': ('data/train/a*2 data/train/b*2 data/val/a*1 results_2/plot.png', {'train/a': 2, 'train/b': 2, 'valid/a': 1}),
+    'test outside': ('s/s/train/a*2 s/s/train/b*2 s/s/valid/a*1 test/test*3', {'train/a': 2, 'train/b': 2, 'valid/a': 1}),
+    'test outside with classes': ('s/train/a*2 s/train/b*2 test/a*1', {'train/a': 2, 'train/b': 2, 'test/a': 1}),
+    'unlabelled beside': ('labeled/a*2 labeled/b*2 unlabeled*3', {'/a': 2, '/b': 2}),
+    'runs of another tool': ('a*2 b*2 runs/classify/train/args.yaml runs/classify/train/results.csv runs/classify/train/loss.png env/pyvenv.cfg env/lib/x.png', {'/a': 2, '/b': 2}),
+    'ground truth without pairs': ('train/good*2 test/good*1 test/broken*1 ground_truth/broken/m1.png', {'train/good': 2, 'test/good': 1, 'test/broken': 1}),
     'thumbnails': ('cats/1.jpg cats/thumbs/1.jpg dogs/2.jpg dogs/2_thumb.jpg thumbnails/cats/1.jpg thumbnails/dogs/2.jpg', {'/cats': 1, '/dogs': 1}),
 }
 
@@ -132,6 +141,27 @@ def test_two_readings_ask(name, tmp_path):
         decide(str(root), path, 'forget')
 
 
+def test_questions_that_need_several_decisions(tmp_path):
+    "Splits in a language without words here, folders beside the classes, and folds with splits inside"
+    for i,(text,choices,right) in enumerate([
+            ('nauka/a*3 nauka/b*3 sprawdzian/a*1 sprawdzian/b*1', dict(nauka='train', sprawdzian='test'), {'train/a': 3, 'train/b': 3, 'test/a': 1, 'test/b': 1}),
+            ('big/a*2 big/b*2 banner*1 colours*1', dict(banner='none', colours='none'), {'/a': 2, '/b': 2}),
+            ('fold0/train/a*2 fold0/train/b*2 fold0/val/a*1 fold1/train/a*2 fold1/val/b*1', dict(fold1='none'), {'train/a': 2, 'train/b': 2, 'valid/a': 1})]):
+        root = fill(tmp_path/str(i), text)
+        words = ' '.join(f'--decide {path} folder {value}' for path,value in choices.items())
+        with pytest.raises(UserError, match=f'imgclf_audit {root} {words} +#'): list_folder(root)
+        assert read(root, **choices) == right
+
+
+def test_labels_that_differ_in_underscores_ask(tmp_path):
+    root = fill(tmp_path/'set', 'train/no_tumor*2 train/tumor*2')
+    (root/'test/no tumor').mkdir(parents=True)
+    (root/'test/no tumor/9.jpg').touch()
+    with pytest.raises(UserError, match='no tumor. label no_tumor'): list_folder(root)
+    table, _ = list_folder(root, dict(label={'no tumor': 'no_tumor'}))
+    assert set(table.label) == {'no_tumor', 'tumor'}
+
+
 @pytest.mark.parametrize('text, path', [('mask hat glasses', 'mask'), ('train/mask train/hat test/mask test/hat', '*/mask'), ('thumb index', 'thumb')])
 def test_masks_that_may_be_a_class_ask(text, path, tmp_path):
     root = number(tmp_path/'set', text)
@@ -156,7 +186,9 @@ def test_own_results_are_no_samples(tmp_path):
     (root/'audit/audit.json').write_text('{"dataset": "x", "label_ceiling": 1.0}')
     assert read(root) == {'/a': 2, '/b': 2}
     (root/'runs/one/run.json').write_text('{"distance": 5}')  # a jogger's
-    assert read(root) == {'/a': 2, '/b': 2, '/runs': 1}
+    with pytest.raises(UserError, match='runs .* may be a class, or hold the results'): read(root)
+    assert read(root, runs='class') == {'/a': 2, '/b': 2, '/runs': 1}
+    assert read(root, runs='none') == {'/a': 2, '/b': 2}
 
 
 def test_labels_that_differ_in_case_ask_once_for_all(tmp_path):

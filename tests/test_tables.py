@@ -405,3 +405,31 @@ def test_decisions_from_windows(folder):
 def test_list_table_hands_on_the_line_and_other_columns(folder):
     rows, passed_over = list_table(write(folder, 'path,label,camera,group', lambda i: f'{get_path(i)},{get_class(i)},c{i % 3},{i//2}'))
     assert rows.camera.nunique() == 3 and rows.group.nunique() == 6 and passed_over == []
+
+
+@pytest.mark.parametrize('header', ['Dateiname;Klasse', 'fichier;catégorie', 'archivo;clase', '文件名;标签', 'image;has_stripes'])
+def test_other_languages_and_a_single_column_that_may_be_the_label(folder, header):
+    assert is_right(read(folder, header, lambda i: f'{get_path(i)};{get_class(i)}'))
+
+
+def test_a_split_in_german(folder):
+    items = read(folder, 'Datei,Klasse,Teil', lambda i: f'{get_path(i)},{get_class(i)},{"Trainingsdaten" if i < 8 else "Testdaten"}')
+    assert items.split.tolist() == ['train']*8 + ['test']*4
+
+
+@pytest.mark.parametrize('name', ['hospital_patient_id', 'Patientennummer', 'ptid', 'patient id number', 'Proband', 'paciente_id', '患者'])
+def test_more_names_of_a_patient(folder, name):
+    items = read(folder, f'path,label,{name}', lambda i: f'{get_path(i)},{get_class(i)},p{i//3}')
+    assert items.group.nunique() == 4
+
+
+def test_questions_about_columns_have_a_command_that_settles_them(folder):
+    "A flag beside one-hot classes, and a column of splits with other words"
+    for name,header,row in [
+            ('male', 'path,cat,dog,male', lambda i: f'{get_path(i)},{1 - i%2},{i%2},{int(i > 5)}'),
+            ('split', 'path,label,split', lambda i: f'{get_path(i)},{get_class(i)},{"TVE"[i%3]}')]:
+        path = write(folder, header, row)
+        with pytest.raises(UserError, match=f'imgclf_audit {path} --decide {name} column none'): list_items(path)
+        decide(path, name, 'column', 'none')
+        assert is_right(list_items(path))
+        decide(path, name, 'forget')

@@ -25,11 +25,17 @@ def squeeze(
 PATH_NAMES = '''path filepath filepaths imagepath imgpath file filename imagefile imagefilename
     imagefilepath fname filenames image img images imagename imgname imageindex imageid imgid
     photo pic photoid fileid relativepath relpath fullpath absolutepath idcode url imageurl name id
-    uuid uid'''.split() + ['picture', 'pictureid', 'pictures']
+    uuid uid datei dateiname dateipfad pfad bild bildname bilddatei bildpfad fichier nomfichier
+    nomdufichier chemin archivo nombrearchivo fichero ruta imagen arquivo nomearquivo caminho imagem
+    percorso nomefile immagine bestand bestandsnaam plik obraz resim dosya dosyaadi файл путь
+    изображение 文件名 图片 图像 路径 ファイル名 画像 파일명 이미지'''.split()
+PATH_NAMES += ['picture', 'pictureid', 'pictures']
 LABEL_NAMES = '''label labels class classes target targets category diagnosis dx y classname
     labelname categoryname targetname classlabel classid labelid categoryid targetid classidx
     labelidx classindex labelindex species speciesname breed breedname findinglabels finding
-    groundtruth gt emotion'''.split()
+    groundtruth gt emotion klasse kategorie classe categorie catégorie étiquette clase categoria
+    categoría etiqueta rótulo etichetta klasa kategoria etykieta sinif sınıf etiket kelas класс метка
+    категория 标签 类别 類別 標籤 ラベル クラス 라벨 레이블 클래스'''.split()
 FRAME_NAMES = 'frame framenumber frameno framenum frameid frameindex'.split()
 
 # %% ../../nbs/datasets/04f_columns.ipynb #d9514800

@@ -12,11 +12,13 @@ from collections import Counter
 import pandas as pd
 
 from ..core import UserError
-from .choices import ask, ask_which, clean_folder, clean_name
+from .choices import ask, clean_folder, clean_name
 from .kinds import IMAGES, get_ending, is_clutter, is_lost_image
+from .labels import check_alike
 from .layouts import find_classes, list_images
 from .masks import set_helpers_aside
-from .trees import count_images, find_tables, pass_over, scan_tree, walk
+from .trees import (
+    count_images, find_tables, pass_over, scan_tree, show_number, walk)
 from .words import get_split, is_neutral
 
 # %% ../../nbs/datasets/04a_folders.ipynb #70752c37
@@ -26,34 +28,17 @@ def is_image(
     "Whether a file's name has the ending of an image, and is not hidden"
     return get_ending(name) in IMAGES and not is_clutter(name)
 
-# %% ../../nbs/datasets/04a_folders.ipynb #ce704590
-def _ask_about_case(clashes, dataset):
-    "The question whether labels that differ in case are one class; all of them at once"
-    listed = '; '.join(' and '.join(f'{name!r} ({n} images)' for name,n in names.items())
-        for names in clashes[:3])
-    more = f' and {len(clashes) - 3} more' if len(clashes) > 3 else ''
-    one, two = {}, {}
-    for first,*others in clashes:
-        one.update(dict.fromkeys(others, first))
-        two.update({name: name for name in others})
-    return ask_which(f'Labels differ in upper and lower case only: {listed}{more}.', 'label',
-        [(one, 'one class'), (two, 'different classes')], dataset)
-
 # %% ../../nbs/datasets/04a_folders.ipynb #29e69cae
 def _settle_labels(
     labels,  # a `Series` of texts
     choices, # from `get_choices`
     dataset, # a set's name, a folder or a CSV
 )->pd.Series:
-    "The labels as they are used; `UserError` if two of them differ in case only"
+    "The labels as they are used; `UserError` if two of them differ in spelling only"
     chosen = choices.get('label', {})
     clean = {label: clean_name(label) for label in labels.unique()}
     used = labels.map({label: chosen.get(name, name) for label,name in clean.items()})
-    spellings = {}
-    for name,n in used.value_counts().items(): spellings.setdefault(name.casefold(), {})[name] = n
-    clashes = [names for names in spellings.values()
-        if len(names) > 1 and not any(chosen.get(name) == name for name in names)]
-    if clashes: raise _ask_about_case(clashes, dataset)
+    check_alike(used, [*chosen, *chosen.values()], dataset)
     return used
 
 # %% ../../nbs/datasets/04a_folders.ipynb #1dab91bf
@@ -74,7 +59,7 @@ def _get_empty_error(tree):
     "The `UserError` for a folder without class folders that hold images"
     n = count_images(tree.top)
     unlabelled = sum(row['reason'].startswith('unlabelled') for row in tree.passed)
-    found = f'{n + unlabelled} images but no class folders' if n + unlabelled else 'no images'
+    found = f'{show_number(n + unlabelled)} but no class folders' if n + unlabelled else 'no images'
     reasons = Counter(row['reason'] for row in tree.passed if row['reason'] != 'no image')
     if reasons:
         listed = '; '.join(f'{k} × {reason}' for reason,k in reasons.most_common(3))

@@ -17,11 +17,13 @@ from ..images.duplicates import join_groups
 # %% ../../nbs/datasets/04h_group_columns.ipynb #d7f9c63b
 _LEVELS = [  # from what decides to what is only another choice
     'group',
-    'patient patients pat subject subj case person participant individual animal donor mouse mrn',
+    '''patient patients pat pt subject subj case person participant individual animal donor mouse mrn
+    volunteer patienten proband paciente paziente sujet sujeto пациент 患者 病人 受试者 환자''',
     '''lesion study series exam examination session visit encounter accession scan specimen sample
     slide wsi volume video clip burst movie recording track tracklet sequence seq trap event''',
     'site hospital institution institute clinic center centre station farm']
-_SUFFIXES = 'id ids uid no nr num number name code key index idx identifier instanceuid hash'
+_PREFIXES = 'anonymi[sz]ed|anon|unique|hospital|id'
+_SUFFIXES = 'id ids uid no nr num number name code key index idx identifier instanceuid hash nummer numero'
 
 # %% ../../nbs/datasets/04h_group_columns.ipynb #21f177d1
 def get_level(
@@ -30,7 +32,7 @@ def get_level(
     "0 for group, 1 for a person, 2 for a recording, 3 for a place, -1 for any other column"
     endings = '|'.join(_SUFFIXES.split())
     for level,words in enumerate(_LEVELS):
-        pattern = f"(?:anonymi[sz]ed|anon|unique|id)?(?:{'|'.join(words.split())})(?:{endings})?"
+        pattern = f"(?:{_PREFIXES})?(?:{'|'.join(words.split())})(?:{endings}){{0,2}}"
         if re.fullmatch(pattern, squeeze(name)): return level
     return -1
 

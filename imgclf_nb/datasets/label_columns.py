@@ -9,8 +9,9 @@ __all__ = ['find_ticks', 'read_ticks', 'find_labels']
 import pandas as pd
 
 from ..core import UserError
-from .choices import ask
+from .choices import ask, ask_which
 from .columns import find_label_column, get_decided, get_set
+from .group_columns import get_level
 
 # %% ../../nbs/datasets/04i_label_columns.ipynb #833dd215
 _ON = ('1', '1.0', 'true')
@@ -25,17 +26,30 @@ def find_ticks(
     return [o for o in columns if df[o].str.strip().str.casefold().isin(_ON + _OFF + _UNSURE).all()]
 
 # %% ../../nbs/datasets/04i_label_columns.ipynb #c0d884fc
-def _check_ticks(on, unsure, path):
+def _find_extra(on):
+    "The columns without which each line has exactly one label: sex beside cat and dog"
+    rest = {o: on.drop(columns=o).sum(axis=1) for o in on.columns}
+    return [o for o in rest if len(rest) > 2 and (rest[o] == 1).all()]
+
+# %% ../../nbs/datasets/04i_label_columns.ipynb #6fd81d6b
+def _get_several_error(on, unsure, line, path, dataset):
+    "The `UserError` for a line with several labels; if one column is too many, how to leave it out"
+    ticked = [*on.columns[on.loc[line]],
+        *(f'{o} (-1, not sure)' for o in unsure.columns[unsure.loc[line]])]
+    found = (f"{path} is a multi-label table: line {line} has the labels {' and '.join(ticked)}. "
+        f"Here each image has one label, a 1 in one of its columns "
+        f"({', '.join(on.columns[:6])}).")
+    answers = [({o: 'none'}, f'{o} is no class') for o in _find_extra(on)]
+    if answers: return ask_which(found, 'column', answers, dataset)
+    return UserError(f"{found} Choose one per image, or use a tool for multi-label "
+        f"classification.", 'dataset')
+
+# %% ../../nbs/datasets/04i_label_columns.ipynb #f0f84108
+def _check_ticks(on, unsure, path, dataset):
     "`UserError` with the first line that has several labels, or none"
     several = ((on | unsure).sum(axis=1) > 1) | unsure.any(axis=1)
     names = ', '.join(on.columns[:6])
-    if several.any():
-        line = several.idxmax()
-        ticked = [*on.columns[on.loc[line]],
-            *(f'{o} (-1, not sure)' for o in unsure.columns[unsure.loc[line]])]
-        raise UserError(f"{path} is a multi-label table: line {line} has the labels "
-            f"{' and '.join(ticked)}. Here each image has one label, a 1 in one of its columns "
-            f"({names}). If some of them are no classes, decide so (column, none).", 'dataset')
+    if several.any(): raise _get_several_error(on, unsure, several.idxmax(), path, dataset)
     none = ~on.any(axis=1)
     if none.any():
         raise UserError(f"{path} has no label in line {none.idxmax()} ({none.sum()} in all): none "
@@ -50,7 +64,7 @@ def read_ticks(
     "The column that says yes in each line; `UserError` with a line where several do, or none"
     values = df[columns].apply(lambda column: column.str.strip().str.casefold())
     on = values.isin(_ON)
-    _check_ticks(on, values.isin(_UNSURE), path)
+    _check_ticks(on, values.isin(_UNSURE), path, get_set(df, path))
     return on.idxmax(axis=1)
 
 # %% ../../nbs/datasets/04i_label_columns.ipynb #52818514
@@ -64,6 +78,14 @@ def _get_missing_error(df, free, path):
     if not free: return UserError(f"{path} has no label column, only {', '.join(df.columns)}: add "
         f"one with the class of each image.", 'dataset')
     return ask(what, 'column', likely, ('label',), get_set(df, path))
+
+# %% ../../nbs/datasets/04i_label_columns.ipynb #348b0d48
+def _find_only(df, free):
+    "The column whose values repeat, if no other one can be the label: has_cactus beside id; or ''"
+    counts = {o: df[o].nunique() for o in free if get_level(o) < 0}
+    useful = {o: n for o,n in counts.items() if 1 < n < len(df)}
+    is_certain = len(useful) == 1 and 2*min(useful.values()) <= len(df)
+    return next(iter(useful)) if is_certain else ''
 
 # %% ../../nbs/datasets/04i_label_columns.ipynb #f96b4311
 def find_labels(
@@ -82,4 +104,6 @@ def find_labels(
     ticks = find_ticks(df, free)
     if len(ticks) > 1: return read_ticks(df, ticks, path), ticks
     if len(free) == 1 and not df.attrs.get('header', True): return df[free[0]], free
+    only = _find_only(df, free)
+    if only: return df[only], [only]
     raise _get_missing_error(df, free, path)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..core import UserError
 from .choices import ask, ask_which, clean_name
+from .trees import show_number
 
 # %% ../../nbs/datasets/04k_labels.ipynb #10f35069
 def clean_label(
@@ -129,7 +130,7 @@ def check_alike(
     for label in counts.index: alike.setdefault(_get_key(label), []).append(label)
     open_ones = [names for names in alike.values() if sum(o not in known for o in names) > 1]
     if not open_ones: return
-    listed = '; '.join(' and '.join(f'{o!r} ({counts[o]} images)' for o in names)
+    listed = '; '.join(' and '.join(f'{o!r} ({show_number(counts[o])})' for o in names)
         for names in open_ones[:3])
     joined = {o: most for most,*others in open_ones for o in others}
     answers = [(joined, 'one class'), ({o: o for o in joined}, 'different classes')]

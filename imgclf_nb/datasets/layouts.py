@@ -13,8 +13,10 @@ from .choices import ask, clean_folder
 from .levels import (
     ask_for_level, check_folds, divide_folders, find_stems, get_own_split, has_classes,
     has_decided, is_other_fold, may_hold_classes, shorten, show_tree, unwrap)
-from .trees import count_images, find_tables, pass_over, pass_over_folder, walk
-from .words import get_split, get_words, is_neutral, is_unlabelled
+from .trees import (
+    count_images, find_tables, pass_over, pass_over_folder, show_number, walk)
+from .words import (
+    get_split, get_words, is_neutral, is_result, is_unlabelled)
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #ed072434
 def _are_parts(folders):
@@ -36,6 +38,15 @@ def _check_copies(tree, children):
         values = {'none': 'a copy: leave it out', 'class': f'a class {folder.name}'}
         raise ask(found, 'folder', clean_folder(path), values, tree.root)
 
+# %% ../../nbs/datasets/03h_layouts.ipynb #1d0cc5cb
+def _check_results(tree, children):
+    "`UserError` if a folder beside class folders may hold the results of a project"
+    found = [o for o in children if is_result(o.name) and not o.role]
+    if len(found) != 1 or len(children) < 3: return
+    path = clean_folder('/'.join(found[0].parts))
+    raise ask(f'{path} in {tree.root} may be a class, or hold the results of a project.', 'folder',
+        path, {'none': 'no samples', 'class': f'a class {found[0].name}'}, tree.root)
+
 # %% ../../nbs/datasets/03h_layouts.ipynb #92b2d8ae
 def _read_level(tree, folder, split, children):
     "`(split, folder, label)` of the classes among the subfolders of a folder"
@@ -45,6 +56,7 @@ def _read_level(tree, folder, split, children):
     if not is_decided: _check_copies(tree, children)
     if not is_decided and any(may_hold_classes(o) for o in children):
         raise ask_for_level(tree, folder)
+    if not split: _check_results(tree, children)
     rows = []
     for inside in children:
         if has_decided(inside): rows += find_classes(tree, inside, split)
@@ -66,6 +78,31 @@ def _read_mixed_names(folder):
     if not is_mixed or any(o.folders for o in folder.folders): return []
     return [(shared[o.name][0], o, _get_label(o.name)) for o in folder.folders]
 
+# %% ../../nbs/datasets/03h_layouts.ipynb #72103399
+def _is_side(folder):
+    "Whether a folder without class folders has a name for images without labels, or for results"
+    if folder.role or may_hold_classes(folder) or has_classes(folder): return False
+    return is_result(folder.name) or is_unlabelled(folder.name)
+
+# %% ../../nbs/datasets/03h_layouts.ipynb #b22b652b
+def _set_sides_aside(tree, folder):
+    "Pass over what lies beside the only folder with classes: results, and images without labels"
+    deep = [o for o in folder.folders if may_hold_classes(o)]
+    rest = [o for o in folder.folders if o not in deep]
+    if len(deep) != 1 or deep[0].role or not rest: return
+    if not all(_is_side(o) for o in rest): return
+    _pass_over_others(tree, rest, f'{deep[0].name}, which holds the classes')
+    folder.folders = deep
+
+# %% ../../nbs/datasets/03h_layouts.ipynb #be676261
+def _lift_splits(folder):
+    "Put split folders that lie one level deeper than another split folder beside that one"
+    splits, others = divide_folders(folder)
+    if len(others) != 1 or others[0].role or others[0].images: return
+    deep, rest = divide_folders(unwrap(others[0]))
+    if rest or not any(has_classes(o) for o in deep): return
+    if not set(splits.values()) & set(deep.values()): folder.folders = [*splits, *deep]
+
 # %% ../../nbs/datasets/03h_layouts.ipynb #25f42eec
 def find_classes(
     tree,      # a `Tree`, in which folders without labels are passed over
@@ -73,6 +110,8 @@ def find_classes(
     split='',  # of this folder
 )->list:
     "`(split, folder, label)` of each class folder; `UserError` if there are two readings"
+    if not split: _set_sides_aside(tree, folder)
+    if not split: _lift_splits(folder)
     folder = unwrap(folder, split)
     mixed = [] if split else _read_mixed_names(folder)
     if mixed: return mixed
@@ -106,16 +145,16 @@ def _pass_over_unlabelled(tree, folders):
     for folder in folders:
         n = count_images(folder)
         name = '/'.join(folder.parts)
-        if n: tree.notes.append(f'{name} holds {n} images without class folders: they are '
-            'unlabelled images and passed over.')
+        if n: tree.notes.append(f'{name} holds {show_number(n)} without class folders: '
+            'passed over as unlabelled images.')
         pass_over_folder(tree, folder, f'unlabelled: {folder.name} has no class folders')
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #6fcb569b
-def _pass_over_others(tree, others):
-    "Pass over folders beside the split folders"
-    names = [f'{o.name} ({count_images(o)} images)' for o in others]
-    tree.notes.append(f"Ignored next to the split folders: {', '.join(names)}")
-    for folder in others: pass_over_folder(tree, folder, 'beside the split folders')
+def _pass_over_others(tree, others, main='the split folders'):
+    "Pass over folders beside those that are read"
+    names = [f'{o.name} ({show_number(count_images(o))})' for o in others]
+    tree.notes.append(f"Ignored next to {main}: {', '.join(names)}")
+    for folder in others: pass_over_folder(tree, folder, f'beside {main}')
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #10dcfd83
 def _find_alike(folders, splits):

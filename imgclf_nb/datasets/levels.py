@@ -9,7 +9,7 @@ __all__ = ['get_own_split', 'find_stems', 'is_other_fold', 'divide_folders', 'un
 # %% ../../nbs/datasets/03g_levels.ipynb #ccc5e5ae
 from ..core import UserError
 from .choices import ask_which, clean_folder
-from .trees import draw_tree, walk
+from .trees import count_images, draw_tree, walk
 from .words import (
     get_loose_split, get_split, get_words, is_fold, is_neutral, is_unlabelled)
 
@@ -161,6 +161,27 @@ def shorten(
     return ', '.join(names[:n]) + (f' and {rest} more' if rest > 0 else '')
 
 # %% ../../nbs/datasets/03g_levels.ipynb #9c47227b
+def _guess_splits(folder):
+    "A split for each of two or three folders that hold the same classes, the largest for training"
+    by_size = sorted(folder.folders, key=count_images, reverse=True)
+    names = [{o.name for o in unwrap(inside, 'any').folders} for inside in by_size]
+    if len(by_size) not in (2, 3) or len(set.intersection(*names)) < 2: return []
+    splits = ['train', 'test'] if len(by_size) == 2 else ['train', 'valid', 'test']
+    chosen = {clean_folder('/'.join(o.parts)): split for o,split in zip(by_size, splits)}
+    return [(chosen, f"splits: {', '.join(splits)}")]
+
+# %% ../../nbs/datasets/03g_levels.ipynb #e72df9d0
+def _guess_leftovers(folder):
+    "The decision to leave out the folders beside the only one that may hold classes"
+    deep = [o for o in folder.folders if may_hold_classes(o)]
+    rest = [o for o in folder.folders if o not in deep]
+    if len(deep) != 1 or not 0 < len(rest) < 5: return []
+    if any(o.role or not o.images for o in rest): return []
+    names = shorten([o.name for o in rest])
+    chosen = {clean_folder('/'.join(o.parts)): 'none' for o in rest}
+    return [(chosen, f'only what is in {deep[0].name}, without {names}')]
+
+# %% ../../nbs/datasets/03g_levels.ipynb #4ddd73b6
 def ask_for_level(
     tree,   # a `Tree`
     folder, # in which the levels are
@@ -168,6 +189,7 @@ def ask_for_level(
     "The question which level of folders holds the classes"
     answers = [({_get_pattern(folder, depth): 'class'}, f'classes {shorten(names)}')
         for depth,names in _list_levels(folder).items()]
+    answers += _guess_splits(folder) + _guess_leftovers(folder)
     found = f'The classes of {tree.root} may be at several levels:{show_tree(folder)}'
     return ask_which(found, 'folder', answers, tree.root)
 
@@ -182,6 +204,10 @@ def _ask_for_fold(tree, folds):
         ({everything: 'train'}, 'one pool, which is split anew')]
     found = (f'{tree.root} is divided into folds:{show_tree(tree.top)}'
         'One of them can be the test split.')
+    if any(divide_folders(o)[0] for o in folds):
+        answers = [(dict.fromkeys(paths[1:], 'none'), f'the splits inside {folds[0].name}')]
+        found = (f'{tree.root} has several folds, each with splits inside:'
+            f'{show_tree(tree.top)}Only one of them can be read.')
     return ask_which(found, 'folder', answers, tree.root)
 
 # %% ../../nbs/datasets/03g_levels.ipynb #3497644b

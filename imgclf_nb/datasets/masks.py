@@ -144,6 +144,7 @@ def _judge(parent, folder, kind):
     if any(_is_like(o, word) for o in neighbours for word in words): return 'class'
     keys, _ = _find_pairs(parent, folder, kind)
     if keys: return 'helper' if _is_certain(parent, folder, keys, kind) else 'unclear'
+    if neighbours and all(get_split(o.name) for o in neighbours): return 'helper'
     return 'unclear' if any(is_neutral(o.name) for o in neighbours) else 'class'
 
 # %% ../../nbs/datasets/03f_masks.ipynb #fa2d5c38

@@ -18,7 +18,7 @@ from .words import get_split
 # %% ../../nbs/datasets/04g_split_columns.ipynb #02d36d75
 _STRICT = 'split splits datasplit'.split()  # every value must be a split
 _LOOSE = '''set subset partition phase usage dataset datasettype mode part fold folds kfold cvfold
-    splitname evalpartition evalstatus settype'''.split()  # if one of its values is
+    splitname evalpartition evalstatus settype teil aufteilung conjunto ensemble'''.split()  # if one of its values is
 _MORE = dict(  # words beside those of `get_split`
     publictest='valid', privatetest='test', evaluation='test', eval='valid', holdout='test',
     heldout='test', training='train', tr='train', trn='train', va='valid', te='test', tst='test',
@@ -91,13 +91,13 @@ def _find_candidates(df, choices, taken):
     return [o for o in free if squeeze(o) in _STRICT + _LOOSE or _get_flag(o)]
 
 # %% ../../nbs/datasets/04g_split_columns.ipynb #77a9e421
-def _check_words(values, splits, name, path):
+def _check_words(df, splits, name, path):
     "`UserError` with the line of a value that is no split"
-    wrong = splits.isna()
+    values, wrong = df[name], splits.isna()
     if not wrong.any(): return
-    raise UserError(f"{path} has the split {values[wrong].iloc[0].strip()!r} in line "
-        f"{values.index[wrong][0]} (column {name}): use train, valid, test, or leave it empty; "
-        f"or decide that {name} is no split (column, none).", 'dataset')
+    raise ask(f"{path} has the split {values[wrong].iloc[0].strip()!r} in line "
+        f"{values.index[wrong][0]} (column {name}): use train, valid, test, or leave it empty.",
+        'column', name, dict(none='it is no split'), get_set(df, path))
 
 # %% ../../nbs/datasets/04g_split_columns.ipynb #0a0e1210
 def _read_candidate(df, name, choices, path):
@@ -111,7 +111,7 @@ def _read_candidate(df, name, choices, path):
     if not is_strict and not splits.isin(['train', 'valid', 'test']).any():
         add_note(df, f"The column {name} has no words for splits: it is not used as one.")
         return None
-    _check_words(values, splits, name, path)
+    _check_words(df, splits, name, path)
     return splits
 
 # %% ../../nbs/datasets/04g_split_columns.ipynb #0eca8d4d

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Folder', 'SharedList', 'Tree', 'walk', 'count_images', 'get_role', 'is_clutter_folder', 'pass_over',
-           'pass_over_folder', 'find_tables', 'scan_tree', 'draw_tree']
+           'pass_over_folder', 'find_tables', 'scan_tree', 'show_number', 'draw_tree']
 
 # %% ../../nbs/datasets/03e_trees.ipynb #b1331bdb
 import os
@@ -108,6 +108,13 @@ def _is_result(folder, names):
     return any(_is_own_json(os.path.join(folder, name)) for name in own)
 
 # %% ../../nbs/datasets/03e_trees.ipynb #db0cedaa
+def _is_foreign(folder, names):
+    "Whether a folder is a Python installation, or holds what another tool wrote while training"
+    if folder.name == 'site-packages' or {'pyvenv.cfg', 'conda-meta'} & names: return True
+    if 'args.yaml' in names and {'results.csv', 'weights'} & names: return True
+    return any(name.startswith('events.out.tfevents') for name in names)
+
+# %% ../../nbs/datasets/03e_trees.ipynb #b2bac42c
 def _is_side_folder(name, neighbours):
     "Whether a folder holds the figures of a notebook or a page beside it: x_files of x.html"
     stem = name.removesuffix('_files')
@@ -159,6 +166,7 @@ def _get_clutter_reason(tree, folder, names, neighbours):
     if is_clutter_folder(folder.name): return 'hidden or system file'
     if not folder.parts: return ''
     if _is_result(folder.path, names): return 'result of a command of this project'
+    if _is_foreign(folder, names): return 'of a Python installation or of a training'
     if _is_side_folder(folder.name, neighbours): return 'figure of a notebook or page'
     return ''
 
@@ -177,7 +185,7 @@ def _add_file(tree, folder, entry, names):
 def _scan(tree, path, parts, above, neighbours):
     "The `Folder` at a path, with all that is below it; `above` are the real paths of its parents"
     folder = Folder(path, parts, get_role(tree, parts) if parts else '')
-    cluttered = _get_clutter_reason(tree, folder, (), neighbours) if parts else ''
+    cluttered = _get_clutter_reason(tree, folder, set(), neighbours) if parts else ''
     entries = [] if cluttered else _list_entries(path)
     names = {entry.name for entry in entries}
     reason = cluttered or _get_clutter_reason(tree, folder, names, neighbours)
@@ -219,6 +227,13 @@ def scan_tree(
     return tree
 
 # %% ../../nbs/datasets/03e_trees.ipynb #07920698
+def show_number(
+    n:int, # of images
+)->str:
+    "The number with its noun"
+    return f"{n:,} {'image' if n == 1 else 'images'}"
+
+# %% ../../nbs/datasets/03e_trees.ipynb #01da3e3d
 def draw_tree(
     folder,       # a `Folder`
     depth:int=3,  # levels
@@ -229,7 +244,7 @@ def draw_tree(
     lines = []
     for inside in folder.folders[:width]:
         n = len(inside.images)
-        images = f"  {n} image{'s'*(n > 1)}" if n else ''
+        images = f'  {show_number(n)}' if n else ''
         lines.append(f"{' '*indent}{inside.name}/{images}")
         if depth > 1: lines += draw_tree(inside, depth - 1, width, indent + 2)
     rest = len(folder.folders) - width
