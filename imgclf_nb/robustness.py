@@ -145,7 +145,7 @@ def _resample_drop(clean, corrupted):
 def _bound_drop(drop, clean, n):
     "95 % bounds of the first drop; if it never varies, as wide as no change in n units allows"
     low, high = np.nanpercentile(drop[1:], [2.5, 97.5])
-    if low < high: return low, high
+    if high - low > 1e-9: return low, high
     change = (1 - get_share(n, n, method='exact')['low'])/clean
     return max(1 - 1/clean, drop[0] - change), min(1., drop[0] + change)
 
