@@ -26,7 +26,7 @@ def check_done(
     "`UserError` for a run that is not finished, with the run's own error"
     r = run.record
     if r['status'] == 'done': return
-    reason = f": {r['error']['message']}" if r['error'] else ''
+    reason = f": {r['error']['message'].rstrip('.')}" if r['error'] else ''
     raise UserError(f"Run {run.path.name} is {r['status']}, not done{reason}. "
         'Finish its training first: the same command resumes it.', 'run')
 

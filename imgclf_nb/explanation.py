@@ -179,8 +179,9 @@ def _get_nearest_row(prediction, image, train, near, cosines, preprocessing):
 def _describe_neighbours(labels, train_labels, near):
     "How often the nearest training images have the label of the images, as a sentence"
     same = train_labels.to_numpy()[near] == labels.to_numpy()[:,None]
+    these = f'these {len(labels)} images' if len(labels) > 1 else 'this image'
     return (f'{100*same.mean():.0f} % of the {near.shape[1]} nearest training images (of '
-        f'{len(train_labels)}) have the same label as these {len(labels)} images.')
+        f'{len(train_labels)}) have the same label as {these}.')
 
 # %% ../nbs/06_explanation.ipynb #673d892d
 def get_most_confused(

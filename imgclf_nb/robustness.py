@@ -13,7 +13,7 @@ import numpy as np, pandas as pd, seaborn as sns
 from .backbones import get_probabilities
 from .base.machine import get_plt, show_progress
 from .core import UserError
-from .stats.intervals import get_unit_share, resample_units
+from .stats.intervals import get_share, get_unit_share, resample_units
 import imgclf_nb.baseline  # registers our own networks with timm
 
 # %% ../nbs/05a_robustness.ipynb #df06c604
@@ -141,6 +141,14 @@ def _resample_drop(clean, corrupted):
     with np.errstate(invalid='ignore', divide='ignore'):
         return np.where(clean > 0, 1 - corrupted/clean, np.nan)
 
+# %% ../nbs/05a_robustness.ipynb #e373e4ba
+def _bound_drop(drop, clean, n):
+    "95 % bounds of the first drop; if it never varies, as wide as no change in n units allows"
+    low, high = np.nanpercentile(drop[1:], [2.5, 97.5])
+    if high - low > 1e-9: return low, high
+    change = (1 - get_share(n, n, method='exact')['low'])/clean
+    return max(1 - 1/clean, drop[0] - change), min(1., drop[0] + change)
+
 # %% ../nbs/05a_robustness.ipynb #c4d32574
 def get_drop(
     correct:dict,   # from `try_corruptions`
@@ -154,7 +162,7 @@ def get_drop(
     clean = totals.pop(('clean', 0))
     if not clean[0] or n < 2: return dict(value=np.nan, low=np.nan, high=np.nan)
     drop = _resample_drop(clean, np.mean(list(totals.values()), 0))
-    low, high = np.nanpercentile(drop[1:], [2.5, 97.5])
+    low, high = _bound_drop(drop, clean[0]/len(units), n)
     return dict(value=drop[0], low=low, high=high)
 
 # %% ../nbs/05a_robustness.ipynb #c2f78d37
@@ -245,6 +253,7 @@ def _describe_drop(robustness):
     "A sentence about corrupted images"
     if not robustness: return 'No image was corrupted.'
     drop = {k: 100*v for k,v in robustness['relative_drop'].items()}
+    if np.isnan(drop['value']): return 'The images are too few to measure a drop in accuracy.'
     interval = f"95 % CI {drop['low']:.0f} to {drop['high']:.0f}"
     return (f"Accuracy falls by {drop['value']:.0f} % ({interval}) of its value on average over "
         'all corruptions.')

@@ -138,6 +138,8 @@ def _describe_error(error):
     "Why a file cannot be read, in one line"
     if isinstance(error, UnreadableError): return str(error).splitlines()[0]
     if isinstance(error, MemoryError): return 'it needs too much memory: make it smaller first'
+    if isinstance(error, FileNotFoundError): return 'missing, or a link to a missing file'
+    if isinstance(error, OSError) and error.strerror: return f'not opened: {error.strerror}'
     return f'{type(error).__name__}: {error}'.splitlines()[0]
 
 # %% ../../nbs/images/01_properties.ipynb #ccf73e7d

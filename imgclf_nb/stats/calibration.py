@@ -167,10 +167,12 @@ def _invert(level, curve, plain):
     return min(1., float(np.interp(level, curve, _factors)*plain))
 
 # %% ../../nbs/stats/03_calibration.ipynb #09d3cda6
-def _widen_certain(ece, confidence, right, n_units):
-    "The error's bounds, as wide as the exact interval of an accuracy of 0 or 1 allows"
-    if 0 < right.mean() < 1: return ece
-    accuracy = get_share(n_units*right[0], n_units, method='exact')
+def _widen_uncertain(ece, confidence, right, units):
+    "The error's bounds; for few images or an accuracy of 0 or 1, as wide as the accuracy allows"
+    if 0 < right.mean() < 1 and len(right) >= 20: return ece
+    n = units.max() + 1
+    accuracy = get_unit_share(right, right >= 0, units)
+    if right.mean() in (0, 1): accuracy = get_share(n*right[0], n, method='exact')
     ends = [abs(float(confidence.mean()) - accuracy[k]) for k in ('low', 'high')]
     return ece | dict(low=min(ece['low'], *ends), high=max(ece['high'], *ends))
 
@@ -194,7 +196,7 @@ def get_ece(
     if above[0] >= .975:  # an error unusually small even for a calibrated model rejects all factors
         high = min(1., plain + np.quantile((share*np.abs(noise)).sum(1), .975))
     ece = dict(value=value, low=min(low, value), high=max(high, value), plain=float(plain))
-    return _widen_certain(ece, confidence, right, counts.shape[1])
+    return _widen_uncertain(ece, confidence, right, units)
 
 # %% ../../nbs/stats/03_calibration.ipynb #77d00933
 def _plot_bins(ax, probs, targs, units, **style):

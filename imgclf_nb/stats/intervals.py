@@ -235,7 +235,7 @@ def get_interval(
     rest = replicates[1:][~np.isnan(replicates[1:])]
     if np.isnan(value) or not len(rest): return dict(value=value, low=np.nan, high=np.nan)
     low, high = np.percentile(rest, [50*(1-level), 50*(1+level)])
-    if low == high and n_units and most == 1:
+    if high - low < 1e-9 and n_units and most == 1:  # equal but for rounding
         exact = get_share(round(value*n_units), n_units, level, 'exact')
         low, high = min(low, exact['low']), max(high, exact['high'])
     return dict(value=value, low=float(np.clip(low, 0, most)), high=float(np.clip(high, 0, most)))
