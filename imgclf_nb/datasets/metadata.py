@@ -40,13 +40,14 @@ def find_metadata(
     inside = [o for o in inside if not os.path.basename(o).startswith(('.', '__'))]
     return here + [table for folder in inside for table in find_metadata(folder, depth - 1)]
 
-# %% ../../nbs/datasets/04j_metadata.ipynb #909eca61
+# %% ../../nbs/datasets/04j_metadata.ipynb #3c2cd1eb
 def _names_groups(path):
     "Whether the first line of a text table names patients, lesions or recordings"
     with open(path, encoding='utf-8', errors='replace') as file: header = file.readline(10_000)
     names = re.split(r'[,;\t|]', header.strip().lstrip('\ufeff'))
     return any(get_level(o.strip('" ')) in (1, 2) for o in names) and len(names) > 1
 
+# %% ../../nbs/datasets/04j_metadata.ipynb #407bb3e7
 def find_group_tables(
     root,    # a folder
 )->list:
@@ -153,12 +154,12 @@ def _add_columns(rows, read, choices):
         rows[role] = given.where(given != '', rows.get(role, ''))
     return rows
 
-# %% ../../nbs/datasets/04j_metadata.ipynb #e2c13031
+# %% ../../nbs/datasets/04j_metadata.ipynb #8918034f
 def _keep_groups(df):
     "A table with the columns of paths, patients and recordings only"
     return df[[o for o in df if squeeze(o) in PATH_NAMES or get_level(o) in (1, 2)]]
 
-# %% ../../nbs/datasets/04j_metadata.ipynb #9c282ab7
+# %% ../../nbs/datasets/04j_metadata.ipynb #3fd65171
 def _add_groups(rows, root, choices):
     "The rows of the folders, with the groups of any table beside them that names patients"
     read, notes = _open_all(find_group_tables(root), root)
