@@ -1,5 +1,6 @@
 "Tables as people write them: read as they mean it, or named with the line and what to do"
 import csv, io, itertools, json, os, zipfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -433,3 +434,16 @@ def test_questions_about_columns_have_a_command_that_settles_them(folder):
         decide(path, name, 'column', 'none')
         assert is_right(list_items(path))
         decide(path, name, 'forget')
+
+
+def test_any_table_beside_the_folders_that_names_patients(tmp_path):
+    files = [f'{get_class(i)}/{i}.jpg' for i in range(N)]
+    for file in files:
+        (tmp_path/file).parent.mkdir(exist_ok=True)
+        (tmp_path/file).touch()
+    lines = [f'{Path(file).name};P{i//3};{i%5}' for i,file in enumerate(files)]
+    (tmp_path/'clinical.csv').write_text('\n'.join(['Image name;Patient ID;fold', *lines]))
+    (tmp_path/'other.csv').write_text('a,b\n1,2')
+    items = list_items(str(tmp_path))
+    assert items.group.nunique() == 4 and set(items.split) == {''}
+    assert items.attrs['notes'] == ['Read too: clinical.csv', 'Groups: column Patient ID (4 values): never divided.']

@@ -23,7 +23,8 @@ _LEVELS = [  # from what decides to what is only another choice
     slide wsi volume video clip burst movie recording track tracklet sequence seq trap event''',
     'site hospital institution institute clinic center centre station farm']
 _PREFIXES = 'anonymi[sz]ed|anon|unique|hospital|id'
-_SUFFIXES = 'id ids uid no nr num number name code key index idx identifier instanceuid hash nummer numero'
+_SUFFIXES = '''id ids uid no nr num number name code key index idx identifier instanceuid hash nummer
+    numero'''
 
 # %% ../../nbs/datasets/04h_group_columns.ipynb #21f177d1
 def get_level(

@@ -31,9 +31,9 @@ def _find_extra(on):
     rest = {o: on.drop(columns=o).sum(axis=1) for o in on.columns}
     return [o for o in rest if len(rest) > 2 and (rest[o] == 1).all()]
 
-# %% ../../nbs/datasets/04i_label_columns.ipynb #6fd81d6b
+# %% ../../nbs/datasets/04i_label_columns.ipynb #d46bb63a
 def _get_several_error(on, unsure, line, path, dataset):
-    "The `UserError` for a line with several labels; if one column is too many, how to leave it out"
+    "The `UserError` for a line with several labels; if one column is too many, how to drop it"
     ticked = [*on.columns[on.loc[line]],
         *(f'{o} (-1, not sure)' for o in unsure.columns[unsure.loc[line]])]
     found = (f"{path} is a multi-label table: line {line} has the labels {' and '.join(ticked)}. "
@@ -44,7 +44,7 @@ def _get_several_error(on, unsure, line, path, dataset):
     return UserError(f"{found} Choose one per image, or use a tool for multi-label "
         f"classification.", 'dataset')
 
-# %% ../../nbs/datasets/04i_label_columns.ipynb #f0f84108
+# %% ../../nbs/datasets/04i_label_columns.ipynb #5fb5fe20
 def _check_ticks(on, unsure, path, dataset):
     "`UserError` with the first line that has several labels, or none"
     several = ((on | unsure).sum(axis=1) > 1) | unsure.any(axis=1)
@@ -79,7 +79,7 @@ def _get_missing_error(df, free, path):
         f"one with the class of each image.", 'dataset')
     return ask(what, 'column', likely, ('label',), get_set(df, path))
 
-# %% ../../nbs/datasets/04i_label_columns.ipynb #348b0d48
+# %% ../../nbs/datasets/04i_label_columns.ipynb #a19ad5f7
 def _find_only(df, free):
     "The column whose values repeat, if no other one can be the label: has_cactus beside id; or ''"
     counts = {o: df[o].nunique() for o in free if get_level(o) < 0}

@@ -114,7 +114,7 @@ def _is_foreign(folder, names):
     if 'args.yaml' in names and {'results.csv', 'weights'} & names: return True
     return any(name.startswith('events.out.tfevents') for name in names)
 
-# %% ../../nbs/datasets/03e_trees.ipynb #b2bac42c
+# %% ../../nbs/datasets/03e_trees.ipynb #24671bbc
 def _is_side_folder(name, neighbours):
     "Whether a folder holds the figures of a notebook or a page beside it: x_files of x.html"
     stem = name.removesuffix('_files')
@@ -209,7 +209,8 @@ def find_tables(
     tree, # a `Tree`
 )->list:
     "Paths of tables in the set's folder that may hold the labels"
-    names = [row['file'] for row in tree.passed if row['file'].count('/') < 2]
+    names = [row['file'] for row in tree.passed if row['file'].count('/') < 2
+        and 'submission' not in row['file'].lower()]
     endings = ('.csv', '.tsv', '.jsonl', '.parquet', '.xlsx')
     return [os.path.join(tree.root, o) for o in names if o.lower().endswith(endings)]
 
@@ -233,7 +234,7 @@ def show_number(
     "The number with its noun"
     return f"{n:,} {'image' if n == 1 else 'images'}"
 
-# %% ../../nbs/datasets/03e_trees.ipynb #01da3e3d
+# %% ../../nbs/datasets/03e_trees.ipynb #fe116a76
 def draw_tree(
     folder,       # a `Folder`
     depth:int=3,  # levels
