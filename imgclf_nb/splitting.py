@@ -195,13 +195,6 @@ def _get_deviation(mine, pool, wanted, spread):
     if off.isna().all(): return np.nan, np.nan
     return off.max(), 4*np.sqrt(wanted*(1 - wanted))*spread[off.idxmax()]
 
-# %% ../nbs/01b_splitting.ipynb #1ed75766
-def _blank_unknown(table):
-    "The table with '' in place of NaN"
-    unknown = [name for name in table if table[name].hasnans]
-    table = table.astype(dict.fromkeys(unknown, object))
-    return table.fillna(dict.fromkeys(unknown, ''))
-
 # %% ../nbs/01b_splitting.ipynb #75e82936
 def get_split_table(
     items, # with splits
@@ -224,7 +217,8 @@ def get_split_table(
             wanted=share,
             largest_deviation=deviation,
             tolerance=tolerance)
-    return _blank_unknown(pd.DataFrame(list(rows.values()), index=list(rows)).round(3))
+    table = pd.DataFrame(list(rows.values()), index=list(rows)).round(3)
+    return table.astype(object).where(table.notna(), '')  # '' where the split was given
 
 # %% ../nbs/01b_splitting.ipynb #9b7cb31a
 def get_folds(
