@@ -16,9 +16,9 @@ from .words import get_split
 
 # %% ../../nbs/datasets/04g_split_columns.ipynb #02d36d75
 _STRICT = 'split splits datasplit'.split()  # every value must be a split
+# columns in which one value must be a split
 _LOOSE = '''set subset partition phase usage dataset datasettype mode part fold folds kfold cvfold
-    splitname evalpartition evalstatus settype teil aufteilung conjunto
-    ensemble'''.split()  # if one of its values is
+    splitname evalpartition evalstatus settype teil aufteilung conjunto ensemble'''.split()
 _MORE = dict(  # words beside those of `get_split`
     publictest='valid', privatetest='test', evaluation='test', eval='valid', holdout='test',
     heldout='test', training='train', tr='train', trn='train', va='valid', te='test', tst='test',
