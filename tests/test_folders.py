@@ -342,3 +342,16 @@ def test_any_folder_is_read_or_asked_about(tenth, tmp_path):
         root.mkdir()
         make_any(root, random.Random(seed))
         settle(root, dict(folder={}, label={}), pick=seed % 4)
+
+
+def test_folders_of_patients_are_groups(tmp_path):
+    "Below the classes or above them: never divided, and never classes beside others; persons who are the classes stay classes"
+    rows, _ = list_folder(fill(tmp_path/'below', 'sick/patient_001*2 sick/patient_002*2 well/patient_003*2 well/patient_001*1'))
+    assert set(zip(rows.label, rows.group)) == {('sick', 'patient_001'), ('sick', 'patient_002'), ('well', 'patient_003'), ('well', 'patient_001')}
+    assert 'Groups: 3 folders such as patient_001' in rows.attrs['notes'][-1]
+    rows, _ = list_folder(fill(tmp_path/'above', 'Subject-1/yes*2 Subject-1/no*2 Subject-2/yes*2 Subject-2/no*1'))
+    assert set(zip(rows.label, rows.group)) == {(label, f'Subject-{i}') for label in ('yes', 'no') for i in (1, 2)}
+    rows, _ = list_folder(fill(tmp_path/'faces', 'person_1*3 person_2*3'))
+    assert set(rows.label) == {'person_1', 'person_2'} and 'group' not in rows
+    rows, _ = list_folder(fill(tmp_path/'split', 'train/sick/case1*2 train/well/case2*2 test/sick/case3*1 test/well/case4*1'))
+    assert set(rows.group) == {'case1', 'case2', 'case3', 'case4'} and set(rows.split) == {'train', 'test'}

@@ -19,7 +19,7 @@ from .layouts import find_classes, list_images
 from .masks import set_helpers_aside
 from .trees import (
     count_images, find_tables, pass_over, scan_tree, show_number, walk)
-from .words import get_split, is_neutral
+from .words import get_split, is_neutral, is_recorded
 
 # %% ../../nbs/datasets/04a_folders.ipynb #70752c37
 def is_image(
@@ -105,6 +105,18 @@ def _read_tree(tree):
     _check_lost(tree, classes)
     return list_images(tree, classes)
 
+# %% ../../nbs/datasets/04a_folders.ipynb #b42dae91
+def _find_groups(tree, rows):
+    "The group of each row: that of a mask, or the folder of a patient or recording it lies in"
+    groups = [tree.groups.get(parts, '') for parts,*_ in rows]
+    inside = [[o for o in parts[:-1] if is_recorded(o) and o != label] for parts,_,label,_ in rows]
+    recorded = [names[0] if names else '' for names in inside]
+    n = len(set(recorded) - {''})
+    if n < 2: return groups
+    tree.notes.append(f'Groups: {n} folders such as {min(filter(None, recorded))}, which are never '
+        'divided between splits.')
+    return [group or folder for group,folder in zip(groups, recorded)]
+
 # %% ../../nbs/datasets/04a_folders.ipynb #210d00e1
 def list_folder(
     root,         # a folder
@@ -119,7 +131,8 @@ def list_folder(
     _note_choices(tree, choices, table.label.unique())
     _note_empty(tree, table.label.unique())
     table['label'] = _settle_labels(table.label, choices, root)
-    if tree.groups: table['group'] = [tree.groups.get(o, '') for o in parts]
+    groups = _find_groups(tree, rows)
+    if any(groups): table['group'] = groups
     table.attrs['notes'] = tree.notes
     return table, tree.passed
 

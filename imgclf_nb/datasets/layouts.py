@@ -16,13 +16,15 @@ from .levels import (
 from .trees import (
     count_images, find_tables, pass_over, pass_over_folder, show_number, walk)
 from .words import (
-    get_split, get_words, is_neutral, is_result, is_unlabelled)
+    get_split, get_words, is_neutral, is_recorded, is_result, is_unlabelled)
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #ed072434
 def _are_parts(folders):
     "Whether folders are parts of one set, with the same classes in each: part_1, part_2"
     if len(folders) < 2 or any(o.images or o.role for o in folders): return False
     names = [{inside.name for inside in unwrap(o, 'any').folders} for o in folders]
+    if all(is_recorded(o.name) for o in folders):  # the same classes again and again
+        return 2*len(set.union(*names)) <= sum(map(len, names))
     return all(is_neutral(o.name) for o in folders) and bool(set.intersection(*names))
 
 # %% ../../nbs/datasets/03h_layouts.ipynb #f2370ac2

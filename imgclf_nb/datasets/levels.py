@@ -10,8 +10,9 @@ __all__ = ['get_own_split', 'find_stems', 'is_other_fold', 'divide_folders', 'un
 from ..core import UserError
 from .choices import ask_which, clean_folder
 from .trees import count_images, draw_tree, walk
-from .words import (
-    get_loose_split, get_split, get_words, is_fold, is_neutral, is_unlabelled)
+from imgclf_nb.datasets.words import (
+    get_loose_split, get_split, get_words, is_fold, is_neutral, is_recorded,
+    is_unlabelled)
 
 # %% ../../nbs/datasets/03g_levels.ipynb #9f1bddb3
 _SPLITS = ('train', 'valid', 'test')
@@ -113,7 +114,7 @@ def may_hold_classes(
     "Whether names below a folder without images of its own could be classes"
     if folder.images or folder.lost or folder.role == 'class': return False
     inner = [o for o in folder.folders if not get_own_split(o)]
-    names = [o for o in inner if not is_neutral(o.name) and not is_fold(o.name)]
+    names = [o for o in inner if not (is_neutral(o.name) or is_fold(o.name) or is_recorded(o.name))]
     if len(inner) > 1 and names: return True
     return any(may_hold_classes(o) for o in folder.folders)
 
