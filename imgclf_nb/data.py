@@ -202,15 +202,20 @@ def _find_copies(items, facts):
     return names
 
 # %% ../nbs/01_data.ipynb #9f6d8c5b
-def _get_patients(items, card):
-    "The patient of each image from its file name, if the data set has patients"
-    if card.group != 'patients': return ['']*len(items)
-    return [get_patient(Path(path).name, split) for path,split in zip(items.path, items.split)]
+def _get_patients(items, facts, card):
+    "The patient of each image, from its file name if the data set has patients, or from DICOM"
+    names = [Path(path).name for path in items.path]
+    if card.group == 'patients': return [get_patient(*o) for o in zip(names, items.split)]
+    patients = facts.patient.tolist()
+    n = len(set(patients) - {''})
+    if n < 2: return ['']*len(items)
+    if 'group' not in items: print(f'Groups: the {n} patients that the DICOM files name.')
+    return patients
 
 # %% ../nbs/01_data.ipynb #1a1ee19a
 def _add_groups(items, facts, card):
     "The items with the columns `group, sequence, frame` and `copies`"
-    patients = _get_patients(items, card)
+    patients = _get_patients(items, facts, card)
     _add_videos(items, card)
     items['copies'] = _find_copies(items, facts)
     given = [group or decided

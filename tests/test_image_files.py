@@ -428,3 +428,16 @@ def test_an_srgb_profile_changes_no_bit_and_a_broken_one_nothing(tmp_path):
     for name,profile in dict(srgb=ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes(), broken=b'not a profile'*20, lab=ImageCms.ImageCmsProfile(ImageCms.createProfile('LAB')).tobytes()).items():
         noise.save(tmp_path/f'{name}.png', icc_profile=profile)
         for channels in (1, 3): assert open_image(tmp_path/f'{name}.png', channels).tobytes() == open_image(tmp_path/'plain.png', channels).tobytes(), name
+
+
+def test_patients_of_dicom_files_are_groups(tmp_path):
+    "The patient that the headers name is never divided, and its name is not told"
+    for i in range(12):
+        path = tmp_path/'set'/'ab'[i % 2]/f'{i}.dcm'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(i).integers(0, 4000, (48, 48), 'i2')
+        path.write_bytes(make_dicom(values, PatientID=f'Doe {i//3}'))
+    items = get_items(str(tmp_path/'set'), cache=False)
+    numbers = items.file.str.extract(r'(\d+)')[0].astype(int)//3
+    assert items.group.nunique() == 4 == len(set(zip(items.group, numbers)))
+    assert not items.group.str.contains('Doe').any()

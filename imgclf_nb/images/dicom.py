@@ -6,7 +6,7 @@
 __all__ = ['read_dicom']
 
 # %% ../../nbs/images/00b_dicom.ipynb #cfdbd25e
-import io
+import hashlib, io
 
 import numpy as np
 from PIL import Image
@@ -61,11 +61,18 @@ def _make_grey(header, frame):
     im.info['inverted'] = header.PhotometricInterpretation == 'MONOCHROME1'
     return im
 
+# %% ../../nbs/images/00b_dicom.ipynb #baf47eee
+def _get_patient(header):
+    "A name for the patient, made from the ID; '' if the file has none"
+    given = str(header.get('PatientID') or header.get('PatientName') or '').strip()
+    if given.strip('^ 0').lower() in ('', 'anonymous', 'anonymized', 'unknown', 'none'): return ''
+    return f"patient-{hashlib.sha256(given.encode('utf-8', 'replace')).hexdigest()[:10]}"
+
 # %% ../../nbs/images/00b_dicom.ipynb #ca048a7e
 def read_dicom(
     data:bytes, # a file's content
 )->Image.Image:
-    "The first frame, in mode F or RGB; `info` has `frames`. `UnreadableError` if it cannot be read"
+    "The first frame, in mode F or RGB; `info` has `frames` and `patient`. Or `UnreadableError`"
     from pydicom.pixels import apply_color_lut
     header = _read_header(data)
     frame = _read_frame(header)
@@ -75,4 +82,5 @@ def read_dicom(
     im = Image.fromarray(frame) if frame.ndim == 3 else _make_grey(header, frame)
     im.format = 'DICOM'
     im.info['frames'] = int(header.get('NumberOfFrames') or 1)
+    im.info['patient'] = _get_patient(header)
     return im

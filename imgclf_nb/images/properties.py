@@ -47,7 +47,8 @@ def _measure_file(im, stream):
     except Exception: exif = dict(orientation=1, taken='', camera='')  # some EXIF data is invalid
     width, height = im.size
     return dict(width=width, height=height, mode=im.mode, format=im.format,
-        frames=count_frames(im, stream), quality=_get_quality(im), **exif)
+        frames=count_frames(im, stream), quality=_get_quality(im),
+        patient=im.info.get('patient', '') if im.format == 'DICOM' else '', **exif)
 
 # %% ../../nbs/images/01_properties.ipynb #017530dd
 def _shrink(pixels, side):
@@ -102,11 +103,11 @@ def _measure_pixels(im):
 
 # %% ../../nbs/images/01_properties.ipynb #ab9455a4
 _texts = ['path', 'sha256', 'mode', 'error', 'format', 'taken', 'camera', 'pixels', 'phash',
-    'mirrored', 'thumb', 'depth', 'range_by']
+    'mirrored', 'thumb', 'depth', 'range_by', 'patient']
 _columns = [*KEY, 'sha256', 'bytes', 'width', 'height', 'mode', 'error',
     'format', 'frames', 'orientation', 'taken', 'camera', 'quality', 'pixels', 'mean', 'sd',
     'colour', 'border_red', 'border_green', 'border_blue', 'sharpness', 'phash', 'mirrored',
-    'thumb', 'depth', 'range_by', 'low', 'high']
+    'thumb', 'depth', 'range_by', 'low', 'high', 'patient']
 
 # %% ../../nbs/images/01_properties.ipynb #384fea48
 def _measure_depth(im, stream):
