@@ -164,7 +164,7 @@ def test_one_class_only_in_what_calibrates(tmp_path):
     t = t[~t.sha256.duplicated(keep=False)].assign(label=lambda o: np.where(o.label == o.label.min(), 'DEFECT', 'OK'))[['path', 'label']].reset_index(drop=True)
     t['split'] = ['valid' if i % 3 == 0 else 'test' if i % 3 == 1 else 'train' for i in range(len(t))]
     bad = t.index[(t.label == 'DEFECT')]
-    for kept,says in ((1, 'of one class only'), (0, 'no operating point')):
+    for kept,says in ((1, 'No validation images were reserved'), (0, 'no operating point')):
         o = t.copy()
         o.loc[bad, 'split'] = (['valid']*kept + ['test', 'train']*len(bad))[:len(bad)]
         o.to_csv(tmp_path/f'{kept}.csv', index=False)

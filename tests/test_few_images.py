@@ -186,7 +186,7 @@ def test_six_images_are_a_run(tmp_path):
     for c in ('cat', '1'):
         (tmp_path/'set'/c).mkdir(parents=True)
         for i in range(3): Image.fromarray(rng.integers(0, 255, (48, 48, 3), np.uint8)).save(tmp_path/'set'/c/f'{i}.png')
-    run_notebook('04a_probe', str(tmp_path/'run'), quiet=True, dataset=str(tmp_path/'set'), arch='small_cnn', weights='none', size=32)
+    run_notebook('04a_probe', str(tmp_path/'run'), quiet=True, dataset=str(tmp_path/'set'), arch='test_resnet', weights='none', size=32)
     run_notebook('05_evaluation', str(tmp_path/'run'), quiet=True, draws=100)
     r = json.loads((tmp_path/'run'/'run.json').read_text())
     assert r['split_sizes'] == dict(train=2, valid=2, test=2) and '2 test images' in r['summary']

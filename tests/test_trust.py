@@ -86,8 +86,12 @@ def test_without_weights_the_audit_says_so_and_goes_on(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('n, says', [(1, 'small_class'), (2, 'small_class')])
 def test_tiny_sets_are_audited(n, says, tmp_path):
-    a = audit(str(draw(tmp_path/'set', 'a', n)), tmp_path/'out')
-    assert a['summary']['pictures'] == n and says in a['summary']['findings']
+    a = audit(str(draw(tmp_path/'set', n=n)), tmp_path/'out')
+    assert a['summary']['pictures'] == 2*n and says in a['summary']['findings']
+
+
+def test_one_class_left_is_a_question(tmp_path):
+    with pytest.raises(UserError, match="only one class, 'a'"): audit(str(draw(tmp_path/'set', 'a', 3)), tmp_path/'out')
 
 
 def test_no_pictures_is_a_sentence(tmp_path):
@@ -246,9 +250,9 @@ def test_paths_that_differ_by_case_and_links_in_circles(tmp_path):
     d = draw(tmp_path/'set', n=8)
     Image.fromarray(np.random.default_rng(7).integers(0, 255, (40, 40, 3), np.uint8)).save(d/'a'/'X.png')
     Image.fromarray(np.random.default_rng(8).integers(0, 255, (40, 40, 3), np.uint8)).save(d/'a'/'x.png')
-    (d/'a'/'loop').symlink_to(d); (d/'self').symlink_to('self')
+    (d/'a'/'loop').symlink_to(d); (d/'self').symlink_to('self'); (d/'b'/'self.png').symlink_to('self.png')
     f = find_all(str(d), labels=False)
-    assert len(f['items']) == 18 and (f['findings'].kind == 'case_clash').sum() == 2
+    assert len(f['items']) == 18 and len(f['items'].attrs['unreadable']) == 1 and (f['findings'].kind == 'case_clash').sum() == 2
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):

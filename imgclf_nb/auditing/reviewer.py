@@ -242,7 +242,7 @@ def _get_img(path):
     try: return f'<img src="data:image/jpeg;base64,{base64.b64encode(get_jpeg(path)).decode()}">'
     except Exception as e:  # Pillow raises many types of errors
         there = path and Path(path).exists()
-        return f"<p>cannot be shown: {type(e).__name__ if there else 'the file is gone'}</p>"
+        return f"<p>cannot be shown: {html.escape(str(e)) if there else 'the file is gone'}</p>"
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #94e6d1dc
 def _keep_shown(images, shown, paths):

@@ -35,7 +35,7 @@ def find_metadata(
     "The metadata tables in a folder and in the folders just below"
     here = [Path(root)/name for name in _NAMES if (Path(root)/name).is_file()]
     if not depth: return here
-    try: inside = sorted(o.path for o in os.scandir(root) if o.is_dir())
+    try: inside = sorted(o.path for o in os.scandir(root) if os.path.isdir(o.path))
     except OSError: return here  # the listing of the folder says so
     inside = [o for o in inside if not os.path.basename(o).startswith(('.', '__'))]
     return here + [table for folder in inside for table in find_metadata(folder, depth - 1)]

@@ -170,13 +170,25 @@ def _get_clutter_reason(tree, folder, names, neighbours):
     if _is_side_folder(folder.name, neighbours): return 'figure of a notebook or page'
     return ''
 
+# %% ../../nbs/datasets/03e_trees.ipynb #286bbc32
+def _is_folder(entry):
+    "Whether an entry is a folder, or a link to one; a link to itself is none"
+    try: return entry.is_dir()
+    except OSError: return False
+
+# %% ../../nbs/datasets/03e_trees.ipynb #404468f0
+def _is_odd(entry):
+    "Whether an entry is a device or a pipe; a link to nothing or to itself is a file that is missing"
+    try: return not entry.is_file() and os.path.exists(entry.path)
+    except OSError: return False
+
 # %% ../../nbs/datasets/03e_trees.ipynb #26f8df9d
 def _add_file(tree, folder, entry, names):
     "Put a file among the folder's images, or record why it is passed over"
     reason = get_reason(entry.name, entry.path)
     if entry.name.startswith('leaderboard') and 'leaderboard.csv' in names:
         reason = reason or 'result of a command of this project'
-    if not reason and not entry.is_file() and os.path.exists(entry.path): reason = 'no regular file'
+    if not reason and _is_odd(entry): reason = 'no regular file'
     if not reason: folder.images.append(entry.name)
     else: pass_over(tree, (*folder.parts, entry.name), reason)
     if is_lost_image(reason): folder.lost.append(entry.name)
@@ -191,7 +203,7 @@ def _scan(tree, path, parts, above, neighbours):
     reason = cluttered or _get_clutter_reason(tree, folder, names, neighbours)
     if reason: _pass_over_all(tree, path, parts, reason)
     for entry in ([] if reason else entries):
-        if not entry.is_dir(): _add_file(tree, folder, entry, names)
+        if not _is_folder(entry): _add_file(tree, folder, entry, names)
         elif os.path.realpath(entry.path) not in above:
             inside = (*above, os.path.realpath(entry.path))
             _keep(folder, _scan(tree, entry.path, (*parts, entry.name), inside, names))
