@@ -12,13 +12,13 @@ import pandas as pd
 
 from .choices import ask
 from .columns import add_note, get_decided, get_set, squeeze
+from .words import PERSONS
 from ..images.duplicates import join_groups
 
 # %% ../../nbs/datasets/04h_group_columns.ipynb #d7f9c63b
 _LEVELS = [  # from what decides to what is only another choice
     'group',
-    '''patient patients pat pt subject subj case person participant individual animal donor mouse mrn
-    volunteer patienten proband paciente paziente sujet sujeto пациент 患者 病人 受试者 환자''',
+    ' '.join(PERSONS),
     '''lesion study series exam examination session visit encounter accession scan specimen sample
     slide wsi volume video clip burst movie recording track tracklet sequence seq trap event''',
     'site hospital institution institute clinic center centre station farm']

@@ -8,9 +8,10 @@ __all__ = ['IMAGES', 'get_ending', 'get_reason_by_bytes', 'get_reason', 'is_clut
 # %% ../../nbs/datasets/03c_kinds.ipynb #5c340013
 import os, stat
 
+from ..images.formats import READABLE_SUFFIXES, START_BYTES, is_image_start
+
 # %% ../../nbs/datasets/03c_kinds.ipynb #ed813a7a
-IMAGES = set('''jpg jpeg jpe jfif jif jfi mpo png apng gif bmp dib tif tiff webp ppm pgm pbm pnm
-    tga jp2 j2k j2c jpc jpf jpx jpm avif avifs heic heics heif hif dcm dicom'''.split())
+IMAGES = {suffix[1:] for suffix in READABLE_SUFFIXES}
 
 # %% ../../nbs/datasets/03c_kinds.ipynb #67946c67
 _UNREAD = {  # formats of single images that are not read
@@ -23,7 +24,7 @@ _UNREAD = {  # formats of single images that are not read
     'medical volume: save its slices as PNG': 'nii nrrd mha mhd',
     'microscope or slide image: save its tiles as PNG': 'svs ndpi scn mrxs czi lif nd2 oir vsi',
     'image format that is not read: convert it to PNG': '''ico icns cur pcx sgi exr hdr dds fits fit
-        xbm xpm wdp jxr hdp bpg flif qoi pict pct ras djvu jls jng mng wbmp pam pfm icb vda vst'''}
+        xbm xpm wdp jxr hdp bpg flif qoi pict pct ras djvu jls jng mng wbmp pam vst'''}
 _OTHERS = {
     'video: save its frames as JPEG': '''mp4 avi mov mkv webm m4v mpg mpeg wmv flv 3gp mts m2ts
         ogv gifv''',
@@ -47,32 +48,19 @@ def get_ending(
     return ending.lower() if stem else ''
 
 # %% ../../nbs/datasets/03c_kinds.ipynb #3a004262
-_MARKS = dict(  # the first bytes of each format that is read
-    jpeg=b'\xff\xd8\xff', png=b'\x89PNG\r\n\x1a\n', gif=b'GIF8', tiff=b'II*\0', tiff_be=b'MM\0*',
-    jpeg_2000=b'\0\0\0\x0cjP  ', codestream=b'\xff\x4f\xff\x51')
-_BRANDS = (b'avif', b'avis', b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
 _OTHER_MARKS = {
     b'\0\0\0\x0cJXL ': 'jxl', b'\xff\x0a': 'jxl', b'8BPS': 'psd', b'\x93NUMPY': 'npy',
     b'%!PS': 'eps', b'%PDF': 'pdf', b'PK\3\4': 'zip', b'Rar!': 'rar', b'7z\xbc\xaf': '7z',
     b'\x1f\x8b': 'gz', b'\x89HDF': 'h5', b'<svg': 'svg', b'\0\0\1\0': 'ico', b'v/1\1': 'exr',
     b'SIMPLE  =': 'fits', b'RIFF': 'avi', b'\x1aE\xdf\xa3': 'mkv'}
 
-# %% ../../nbs/datasets/03c_kinds.ipynb #d7055ab1
-def _is_container(head):
-    "Whether these are the first bytes of a BMP, PNM, WebP, AVIF, HEIC or DICOM file"
-    is_bmp = head[:2] == b'BM' and head[6:10] == bytes(4) and head[14:18] != bytes(4)
-    is_pnm = head[:1] == b'P' and head[1:2] in b'123456' and head[2:3] in b' \t\r\n#'
-    is_webp = head[:4] == b'RIFF' and head[8:12] == b'WEBP'
-    is_boxed = head[4:8] == b'ftyp' and head[8:12] in _BRANDS
-    return len(head) > 12 and (is_bmp or is_pnm or is_webp or is_boxed or head[128:132] == b'DICM')
-
 # %% ../../nbs/datasets/03c_kinds.ipynb #ac86c01e
 def get_reason_by_bytes(
-    head:bytes, # the first 132 bytes of a file
+    head:bytes, # the first `START_BYTES` of a file
 )->str:
     "'' for an image in a format that is read, else why the file is passed over"
     if not head: return 'empty file'
-    if head.startswith(tuple(_MARKS.values())) or _is_container(head): return ''
+    if is_image_start(head): return ''
     if head[4:8] == b'ftyp': return _REASONS['cr3' if head[8:12] == b'crx ' else 'mp4']
     known = [ending for mark,ending in _OTHER_MARKS.items() if head.startswith(mark)]
     return _REASONS[known[0]] if known else 'no image'
@@ -80,7 +68,7 @@ def get_reason_by_bytes(
 # %% ../../nbs/datasets/03c_kinds.ipynb #e1fb35e0
 def _read_head(path):
     "The first bytes of a file, as many as the formats need"
-    with open(path, 'rb') as file: return file.read(132)
+    with open(path, 'rb') as file: return file.read(START_BYTES)
 
 # %% ../../nbs/datasets/03c_kinds.ipynb #280f8ab9
 def _look_inside(path):
