@@ -6,93 +6,22 @@
 __all__ = ['fetch', 'get_fetch_folder', 'report_arrived']
 
 # %% ../nbs/00b_fetching.ipynb #5ebc447e
-import hashlib, json, re, shutil
+import hashlib, json, os, re, shutil
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from .base.runs import get_now
 from .core import UserError, get_data_root, get_records, get_root, write_json, write_text
 from .data import get_data_hash, get_items, get_manifest
-from .datasets.archives import DiskFullError, check_disk_space
-from .datasets.archives import unpack, unpack_parquet
+from .datasets.archives import DiskFullError, check_disk_space, unpack, unpack_parquet
 from .datasets.cards import get_card
-from .datasets.members import check_name
+from .datasets.downloads import (
+    describe_version, download, find_archive, get_plain_path, read_note)
+from .datasets.members import check_name, is_tar
 from .datasets.parquet import find_columns
 from .datasets.retries import check_reachable, explain_failure, get_size, retry
 from .datasets.sources import Source
-
-# %% ../nbs/00b_fetching.ipynb #cab3362d
-def _read_note(part):
-    "Tag and size of the file, as the server sent them with the bytes downloaded so far"
-    note = part.with_suffix('.json')
-    return json.loads(note.read_text()) if note.exists() else {}
-
-# %% ../nbs/00b_fetching.ipynb #5bc93cb4
-def _get_request_headers(note, have):
-    "Headers that ask for the rest of the file, or for all of it"
-    headers = {'Accept-Encoding': 'identity'}
-    if have and note.get('tag'):
-        headers['Range'] = f'bytes={have}-'
-        headers['If-Range'] = note['tag']
-    return headers
-
-# %% ../nbs/00b_fetching.ipynb #6b687f0f
-def _check_response(response, url, part):
-    "Raise if the server refuses, or redirects from https:// to http://"
-    if response.status_code == 416:
-        part.unlink()
-        raise ConnectionError('the file on the server is shorter than the part downloaded so far')
-    response.raise_for_status()
-    if url.startswith('https:') and not response.url.startswith('https:'):
-        raise UserError(f"{url} redirects to {response.url}, whose content can be changed "
-            "in transit: give another address.")
-
-# %% ../nbs/00b_fetching.ipynb #312031cb
-def _is_rest(response, part, have):
-    "Whether the response is the rest of the file, not all of it; raise if it is another part"
-    if response.status_code != 206: return False
-    if response.headers.get('Content-Range', '').startswith(f'bytes {have}-'): return True
-    part.unlink()
-    raise ConnectionError('the server sent another part')
-
-# %% ../nbs/00b_fetching.ipynb #c0a0662b
-def _get_tag(headers):
-    "What identifies this version of the file: its ETag, unless weak, or its date"
-    tag = headers.get('ETag', '')
-    if tag and not tag.startswith('W/'): return tag
-    return headers.get('Last-Modified', '')
-
-# %% ../nbs/00b_fetching.ipynb #05e0eca1
-def _make_bar(size, have):
-    "A progress bar for the bytes of a file"
-    from tqdm import tqdm
-    return tqdm(total=size, initial=have, unit='B', unit_scale=True, disable=None, leave=False)
-
-# %% ../nbs/00b_fetching.ipynb #dce8b2d8
-def _save(response, part, have):
-    "Write what arrives after the `have` bytes that are kept"
-    left = int(response.headers.get('Content-Length', 0))
-    size = have + left or None
-    mode = 'ab' if have else 'wb'
-    with check_disk_space(part.parent, left), open(part, mode) as file, _make_bar(size, have) as bar:
-        write_json(part.with_suffix('.json'), dict(tag=_get_tag(response.headers), size=size))
-        for chunk in response.iter_content(1 << 14):  # the most that a broken connection loses
-            file.write(chunk)
-            bar.update(len(chunk))
-    if left and part.stat().st_size != size:
-        raise ConnectionError('the server sent fewer bytes than it announced')
-
-# %% ../nbs/00b_fetching.ipynb #d3817a25
-def _download(url, part):
-    "One attempt: the rest of the file if the server still has the same one, else all of it"
-    import requests
-    note = _read_note(part)
-    have = get_size(part)
-    if have and have == note.get('size'): return
-    headers = _get_request_headers(note, have)
-    with requests.get(url, headers=headers, stream=True, timeout=(5, 30)) as response:
-        _check_response(response, url, part)
-        _save(response, part, have if _is_rest(response, part, have) else 0)
 
 # %% ../nbs/00b_fetching.ipynb #08b090d6
 def _hash(path):
@@ -102,19 +31,31 @@ def _hash(path):
         while chunk := file.read(1 << 20): digest.update(chunk)
     return digest.hexdigest()
 
+# %% ../nbs/00b_fetching.ipynb #ade56f36
+def _has_sum(expected, path):
+    "Whether a file has this sha256"
+    return _hash(path) == expected
+
+# %% ../nbs/00b_fetching.ipynb #c04579db
+def _find_archive(source, part):
+    "`(archive, checksum)` of a download; `UserError` if another checksum is expected"
+    expected = source.sha256
+    archive = find_archive(part, partial(_has_sum, expected) if expected else is_tar)
+    got = _hash(archive)
+    if expected in (None, got): return archive, got
+    raise UserError(f"{source} has the sha256 {got}, expected: {expected}; "
+        "the file was deleted. If it was changed on purpose, give the new sha256.")
+
 # %% ../nbs/00b_fetching.ipynb #b6fa7c72
 def _open_archive(source, part, work):
     "Verify the checksum and unpack: `(folder, checksum)`; a rejected archive is deleted"
-    got = _hash(part)
     shutil.rmtree(work/'set', ignore_errors=True)
     try:
-        if source.sha256 and got != source.sha256:
-            raise UserError(f"{source} has the sha256 {got}, expected: {source.sha256}; "
-                "the file was deleted. If it was changed on purpose, give the new sha256.")
-        return unpack(part, work/'set'), got
+        archive, got = _find_archive(source, part)
+        return unpack(archive, work/'set'), got
     except DiskFullError: raise
     except UserError:
-        part.unlink()
+        for path in (part, get_plain_path(part)): path.unlink(missing_ok=True)
         raise
 
 # %% ../nbs/00b_fetching.ipynb #da48bacc
@@ -122,7 +63,7 @@ def _get_https(source, work):
     "`(revision, folder, checksum)` of an archive from the web"
     part = work/'archive'
     check_reachable(source.address)
-    retry(lambda: _download(source.address, part), source, part)
+    retry(lambda: download(source.address, part), source, part)
     return None, *_open_archive(source, part, work)
 
 # %% ../nbs/00b_fetching.ipynb #18d46626
@@ -144,11 +85,23 @@ def _ask_version(source):
         api = client.datasets.dataset_api_client
         return handle_call(lambda: api.get_dataset(request), handle).current_version_number
 
+# %% ../nbs/00b_fetching.ipynb #ff5fe923
+def _check_part(part, response):
+    "Delete what has arrived of another version of a file; `UserError` if it comes compressed"
+    version = describe_version(response.headers)
+    if version['encoding']:
+        raise UserError(f"Kaggle sends the archive in the compression {version['encoding']!r}, which "
+            "is not read: download it in a browser, unpack it, and give the folder.")
+    if read_note(part) == version: return
+    part.unlink(missing_ok=True)
+    write_json(part.with_suffix('.json'), version)
+
 # %% ../nbs/00b_fetching.ipynb #a0edc516
 def _save_kaggle(response, part, handle):
     "Let kagglehub write what arrives; raise if it is not what was announced"
     from kagglehub.clients import download_file
     from kagglehub.exceptions import DataCorruptionError
+    _check_part(part, response)
     size = int(response.headers.get('Content-Length', 0))
     left = size - get_size(part)
     try:
@@ -211,38 +164,60 @@ def _download_hub(source, commit, files, folder):
     missing = _find_missing(folder, files)  # without a network the client only warns
     if missing: raise ConnectionError(f'{len(missing)} of {len(files)} files have not arrived')
 
-# %% ../nbs/00b_fetching.ipynb #f27ae885
+# %% ../nbs/00b_fetching.ipynb #5675b6b5
+def _hash_blob(path):
+    "The checksum by which git knows a small file"
+    data = path.read_bytes()
+    return hashlib.sha1(f'blob {len(data)}\0'.encode() + data).hexdigest()
+
+# %% ../nbs/00b_fetching.ipynb #889f2002
+def _get_sums(path, file):
+    "`(kind of checksum, the file's, the hub's)`; the hub's is None if it states none"
+    if file.lfs: return 'sha256', _hash(path), file.lfs.sha256
+    return 'git blob', _hash_blob(path), getattr(file, 'blob_id', None)
+
+# %% ../nbs/00b_fetching.ipynb #841c7d49
 def _check_sums(source, files, folder):
-    "`UserError` if the checksum of a large file is not the hub's; the file is deleted"
+    "`UserError` if the checksum of a file is not the hub's; the file is deleted"
     for name,file in files.items():
-        if not file.lfs: continue
-        got = _hash(folder/name)
-        if got == file.lfs.sha256: continue
+        kind, got, expected = _get_sums(folder/name, file)
+        if expected in (None, got): continue
         (folder/name).unlink()
-        raise UserError(f"{name} of {source} has the sha256 {got}, expected: {file.lfs.sha256}; "
+        raise UserError(f"{name} of {source} has the {kind} {got}, expected: {expected}; "
             "the file was deleted; run this again.")
 
 # %% ../nbs/00b_fetching.ipynb #668700f6
 def _take(hub, name, out):
-    "Unpack an archive into a folder with its name; move any other file"
+    "Unpack an archive into a folder with its name; move any other file; `UserError` if one is there"
     archive = re.fullmatch(r'(.+?)\.(zip|tar|tgz|tar\.\w+)', name.as_posix())
-    if archive:
-        unpack(hub/name, out/archive[1])
-        return
-    (out/name).parent.mkdir(parents=True, exist_ok=True)
-    (hub/name).rename(out/name)
+    target = out/(archive[1] if archive else name)
+    if target.exists():
+        raise UserError(f"The data set holds {target.relative_to(out)} twice, once in an archive: "
+            "nothing from it is kept. Fetch it by hand, and give the folder.")
+    if archive: return unpack(hub/name, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (hub/name).rename(target)
+
+# %% ../nbs/00b_fetching.ipynb #88a01f98
+def _report_unused(names, tables):
+    "Print which files beside the parquet files are not part of the data set"
+    notes = ('', '.md', '.txt', '.json', '.py', '.yaml', '.yml')
+    unused = [name.as_posix() for name in names if name not in tables and name.suffix not in notes]
+    if not unused: return
+    print(f"{len(unused)} other files are left out, since parquet files hold the images: "
+        f"{', '.join(unused[:3])}{' …' if unused[3:] else ''}.")
 
 # %% ../nbs/00b_fetching.ipynb #d601bc06
 def _open_files(hub, names, work):
     "The folder of the data set: parquet files and archives are unpacked, other files are moved"
     out = work/'set'
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    parquet = [hub/name for name in names if name.suffix == '.parquet']
-    tables = sorted(path for path in parquet if find_columns(path))
+    tables = sorted(name for name in names if name.suffix == '.parquet' and find_columns(hub/name))
     if tables:
-        with check_disk_space(work, sum(path.stat().st_size for path in tables)):
-            return unpack_parquet(tables, out)
+        _report_unused(names, tables)
+        with check_disk_space(work, sum((hub/name).stat().st_size for name in tables)):
+            return unpack_parquet([hub/name for name in tables], out)
+    out.mkdir()
     for name in names: _take(hub, name, out)
     return out
 
@@ -306,6 +281,12 @@ def _report_change(old, new):
     print(f"The source has changed since {old['fetched'][:10]}: "
         f"it was {before[0] or before[1]}, now it is {now[0] or now[1]}.")
 
+# %% ../nbs/00b_fetching.ipynb #d98fd6bf
+def _keep_folder(arrived, folder):
+    "Rename after all is on disk: after a power cut, the folder is whole or absent"
+    if hasattr(os, 'sync'): os.sync()  # one by one, 100,000 files would take minutes
+    arrived.rename(folder)
+
 # %% ../nbs/00b_fetching.ipynb #319d7751
 _ways = dict(kaggle=_get_kaggle, hub=_get_hub, https=_get_https)
 
@@ -318,7 +299,7 @@ def _bring(source, folder, place, path, old):
     _report_change(old, new)
     sizes = [file.stat().st_size for file in ready.rglob('*') if file.is_file()]
     write_json(path, dict(new, files=len(sizes), bytes=sum(sizes)))
-    ready.rename(folder)
+    _keep_folder(ready, folder)
 
 # %% ../nbs/00b_fetching.ipynb #aa582e18
 @contextmanager

@@ -391,7 +391,9 @@ BAD_ZIPS = [
     ('link or device', write_link),
     ('unpacks to more than', write(('zeros.jpg', bytes(70 << 20)))),
     ('twice', write(('a.jpg', b'1'), ('a.jpg', b'2'))),
-    ('NotADirectoryError|FileExistsError', write(('a', b'1'), ('a/b.jpg', b'2')))]
+    ('as a file and as a folder', write(('a', b'1'), ('a/b.jpg', b'2'))),
+    ('as a file and as a folder', write(('a/b.jpg', b'2'), ('a', b'1'))),
+    ('is a folder that holds 1 bytes', write(('a/', b'1')))]
 
 @pytest.mark.filterwarnings('ignore:Duplicate name')
 @pytest.mark.parametrize('says,write_bad', BAD_ZIPS)
@@ -491,7 +493,8 @@ class Full:
 def open_full(path, mode='r', *a, **k):
     file = open(path, mode, *a, **k)
     return Full(file) if mode in ('wb', 'ab', 'xb') else file
-fetching.open = open_full
+from imgclf_nb.datasets import downloads
+downloads.open = open_full
 '''
 
 def test_a_disk_that_fills_up(net, tmp_path):
@@ -567,6 +570,8 @@ def test_kaggle_resumes_after_a_cut(kaggle, tmp_path):
     kaggle.md5 = base64.b64encode(hashlib.md5(BIG).digest()).decode()
     work(tmp_path, KAGGLE).mkdir(parents=True)
     (work(tmp_path, KAGGLE)/'3.archive').write_bytes(BIG[:1_500_000])
+    note = dict(etag=kaggle.tag, modified='', encoding='')
+    (work(tmp_path, KAGGLE)/'3.json').write_text(json.dumps(note))
     first = kaggle.body
     def cut_the_rest(h, data, start, headers):
         kaggle.cuts = int(start == 1_500_000)

@@ -15,7 +15,7 @@ EMPTY = '''
     audit auditing.evidence auditing.findings auditing.grouping auditing.label_errors
     auditing.report auditing.reviewer backbones base.machine base.parameters base.running
     base.runs commands comparison core data datasets.archives datasets.cards datasets.choices
-    datasets.folders datasets.kinds datasets.layouts datasets.levels datasets.listing
+    datasets.compression datasets.downloads datasets.members datasets.parquet datasets.folders datasets.kinds datasets.layouts datasets.levels datasets.listing
     datasets.masks datasets.miniatures datasets.records datasets.retries datasets.sources
     datasets.tables datasets.trees datasets.units datasets.words fetching images.contents
     images.duplicates images.formats images.preprocessing images.properties models.attention
