@@ -11,7 +11,7 @@ import hashlib
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
-from ..core import get_cache, write_csv
+from ..core import get_cache, read_csv, write_csv
 from ..images.duplicates import get_blocks
 from ..images.preprocessing import open_image
 from ..models.logistic import choose_c, cross_predict
@@ -87,7 +87,7 @@ def recall_suspicious(
     store = _get_store(items, name)
     if store and store.exists():
         texts = dict(file=str, label=str, suggested=str)
-        return pd.read_csv(store, keep_default_na=False, dtype=texts)
+        return read_csv(store, keep_default_na=False, dtype=texts)
     found = find_suspicious(items, get_x() if len(items) else None)
     if store: write_csv(store, found)
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..core import UserError, get_root, write_csv, write_json
+from ..core import UserError, get_root, read_csv, write_csv, write_json
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #532c91c5
 COMPUTER_PARTS = dict(
@@ -460,4 +460,4 @@ def get_planted_defects(
 ):
     "The planted defects, a `DataFrame`: `path` (relative), `kind`, `detail`"
     import pandas as pd
-    return pd.read_csv(get_miniature(name)/'truth.csv')
+    return read_csv(get_miniature(name)/'truth.csv')

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import UserError, get_records, write_csv, write_text
+from ..core import UserError, get_records, read_csv, unmark_formulas
+from ..core import write_csv, write_text
 from .cards import open_set
 from .choices import CHOICES, clean_name, get_choices, get_decisions_path
 from .delimited import read_delimited
@@ -69,7 +70,7 @@ def read_decisions(
     if missing:
         raise UserError(f"{path} has no column {' and no '.join(sorted(missing))}: it needs path, "
             f"action, value, reason.", 'dataset')
-    table = _clean_decisions(table)
+    table = _clean_decisions(table.map(unmark_formulas))
     _check_table(table, path)
     return table
 
@@ -204,7 +205,7 @@ def get_test_hash(
 def _read_ledger(file):
     "The uses in one ledger.csv"
     types = dict(time=str, run=str, test_hash=str)
-    return pd.read_csv(file, dtype=types, keep_default_na=False)
+    return read_csv(file, dtype=types, keep_default_na=False)
 
 # %% ../../nbs/datasets/05_records.ipynb #71181f14
 def read_ledger(

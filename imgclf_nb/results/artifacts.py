@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from ..backbones import get_cost, get_probabilities, save_model
 from ..base.machine import get_plt
-from ..core import UserError, write_csv
+from ..core import UserError, read_csv, write_csv
 from ..images.contents import CheckedReader
 from ..images.preprocessing import get_batches
 from .manifest import check_kept_decisions, keep_manifest
@@ -128,7 +128,7 @@ def read_predictions(
     "Its predictions.csv; class names stay texts, since a class may be called 1 or None"
     texts = ('path', 'label', 'split', 'predicted', 'group', 'part')
     dtypes = dict.fromkeys(texts, str)
-    return pd.read_csv(run.path/'predictions.csv', keep_default_na=False, dtype=dtypes)
+    return read_csv(run.path/'predictions.csv', keep_default_na=False, dtype=dtypes)
 
 # %% ../../nbs/results/00_artifacts.ipynb #bcff4845
 def format_share(

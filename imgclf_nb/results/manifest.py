@@ -16,7 +16,7 @@ from unicodedata import normalize
 import pandas as pd
 
 from ..base.runs import is_gone
-from ..core import UserError, write_csv
+from ..core import UserError, read_csv, write_csv
 from ..datasets.cards import DataSet, get_card, open_set
 from ..datasets.choices import get_decisions_path
 from ..datasets.records import get_decisions_hash, read_decisions
@@ -67,7 +67,7 @@ def read_run_manifest(
     "Its manifest.csv; None for a run that has none, from an earlier version"
     path = run.path/'manifest.csv'
     if not path.exists(): return None
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return read_csv(path, dtype=str, keep_default_na=False)
 
 # %% ../../nbs/results/00a_manifest.ipynb #b0730b9f
 def _spell(paths):

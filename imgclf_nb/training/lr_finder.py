@@ -17,7 +17,7 @@ from fastai.callback.schedule import LRFinder, valley
 from fastcore.basics import patch
 
 from ..base.machine import get_plt
-from ..core import write_csv
+from ..core import read_csv, write_csv
 from .callbacks import Averaged, EpochLine, KeepBest
 from .learner import Trainer
 
@@ -136,5 +136,5 @@ def show_rates(
     file = run.path/'lr_find.csv'
     if not file.exists(): return None
     found = run.record['lr_find']
-    ax = plot_rates(pd.read_csv(file), found['chosen'], found['suggested'])
+    ax = plot_rates(read_csv(file), found['chosen'], found['suggested'])
     return run.keep_figure(ax, 'lr_find')
