@@ -79,8 +79,8 @@ def check_machine():
 
 def is_forbidden(licence):
     "Whether every licence that a package offers is GPL or AGPL"
-    offered = re.split(r'\bOR\b|;|\n', licence)
-    return all(FORBIDDEN.search(o) and not PERMITTED.search(o) for o in offered if o.strip())
+    offered = [o for o in re.split(r'\bOR\b|;|\n', licence) if o.strip()]
+    return bool(offered) and all(FORBIDDEN.search(o) and not PERMITTED.search(o) for o in offered)
 
 
 def list_licences(tool, python):

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..base.quoting import quote_word
 from ..base.running import get_defaults
 from ..base.runs import open_run
-from ..core import UserError, write_text
+from ..core import UserError, make_printable, write_text
 from ..datasets.cards import fill_recipe
 from .checklist import describe_checklist
 from .facts import SPLITS, collect
@@ -44,14 +44,14 @@ def _as_flag(k, v):
     flag = '-r' if isinstance(v, str) and _LOOKS_NUMERIC.fullmatch(v) else '-p'
     return f'{flag} {k} {quote_word(v)}'
 
-# %% ../../nbs/reporting/02_model_card.ipynb #b0a014b1
+# %% ../../nbs/reporting/02_model_card.ipynb #6c11f840
 def _make_block(lines):
     "Lines as a block of shell code, behind a fence that no line can close"
     longest = max(map(len, re.findall('`+', '\n'.join(lines))), default=0)
     fence = '`'*max(3, longest + 1)
     return '\n'.join([f'{fence}bash', *lines, fence])
 
-# %% ../../nbs/reporting/02_model_card.ipynb #f2852dea
+# %% ../../nbs/reporting/02_model_card.ipynb #1ab02928
 def _get_plain(o, key, pattern, default=''):
     "An entry of run.json if it looks as it should, else the default"
     value = str(o.at(key) or '')
@@ -109,7 +109,7 @@ _HUB_METRICS = dict(  # the Hub's type, and a name to show
 def _get_results(o, hub):
     "The metrics of the split that counts, in the Hub's form"
     from huggingface_hub import EvalResult
-    name = o.card.title + ' (synthetic miniature)'*o.mini
+    name = make_printable(o.card.title) + ' (synthetic miniature)'*o.mini
     where = dict(task_type='image-classification', dataset_name=name)
     where['dataset_type'] = hub or re.sub(r'[^\w.-]+', '_', o.name)
     results = []
@@ -136,7 +136,7 @@ def _get_metadata(o):
         datasets=[hub] if hub else None,
         metrics=[r.metric_type for r in results] or None,
         eval_results=results or None,
-        model_name=o.run if results else None)
+        model_name=make_printable(o.run) if results else None)
 
 # %% ../../nbs/reporting/02_model_card.ipynb #7c41a61f
 def _summarise(o):

@@ -59,10 +59,11 @@ def escape(
 )->str:
     "The text on one line, with a backslash before every character that Markdown would interpret"
     one_line = ' '.join(make_printable(s).split())
-    escaped = re.sub(r'(?<!\w)_|_(?!\w)|[\\`*{}\[\]<>#|$~&]', r'\\\g<0>', one_line)
+    escaped = re.sub(r'(?<!\w)_|_(?!\w)|[\\`*{}\[\]<>#|$~&]|:(?=//)|(?<=www)[.]', r'\\\g<0>',
+        one_line)
     return re.sub(r'^(\d*)([-+=.)])(?=[-=]*( |$))', r'\1\\\2', escaped)  # would begin a list
 
-# %% ../../nbs/reporting/00_wording.ipynb #1d5b9149
+# %% ../../nbs/reporting/00_wording.ipynb #ed9f7c7a
 def make_code(
     s, # a name or a hash
 )->str:
