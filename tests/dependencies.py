@@ -95,16 +95,32 @@ def list_licences(tool, python):
     return [f'{name} is under GPL or AGPL: replace it, or leave it out of settings.ini.' for name in wrong]
 
 
-def list_vulnerabilities(tool):
-    "Print what is known to be vulnerable, or how to find out where there is no network"
-    command = [tool, '-r', str(LOCK), '--disable-pip', '--no-deps', '--progress-spinner=off']
+def read_audit(tool):
+    "`(what pip-audit found of each package, '')`, or `(None, why it found nothing)`"
+    command = [tool, '-r', str(LOCK), '--disable-pip', '--no-deps', '--progress-spinner=off', '--format=json']
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.stdout.strip() or done.returncode == 0:
-        print(f'{done.stdout}{done.stderr.splitlines()[-1]}')
+    try: found = json.loads(done.stdout)['dependencies']
+    except (ValueError, KeyError):
+        last = (done.stderr.strip().splitlines() or ['it gave no reason'])[-1]
+        return None, last.split('(')[0].strip()
+    if any('vulns' in o for o in found): return found, ''
+    return None, 'the index that answers here has no list of them'
+
+
+def list_vulnerabilities(tool):
+    "Print what is known to be vulnerable, or how to find out where it cannot be looked up"
+    found, why = read_audit(tool)
+    if found is None:
+        print('Known vulnerabilities could not be looked up, which needs a network and PyPI '
+            f'({why}). Where there is one: make audit-deps')
         return []
-    reason = (done.stderr.strip().splitlines() or ['no reason given'])[-1]
-    print('Known vulnerabilities could not be looked up, which needs a network '
-        f'({reason[:200]}). Where there is one: make audit-deps')
+    checked = [o for o in found if 'vulns' in o]
+    for package in checked:
+        for known in package['vulns']:
+            fixed = ', '.join(known['fix_versions']) or 'no version yet'
+            print(f"{package['name']} {package['version']}: {known['id']}, fixed in {fixed}")
+    print(f"{sum(bool(o['vulns']) for o in checked)} of {len(checked)} packages have known vulnerabilities, "
+        f'{len(found) - len(checked)} are not listed.')
     return []
 
 

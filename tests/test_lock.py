@@ -1,5 +1,5 @@
 "requirements.lock: complete, hashed, satisfies settings.ini, and names no registry and no path"
-import re, subprocess, sys
+import json, re, subprocess, sys
 
 import pytest
 
@@ -76,14 +76,20 @@ def test_licences_decide_the_exit_code(licence, code, tmp_path):
     assert ('under GPL or AGPL: replace it' in said) == bool(code)
 
 
-def test_without_a_network_audit_says_so(tmp_path):
-    got, said = run_tool(tmp_path, '#!/bin/sh\necho "ConnectionError: no route" >&2; exit 1\n', 'vulnerabilities')
-    assert got == 0 and 'needs a network' in said and 'no route' in said and 'make audit-deps' in said
+@pytest.mark.parametrize('script, reason', [
+    ('echo "ConnectionError: no route (x)" >&2; exit 1', 'ConnectionError: no route'),
+    ("""echo '{"dependencies": [{"name": "torch", "skip_reason": "not found"}]}'""", 'has no list'), ('exit 1', 'no reason')])
+def test_without_a_network_audit_says_so(script, reason, tmp_path):
+    got, said = run_tool(tmp_path, f'#!/bin/sh\n{script}\n', 'vulnerabilities')
+    assert got == 0 and 'needs a network' in said and reason in said and 'make audit-deps' in said
 
 
 def test_vulnerabilities_are_listed(tmp_path):
-    got, said = run_tool(tmp_path, '#!/bin/sh\necho "torch 1.0 CVE-1"; echo "Found 1 known vulnerability" >&2; exit 1\n', 'vulnerabilities')
-    assert got == 0 and 'CVE-1' in said and 'Found 1' in said
+    vulnerable = dict(name='torch', version='1.0', vulns=[dict(id='CVE-1', fix_versions=['1.1'])])
+    found = dict(dependencies=[vulnerable, dict(name='six', version='1', vulns=[]), dict(name='x', skip_reason='not found')])
+    got, said = run_tool(tmp_path, f"#!/bin/sh\necho '{json.dumps(found)}'; exit 1\n", 'vulnerabilities')
+    assert got == 0 and 'torch 1.0: CVE-1, fixed in 1.1' in said
+    assert '1 of 2 packages have known vulnerabilities, 1 are not listed' in said
 
 
 def test_another_machine_is_told_what_to_do(monkeypatch):
