@@ -18,17 +18,8 @@ LOCK    ?=
 VALUES  := DATASET ARCH RUN A B NB ARGS
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
-define WITH_ARGS
-import os, shlex, sys
-command = sys.argv[1:]
-try: words = shlex.split(os.environ["ARGS"])
-except ValueError as error: sys.exit(f"ARGS cannot be split into words ({error}): close each quote.")
-at = command.index("--") if "--" in command else len(command)
-os.execv(command[0], [*command[:at], *words, *command[at:]])
-endef
-export WITH_ARGS
 # runs a command with the words of ARGS, before its -- if it has one
-WORDS   := $(BIN)/python -c "$$WITH_ARGS"
+WORDS   := $(BIN)/python tests/with_args.py
 
 # two processes at a time, each with one thread: more of either wait for each other on two cores
 TESTENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records
@@ -79,8 +70,9 @@ run: setup ## train and evaluate on a synthetic miniature (needs no data and no 
 
 lab: setup ## open nbs/START.ipynb in JupyterLab: from images to a result, step by step
 ##= make lab ARGS=--no-browser      prints the address instead
-# JUPYTER_PREFER_ENV_PATH: the kernel of this environment comes before one of the user's
-	@JUPYTER_PREFER_ENV_PATH=1 $(WORDS) $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/START.ipynb
+# JUPYTER_PREFER_ENV_PATH: the kernel of this environment comes before one of the user's; Lab asks no server for news
+	@JUPYTER_PREFER_ENV_PATH=1 $(WORDS) $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/START.ipynb \
+		--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 ##@ Your images
 fetch: setup ## get a data set from its source, completely or not at all
@@ -151,7 +143,7 @@ $(VENV)/tools/.ready: settings.ini
 
 lock: $(VENV)/tools/.ready ## write requirements.lock: all versions and hashes (Linux x86-64, Python 3.11)
 ##= make lock ARGS=--upgrade         newer versions too
-	@$(VENV)/tools/bin/python -c "$$WITH_ARGS" $(VENV)/tools/bin/uv pip compile setup.py --extra dev --quiet --generate-hashes --no-annotate \
+	@$(VENV)/tools/bin/python tests/with_args.py $(VENV)/tools/bin/uv pip compile setup.py --extra dev --quiet --generate-hashes --no-annotate \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--python-platform x86_64-unknown-linux-gnu --python-version 3.11 --output-file requirements.lock
 	@$(PYTHON) tests/dependencies.py check-lock
@@ -160,7 +152,7 @@ audit-deps: setup $(VENV)/tools/.ready ## list licences (fails on GPL) and known
 	@$(BIN)/python tests/dependencies.py licences $(VENV)/tools/bin/pip-licenses $(BIN)/python
 	@$(BIN)/python tests/dependencies.py vulnerabilities $(VENV)/tools/bin/pip-audit
 
-check-names: ## refuse DATASET, ARCH, RUN and ARGS that are not plain words, as a workflow may be given
+check-names: ## refuse values that are not plain words, for machines that others may ask
 	@name='^[A-Za-z0-9_][A-Za-z0-9_.-]*$$' words='^(-p [a-z_]+ [A-Za-z0-9_.-]+)?$$'; \
 	for each in DATASET ARCH RUN; do \
 		[[ -z "$${!each}" || "$${!each}" =~ $$name ]] || { \
