@@ -13,8 +13,9 @@ import numpy as np
 
 from ..backbones import get_backbone, get_features
 from ..base.architectures import get_expected, get_safe_name
+from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
-from ..core import UserError, get_cache, replace_file, delete_leftovers, write_json
+from ..core import UserError, get_cache, replace_file, write_json
 from ..images.contents import CheckedReader
 from ..images.preprocessing import Preprocessing, get_batches, get_decoder
 

@@ -11,8 +11,9 @@ import copy, hashlib, json, math, os, time
 import torch
 
 from ..base.architectures import get_safe_name
+from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor
-from ..core import get_cache, delete_leftovers, write_json
+from ..core import get_cache, write_json
 from .learner import get_autocast, get_layout, is_out_of_memory, keep_depthwise_in_fp32
 
 # %% ../../nbs/training/04_autotune.ipynb #99577808
