@@ -54,7 +54,7 @@ class UserError(Exception):
 class ParameterError(UserError):
     "A notebook parameter that is unknown, of the wrong type or out of range"
 
-# %% ../nbs/00_core.ipynb #83a007c5
+# %% ../nbs/00_core.ipynb #e074ad08
 _REMEDIES = {
     errno.ENOSPC: 'free some space', errno.EDQUOT: 'free some space',
     errno.EROFS: 'make its folder writable', errno.EACCES: 'make its folder writable',
@@ -74,7 +74,7 @@ class DiskError(UserError, OSError):
 
     def __str__(self): return self.args[0]
 
-# %% ../nbs/00_core.ipynb #65e43129
+# %% ../nbs/00_core.ipynb #e9f9ea6d
 @contextlib.contextmanager
 def explain_disk_errors(
     path, # of what is written
@@ -137,7 +137,7 @@ def _get_own_folder(variable, name):
     if given: return Path(given).expanduser().resolve()
     return get_root()/'data'/name
 
-# %% ../nbs/00_core.ipynb #be2da8a1
+# %% ../nbs/00_core.ipynb #1cc8b325
 @cache
 def _get_spare_cache(top, reason):
     "A temporary folder in the place of a cache, deleted when this process ends"
@@ -147,7 +147,7 @@ def _get_spare_cache(top, reason):
         'process ends. Set IMGCLF_CACHE to a writable folder.')
     return Path(folder)
 
-# %% ../nbs/00_core.ipynb #76073c7d
+# %% ../nbs/00_core.ipynb #ff2d211b
 def _make_cache(folder):
     "Make the folder of a cache; `OSError` if that, or reading it, is not allowed"
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def replace_file(
     with open(tmp, 'r+b') as file: os.fsync(file.fileno())
     os.replace(tmp, path)
 
-# %% ../nbs/00_core.ipynb #855ad2a6
+# %% ../nbs/00_core.ipynb #a4318b9a
 def get_temporary(
     path, # of a file
     suffix:str='', # that a library wants at the end, such as .npy
@@ -211,7 +211,7 @@ def write_text(
     tmp = get_temporary(path)
     with explain_disk_errors(path), contextlib.ExitStack() as stack:
         stack.callback(tmp.unlink, missing_ok=True)
-        with open(tmp, 'w', encoding='utf-8', newline='') as file: file.write(text)
+        with open(tmp, 'wb') as file: file.write(text.encode('utf-8', 'replace'))
         replace_file(tmp, path)
 
 # %% ../nbs/00_core.ipynb #8dbf97e9

@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_DEPTH', 'FileFault', 'explain_fault', 'is_there', 'read_small', 'decode_small', 'read_lines',
-           'Maybe', 'Each', 'find_fault', 'parse_json', 'read_json', 'read_table']
+           'Maybe', 'Each', 'find_fault', 'parse_json', 'read_json', 'read_table', 'read_cached', 'read_cached_table',
+           'keep_cached']
 
-# %% ../../nbs/base/00b_reading.ipynb #4d7e6c92
+# %% ../../nbs/base/00b_reading.ipynb #61e58ddf
 import io, json, math, os, stat
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from ..core import UserError, read_csv
+from ..core import DiskError, UserError, explain_disk_errors, read_csv
 
-# %% ../../nbs/base/00b_reading.ipynb #2c4e6271
+# %% ../../nbs/base/00b_reading.ipynb #b9280b88
 class FileFault(Exception):
     "What is wrong with a file, in words that follow its path"
 
-# %% ../../nbs/base/00b_reading.ipynb #f87bce17
+# %% ../../nbs/base/00b_reading.ipynb #c23ea23f
 @contextmanager
 def explain_fault(
     path,      # of the file
@@ -29,7 +31,7 @@ def explain_fault(
     try: yield
     except FileFault as fault: raise UserError(f'{path} {fault}: {again}.', parameter) from None
 
-# %% ../../nbs/base/00b_reading.ipynb #518a3607
+# %% ../../nbs/base/00b_reading.ipynb #61d33b86
 _KINDS = {
     stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFSOCK: 'a socket',
     stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
@@ -43,7 +45,7 @@ def is_there(
     except (OSError, ValueError): return True  # the reader says why it cannot be read
     return True
 
-# %% ../../nbs/base/00b_reading.ipynb #3ae8608a
+# %% ../../nbs/base/00b_reading.ipynb #c9a9c85b
 def _check_regular(path):
     "`FileFault` unless this is a file that can be opened"
     try: kind = stat.S_IFMT(os.stat(path).st_mode)
@@ -54,7 +56,7 @@ def _check_regular(path):
         raise FileFault(f'cannot be read ({getattr(error, "strerror", error)})') from None
     if kind in _KINDS: raise FileFault(f'is {_KINDS[kind]}, not a file')
 
-# %% ../../nbs/base/00b_reading.ipynb #52933fe8
+# %% ../../nbs/base/00b_reading.ipynb #eb37b6c9
 MAX_BYTES = 64 << 20  # of a small file
 
 def read_small(
@@ -69,7 +71,7 @@ def read_small(
     if len(data) <= most: return data
     raise FileFault(f'is damaged (it is larger than {most >> 20} MB)')
 
-# %% ../../nbs/base/00b_reading.ipynb #95d31105
+# %% ../../nbs/base/00b_reading.ipynb #ff1f79c7
 def decode_small(
     data:bytes, # of a file that this project wrote
 )->str:
@@ -85,7 +87,7 @@ def decode_small(
     line = data[:place].count(b'\n') + 1
     raise FileFault(f"is damaged (line {line} holds {what})")
 
-# %% ../../nbs/base/00b_reading.ipynb #743a4105
+# %% ../../nbs/base/00b_reading.ipynb #f04273bc
 def read_lines(
     path,      # a text file of this project
     again:str, # what to do next if it is damaged
@@ -95,19 +97,19 @@ def read_lines(
     with explain_fault(path, again, parameter):
         return [line for line in decode_small(read_small(path)).splitlines() if line.strip()]
 
-# %% ../../nbs/base/00b_reading.ipynb #0e3afb5d
+# %% ../../nbs/base/00b_reading.ipynb #8a511d9a
 @dataclass
 class Maybe:
     "What may be missing or null"
     of:object # the schema of what is there
 
-# %% ../../nbs/base/00b_reading.ipynb #15e5a562
+# %% ../../nbs/base/00b_reading.ipynb #ef24f421
 @dataclass
 class Each:
     "An object with any keys, whose values have one schema"
     of:object # the schema of each value
 
-# %% ../../nbs/base/00b_reading.ipynb #e344a6f4
+# %% ../../nbs/base/00b_reading.ipynb #17466355
 _WORDS = {dict: 'an object', list: 'a list', str: 'a text', int: 'a whole number',
     float: 'a number', bool: 'true or false'}
 
@@ -117,19 +119,19 @@ def _is_a(content, kind):
     if kind is float: kind = (int, float)
     return isinstance(content, kind)
 
-# %% ../../nbs/base/00b_reading.ipynb #6c3fae8d
+# %% ../../nbs/base/00b_reading.ipynb #e636e0d4
 def _show(content):
     "A value in a message"
     text = json.dumps(content, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else f'{text[:40]}…'
 
-# %% ../../nbs/base/00b_reading.ipynb #ce879784
+# %% ../../nbs/base/00b_reading.ipynb #6ce7f7a3
 def _get_kind(schema):
     "The type that a schema asks for"
     if isinstance(schema, type): return schema
     return dict if isinstance(schema, Each) else type(schema)
 
-# %% ../../nbs/base/00b_reading.ipynb #cb15487f
+# %% ../../nbs/base/00b_reading.ipynb #d2b5e683
 def find_fault(
     content,  # from JSON
     schema,   # a type, {key: schema}, [schema], `Each` or `Maybe`
@@ -144,7 +146,7 @@ def find_fault(
     faults = (_find_part_fault(content, *part, name) for part in parts)
     return next(filter(None, faults), '')
 
-# %% ../../nbs/base/00b_reading.ipynb #f80d1f3b
+# %% ../../nbs/base/00b_reading.ipynb #32c3eeb0
 def _get_parts(content, schema):
     "`(key or number, schema)` of each part that a schema describes"
     if isinstance(schema, dict): return list(schema.items())
@@ -152,14 +154,14 @@ def _get_parts(content, schema):
     if isinstance(schema, list): return [(number, schema[0]) for number in range(len(content))]
     return []
 
-# %% ../../nbs/base/00b_reading.ipynb #15589673
+# %% ../../nbs/base/00b_reading.ipynb #8dd1be1a
 def _find_part_fault(content, key, schema, name):
     "What is wrong with one part, in words; '' if nothing"
     where = f'{key}' if name == 'it' else f'{name}.{key}'
     if isinstance(content, list) or key in content: return find_fault(content[key], schema, where)
     return '' if isinstance(schema, Maybe) else f'{where} is missing'
 
-# %% ../../nbs/base/00b_reading.ipynb #822a430e
+# %% ../../nbs/base/00b_reading.ipynb #90addf6a
 def _refuse_constant(name): raise FileFault(f'is damaged (it holds {name}, which is not JSON)')
 
 def _read_float(text):
@@ -168,7 +170,7 @@ def _read_float(text):
     if math.isfinite(number): return number
     raise FileFault(f'is damaged (the number {text[:20]} is too large)')
 
-# %% ../../nbs/base/00b_reading.ipynb #6f37e575
+# %% ../../nbs/base/00b_reading.ipynb #02caba53
 MAX_DEPTH = 50  # of objects and lists in each other
 
 def _is_too_deep(content):
@@ -179,7 +181,7 @@ def _is_too_deep(content):
         layer = [item for o in inside for item in o if isinstance(item, (dict, list))]
     return bool(layer)
 
-# %% ../../nbs/base/00b_reading.ipynb #e32cc944
+# %% ../../nbs/base/00b_reading.ipynb #26e1a59c
 def parse_json(
     text:str, # of a file
 ):
@@ -192,7 +194,7 @@ def parse_json(
     if _is_too_deep(content): raise deep
     return content
 
-# %% ../../nbs/base/00b_reading.ipynb #1d88253f
+# %% ../../nbs/base/00b_reading.ipynb #72521b4c
 def read_json(
     path,      # a JSON file of this project
     again:str, # what to do next if it is damaged
@@ -206,14 +208,14 @@ def read_json(
         if fault: raise FileFault(f'is damaged ({fault})')
         return content
 
-# %% ../../nbs/base/00b_reading.ipynb #76591752
+# %% ../../nbs/base/00b_reading.ipynb #ca042429
 def _check_end(data):
     "`FileFault` if the last line of a table is incomplete"
     if data.endswith((b'\n', b'\r')): return
     line = data.count(b'\n') + 1
     raise FileFault(f'is damaged (line {line}, the last one, is cut off: no line break ends it)')
 
-# %% ../../nbs/base/00b_reading.ipynb #22f85824
+# %% ../../nbs/base/00b_reading.ipynb #18e39457
 def _read_table(data, texts):
     "The table in these bytes; `FileFault` if there is none"
     import pandas as pd
@@ -223,7 +225,7 @@ def _read_table(data, texts):
     if isinstance(table.index, pd.RangeIndex): return table
     raise FileFault('is damaged (its lines have more values than its first line has names)')
 
-# %% ../../nbs/base/00b_reading.ipynb #2576a272
+# %% ../../nbs/base/00b_reading.ipynb #745f6d54
 def _check_columns(table, texts, numbers):
     "`FileFault` for a column that is missing, or with the line of a value that is none"
     import pandas as pd
@@ -235,7 +237,7 @@ def _check_columns(table, texts, numbers):
         line = int(values.isna().to_numpy().argmax())
         raise FileFault(f'is damaged (row {line + 1}: {name} is {table[name][line]!r})')
 
-# %% ../../nbs/base/00b_reading.ipynb #d2801135
+# %% ../../nbs/base/00b_reading.ipynb #54eeb065
 def read_table(
     path,      # a CSV of this project
     again:str, # what to do next if it is damaged
@@ -252,3 +254,41 @@ def read_table(
         table = _read_table(data, (*texts, *optional))
         _check_columns(table, texts, numbers)
         return table
+
+# %% ../../nbs/base/00b_reading.ipynb #9140f434
+def read_cached(
+    path,      # a JSON file of a cache
+    again:str, # what happens now if it is damaged
+    schema=dict, # as in `find_fault`
+):
+    "Its checked content; None if there is none, or, in a line, if it is damaged"
+    if not is_there(path): return None
+    try: return read_json(path, again, schema)
+    except UserError as error: print(error)
+
+# %% ../../nbs/base/00b_reading.ipynb #e1afe57f
+def read_cached_table(
+    path,      # a CSV of a cache
+    again:str, # what happens now if it is damaged
+    texts=(),  # columns that must be there and hold texts
+    numbers=(),# columns that must be there and hold numbers
+):
+    "The checked table; None if there is none, or, in a line, if it is damaged"
+    if not is_there(path): return None
+    try: return read_table(path, again, texts, numbers)
+    except UserError as error: print(error)
+
+# %% ../../nbs/base/00b_reading.ipynb #4b6aa51d
+@cache
+def _say_once(text): print(text)
+
+@contextmanager
+def keep_cached(
+    path, # of a file in a cache
+):
+    "A context in which a file that cannot be written is told, once a folder, instead of raised"
+    try:
+        with explain_disk_errors(path): yield
+    except DiskError as error:
+        _say_once(f'{Path(path).parent} cannot be written ({error.strerror}): what it would hold '
+            'is computed again each time.')

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['RECORD', 'STATES', 'MODEL', 'Record', 'read_record', 'read_model_record', 'check_run_folder']
 
-# %% ../../nbs/base/00c_run_files.ipynb #53328199
+# %% ../../nbs/base/00c_run_files.ipynb #0ec42f50
 import re
 from pathlib import Path
 
 from .reading import Each, Maybe, find_fault, is_there, read_json
 from ..core import UserError
 
-# %% ../../nbs/base/00c_run_files.ipynb #62e8d822
+# %% ../../nbs/base/00c_run_files.ipynb #867c734c
 _number = Maybe(float)
 _text = Maybe(str)
 
@@ -29,7 +29,7 @@ RECORD = dict(
     unreadable=Maybe(int), passed_over=Maybe(int), notes=Maybe(list),
     operating_point=Maybe(dict(threshold=_number)))
 
-# %% ../../nbs/base/00c_run_files.ipynb #b2c95c44
+# %% ../../nbs/base/00c_run_files.ipynb #1ee2cde1
 STATES = ('running', 'done', 'failed')
 
 class Record(dict):
@@ -45,7 +45,7 @@ class Record(dict):
         raise UserError(f'{self.path} has no {key}: an earlier version or another program wrote '
             'it. Train again under another run name.', 'run')
 
-# %% ../../nbs/base/00c_run_files.ipynb #60cdc7c1
+# %% ../../nbs/base/00c_run_files.ipynb #7fd19dbb
 _AGAIN = 'restore the file, move the folder away, or give another run name'
 
 def read_record(
@@ -56,8 +56,11 @@ def read_record(
     if not is_there(path): return Record({}, path)
     return Record(read_json(path, _AGAIN, RECORD, 'run'), path)
 
-# %% ../../nbs/base/00c_run_files.ipynb #3d6257fd
-MODEL = dict(arch=str, classes=[str], preprocessing=dict, temperature=_number, threshold=_number,
+# %% ../../nbs/base/00c_run_files.ipynb #cc54f699
+_PREPROCESSING = dict(size=Maybe(int), resize=_text, crop_pct=_number, interpolation=_text,
+    channels=Maybe(int), bits=Maybe(int), orient=Maybe(bool), fill=Maybe(int), mean=Maybe([float]),
+    std=Maybe([float]), classes=Maybe([str]), value_range=Maybe(Each([float])))
+MODEL = dict(arch=str, classes=[str], preprocessing=_PREPROCESSING, temperature=_number, threshold=_number,
     architecture=_text, weights=_text)
 
 def read_model_record(
@@ -67,7 +70,7 @@ def read_model_record(
     again = 'restore the file, or train again under another run name'
     return read_json(Path(folder)/'model.json', again, MODEL, 'run')
 
-# %% ../../nbs/base/00c_run_files.ipynb #bb97bfeb
+# %% ../../nbs/base/00c_run_files.ipynb #3aab361e
 _EARLY = re.compile(r"""(?xi)
     \.?\d\d[a-z]?_\w+(-failed)?(\.\d+|\.imgclf-\d+)?\.ipynb   # executed notebooks of ours
     | \.lock | \.write(\.\d+)? | \..+\.imgclf-\d+(\.\w+)?      # locks and unfinished files
@@ -75,7 +78,7 @@ _EARLY = re.compile(r"""(?xi)
     | \.ipynb_checkpoints | \.gitkeep | \.gitignore
     | \.ds_store | \._.* | thumbs\.db | desktop\.ini | \.directory | \.nfs.*""")
 
-# %% ../../nbs/base/00c_run_files.ipynb #7e993556
+# %% ../../nbs/base/00c_run_files.ipynb #a165048d
 def _is_executed(path):
     "Whether this is a notebook of ours under another name, as papermill writes it"
     if path.suffix != '.ipynb': return False
@@ -85,7 +88,7 @@ def _is_executed(path):
     if find_fault(content, schema): return False
     return bool(_EARLY.fullmatch(Path(content['metadata']['papermill']['input_path']).name))
 
-# %% ../../nbs/base/00c_run_files.ipynb #a2cc400d
+# %% ../../nbs/base/00c_run_files.ipynb #3e1136c5
 def _find_foreign(folder):
     "Names in a folder without a run.json that no command of ours puts there before a run begins"
     try: found = sorted(Path(folder).iterdir())
@@ -96,7 +99,7 @@ def _find_foreign(folder):
     unknown = [path for path in found if not _EARLY.fullmatch(path.name)]
     return [path.name for path in unknown if not _is_executed(path)]
 
-# %% ../../nbs/base/00c_run_files.ipynb #34ffb69a
+# %% ../../nbs/base/00c_run_files.ipynb #04e2af0e
 def check_run_folder(
     folder, # that is to hold a run, whether it exists or not
 ):
