@@ -7,13 +7,14 @@ __all__ = ['rename_lite', 'get_weights', 'get_backbone', 'get_features', 'get_pr
            'load_model', 'get_cost']
 
 # %% ../nbs/00a_backbones.ipynb #170c9143
-import importlib.util, json, os
+import importlib.util, os
 from pathlib import Path
 
 import numpy as np
 
 from .base.architectures import create_model, describe_arch, find_on_hub, get_first_line
 from .base.architectures import run_once, split_source
+from .base.run_files import read_model_record
 from .core import UserError, replace_file, write_json
 
 # %% ../nbs/00a_backbones.ipynb #ce74e4c0
@@ -311,7 +312,7 @@ def make_untrained(
     "A model like the one of this model.json, with random weights, in eval mode"
     made_of = card.get('architecture') or card['arch']
     preprocessing = card['preprocessing']
-    model = create_model(made_of, preprocessing['channels'], preprocessing.get('size'))
+    model = create_model(made_of, preprocessing.get('channels', 3), preprocessing.get('size'))
     model.source = 'none'
     model.reset_classifier(len(card['classes']))
     return model.eval()
@@ -324,7 +325,7 @@ def load_model(
     from safetensors.torch import load_file
     folder = Path(folder)
     _check_files(folder)
-    card = json.loads((folder/'model.json').read_text(encoding='utf-8'))
+    card = read_model_record(folder)
     model = make_untrained(card)
     try: model.load_state_dict(load_file(folder/'model.safetensors'))
     except RuntimeError as error:

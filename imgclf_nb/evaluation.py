@@ -7,12 +7,11 @@ __all__ = ['check_done', 'get_label_ceiling', 'plot_confusion', 'calibrate_predi
            'keep_evaluation']
 
 # %% ../nbs/05_evaluation.ipynb #a11a51cd
-import json
-
 import numpy as np, pandas as pd, seaborn as sns
 from sklearn import metrics as skm
 
 from .base.machine import get_plt
+from .base.run_files import read_model_record
 from .core import UserError, write_csv, write_json
 from .images.preprocessing import open_image
 from .reporting.model_card import write_card
@@ -112,7 +111,7 @@ def keep_evaluation(
 ):
     "Write predictions.csv, model.json, run.json and the model card"
     write_csv(run.path/'predictions.csv', predictions)
-    model = json.loads((run.path/'model.json').read_text(encoding='utf-8'))
+    model = read_model_record(run.path)
     threshold = operating_point['threshold'] if operating_point else None
     write_json(run.path/'model.json', model | dict(temperature=temperature, threshold=threshold))
     run.update(operating_point=operating_point, temperature=temperature, **entries)
