@@ -10,16 +10,16 @@ __all__ = ['CHAPTERS', 'COMMANDS', 'get_first_answer', 'train', 'evaluate', 'tra
 # %% ../nbs/12_commands.ipynb #c2f7335a
 from .base.console import catch_early_stops, console_command, run_command
 
-# %% ../nbs/12_commands.ipynb #6120be53
+# %% ../nbs/12_commands.ipynb #a4b126f6
 catch_early_stops()  # what follows loads libraries
 
-# %% ../nbs/12_commands.ipynb #9af8e7cb
+# %% ../nbs/12_commands.ipynb #82c1eabd
 import argparse, re, sys
 from pathlib import Path
 
 from fastcore.script import Param
 
-from .base.arguments import check_given, read_given
+from .base.arguments import add_parameters, check_given, read_options
 from .base.running import get_defaults, run_notebook
 from .base.runs import Run, get_run_folder, get_runs_root, is_gone, is_refused, open_run
 from .core import UserError, suggest_names, to_json_types, write_json
@@ -147,15 +147,6 @@ def _say_results(run):
     from imgclf_nb.results.metrics import get_headline, get_locations
     print(f'\n{get_headline(run)}\n{get_locations(run)}')
 
-# %% ../nbs/12_commands.ipynb #2ffc7d9d
-def _add_parameters(
-    parser,   # an `ArgumentParser`
-    what:str, # for its help
-):
-    "Add `-p NAME VALUE`, repeatable as in papermill, which fastcore's `anno_parser` cannot do"
-    parser.add_argument('-p', '--parameter', nargs=2, action='append', default=[],
-        metavar=('NAME', 'VALUE'), help=what)
-
 # %% ../nbs/12_commands.ipynb #6015ee4b
 def _get_run_parser():
     "The options of `imgclf_run`"
@@ -165,7 +156,7 @@ def _get_run_parser():
         help="a data set's name, a folder of class folders, or a CSV with path and label")
     parser.add_argument('--arch', help='any timm model (default: the recipe of the data set)')
     parser.add_argument('--run', help='name of the run (default: set-model-seed)')
-    _add_parameters(parser, 'any other parameter of 04_train, as in papermill')
+    add_parameters(parser, 'any other parameter of 04_train, as in papermill')
     parser.add_argument('--quick', action='store_true',
         help='only the first answer: frozen features and a logistic regression')
     return parser
@@ -190,7 +181,7 @@ def _read_run_arguments(words=None):
     parameters = dict(dataset=args.dataset)
     if args.arch: parameters['arch'] = args.arch
     kinds = '04a_probe' if args.quick else '04_train'
-    parameters.update(read_given(kinds, args.parameter))
+    parameters.update(read_options(kinds, args))
     named = parameters.pop('run', None)
     find_dataset(str(parameters['dataset']))  # refuses an unknown name before papermill is loaded
     _check_run(parameters, args.quick)
@@ -254,7 +245,7 @@ def _get_evaluate_parser():
         'runs that differ in seed alone are summarised over seeds too')
     parser.add_argument('--dataset', metavar='PLACE', help='where the images are now, if they have '
         'moved or the run was made on another machine: a folder, a CSV or a name')
-    _add_parameters(parser,
+    add_parameters(parser,
         'a parameter of 05_evaluation, as in papermill: sensitivity, miss_cost, prevalence …')
     return parser
 
@@ -263,7 +254,7 @@ def _get_evaluate_parser():
 def imgclf_evaluate():
     "`imgclf_evaluate`: the console command"
     args = _get_evaluate_parser().parse_args()
-    given = read_given('05_evaluation', args.parameter)
+    given = read_options('05_evaluation', args)
     check_given('05_evaluation', given)
     if args.dataset: given['dataset'] = args.dataset
     from imgclf_nb.results.paired_predictions import find_runs
@@ -397,11 +388,11 @@ def imgclf_leaderboard(
     for reason in left_out: print(f'Left out: {reason}')
     for file in write_leaderboard(board, out or folder, cost): print(file)
 
-# %% ../nbs/12_commands.ipynb #22590487
+# %% ../nbs/12_commands.ipynb #6da75ee6
 COMMANDS = dict(run=imgclf_run, evaluate=imgclf_evaluate, fetch=imgclf_fetch, audit=imgclf_audit,
     cache=imgclf_cache, compare=imgclf_compare, leaderboard=imgclf_leaderboard)
 
-# %% ../nbs/12_commands.ipynb #7dc1b53c
+# %% ../nbs/12_commands.ipynb #2ecf2345
 def _choose_command(words):
     "The command that the first word names, and the words of its own command line"
     name = words[0].removeprefix('imgclf_') if words else ''
@@ -410,12 +401,12 @@ def _choose_command(words):
             f"python -m imgclf_nb.commands run pc_parts_mini.{suggest_names(name, COMMANDS)}")
     return COMMANDS[name], [f'imgclf_{name}', *words[1:]]
 
-# %% ../nbs/12_commands.ipynb #f74efdd3
+# %% ../nbs/12_commands.ipynb #bb457bb4
 def _run_by_name():
     "The command that the command line names"
     command, sys.argv[:] = _choose_command(sys.argv[1:])
     command()
 
-# %% ../nbs/12_commands.ipynb #cae7b388
+# %% ../nbs/12_commands.ipynb #32da9c3f
 if __name__ == '__main__' and '__file__' in globals():  # python -m, not a notebook
     run_command(_run_by_name, 'The same command starts again.')
