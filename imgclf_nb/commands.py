@@ -4,24 +4,26 @@
 
 # %% auto #0
 __all__ = ['CHAPTERS', 'COMMANDS', 'get_first_answer', 'train', 'evaluate', 'train_and_evaluate', 'get_free_name', 'imgclf_run',
-           'evaluate_run', 'imgclf_evaluate', 'imgclf_fetch', 'imgclf_audit', 'imgclf_cache', 'imgclf_compare',
-           'imgclf_leaderboard']
+           'evaluate_run', 'imgclf_evaluate', 'imgclf_fetch', 'imgclf_audit', 'imgclf_cache', 'check_writable',
+           'imgclf_compare', 'imgclf_leaderboard']
 
 # %% ../nbs/12_commands.ipynb #c2f7335a
-from .base.console import catch_early_stops, console_command, run_command
+from .base.early import catch_early_stops
 
-# %% ../nbs/12_commands.ipynb #a4b126f6
+# %% ../nbs/12_commands.ipynb #68346712
 catch_early_stops()  # what follows loads libraries
 
-# %% ../nbs/12_commands.ipynb #82c1eabd
-import argparse, re, sys
+# %% ../nbs/12_commands.ipynb #26eae710
+import argparse, os, re, sys
 from pathlib import Path
 
 from fastcore.script import Param
 
+from .base.console import console_command, run_command
 from .base.arguments import add_parameters, check_given, read_options
-from .base.running import get_defaults, run_notebook
-from .base.runs import Run, get_run_folder, get_runs_root, is_gone, is_refused, open_run
+from .base.running import get_defaults, rescue_notebooks, run_notebook
+from .base.runs import Run, check_run, get_run_folder, get_runs_root, is_gone, is_refused
+from .base.runs import open_run
 from .core import UserError, suggest_names, to_json_types, write_json
 from .reporting.next_steps import describe_next, get_run_name
 
@@ -78,6 +80,7 @@ def train(
 )->Run:
     "04_train; a run that is done with these parameters is returned as it is"
     trained = Run(get_run_folder(run))
+    rescue_notebooks(trained.path)
     if trained.done and _is_same(trained.record, parameters): _say_done(trained)
     else: run_notebook('04_train', run, **parameters)
     return trained
@@ -164,14 +167,25 @@ def _get_run_parser():
 # %% ../nbs/12_commands.ipynb #0e51ac4c
 def _check_run(parameters, quick):
     "`UserError` for a parameter that a notebook would refuse, before the first answer is computed"
-    from imgclf_nb.augmentation import get_policy
     probed = get_defaults('04a_probe') if quick else {}
     trained = get_defaults('04_train')
     own = probed.keys() - trained.keys()  # those that only the probe knows
     check_given('04a_probe', {name: o for name,o in parameters.items() if name in own})
     rest = {name: o for name,o in parameters.items() if name not in own}
     check_given('04_train', rest)
-    if rest.get('policy'): get_policy(rest['policy'], rest.get('size') or 224)
+
+# %% ../nbs/12_commands.ipynb #9a4a4332
+def _check_training(name, parameters):
+    "`UserError` for what 04_train would refuse only after the first answer"
+    from imgclf_nb.datasets.cards import fill_recipe, get_older
+    full = fill_recipe({**get_defaults('04_train'), **parameters})
+    run = Run(get_run_folder(name))
+    check_run(run, full, get_older(parameters['dataset']))
+    if run.done: return
+    from imgclf_nb.training.settings import CHECKED, check_division, check_settings
+    import imgclf_nb.baseline  # registers our own networks with timm
+    if {*parameters} & {*CHECKED}: check_settings(full)
+    if parameters.get('folds'): check_division(full)
 
 # %% ../nbs/12_commands.ipynb #41e561db
 def _read_run_arguments(words=None):
@@ -192,6 +206,7 @@ def _read_run_arguments(words=None):
 def imgclf_run():
     "`imgclf_run`: the console command"
     name, parameters, quick = _read_run_arguments()
+    if not quick: _check_training(name, parameters)
     run = _show_first(f'{name}-probe', parameters, quick)
     if quick and run is None:
         raise UserError('With weights = none, nothing has been learnt yet, so there is no first '
@@ -203,6 +218,12 @@ def imgclf_run():
 # %% ../nbs/12_commands.ipynb #774f21ee
 CHAPTERS = ('05_evaluation', '05a_robustness', '06_explanation')
 
+# %% ../nbs/12_commands.ipynb #1a6542e0
+def _check_done(run):
+    "`UserError` for a run that is not finished, before a notebook is started"
+    from imgclf_nb.evaluation import check_done
+    check_done(run)
+
 # %% ../nbs/12_commands.ipynb #43b17270
 def evaluate_run(
     run:str,      # name or folder, trained
@@ -211,6 +232,8 @@ def evaluate_run(
     "Run the chapters; 05 is repeated only for new parameters, since it opens the test split"
     from imgclf_nb.results.manifest import open_run_set
     r = open_run(str(run))
+    rescue_notebooks(r.path)
+    if not r.done: _check_done(r)
     given = str(parameters.pop('dataset', ''))
     found = open_run_set(r, given)  # refuses missing images before a notebook is started
     place = dict(dataset=str(found.root)) if given else {}
@@ -259,6 +282,8 @@ def imgclf_evaluate():
     if args.dataset: given['dataset'] = args.dataset
     from imgclf_nb.results.paired_predictions import find_runs
     runs = [run for name in args.run for run in find_runs(name)]
+    for run in runs:
+        if not run.done: _check_done(run)
     for run in runs: evaluate_run(str(run.path), **given)
     over = _describe_over_seeds(runs)
     for run in runs:
@@ -333,12 +358,20 @@ def _check_comparison(runs, draws):
     if not 100 <= draws <= 20_000: raise UserError('--draws must be from 100 to 20000.')
 
 # %% ../nbs/12_commands.ipynb #00a38e0e
-def _write_numbers(file, numbers):
-    "Write JSON; `UserError` where the file cannot be written"
-    try: write_json(file, numbers)
-    except OSError as e:
-        raise UserError(f'{file} cannot be written ({e.strerror}): '
-            'give a file in an existing folder.') from None
+def check_writable(
+    file,        # to be written later
+    option:str,  # that gave it
+):
+    "`UserError` where a file cannot be written, before anything is computed"
+    file = Path(file).expanduser()
+    folder = file.parent
+    reason = ''
+    if file.is_dir(): reason = 'it is a folder'
+    elif not folder.exists() and option == 'out': return  # the folder is made
+    elif not folder.is_dir(): reason = f'there is no folder {folder}'
+    elif not os.access(file if file.exists() else folder, os.W_OK): reason = 'permission denied'
+    if not reason: return
+    raise UserError(f'{file} cannot be written ({reason}): give another --{option}.', option)
 
 # %% ../nbs/12_commands.ipynb #fdd8c763
 @console_command('The same command starts again.')
@@ -351,15 +384,16 @@ def imgclf_compare(
     json:str=None,      # write the numbers to this file
 ):
     "Compare runs on the same images: is A better than B, by how much, and could it be chance?"
-    from imgclf_nb.comparison import compare_many, describe_comparison, get_class_effects
     _check_comparison(runs, draws)
+    if json: check_writable(json, 'json')
+    from imgclf_nb.comparison import compare_many, describe_comparison, get_class_effects
     rows = compare_many(runs, metric, split, draws)
     for row in rows:
         print(describe_comparison(row))
         for note in row['notes']: print(f'  {note}')
     if classes:
         for row in rows: print(get_class_effects(row['a'], row['b'], split).round(3).to_string())
-    if json: _write_numbers(json, rows[0] if len(rows) == 1 else rows)
+    if json: write_json(json, rows[0] if len(rows) == 1 else rows)
 
 # %% ../nbs/12_commands.ipynb #204f73f3
 _folder = Param('the folder that holds the runs (default: runs/)', str, opt=False, nargs='?')
@@ -378,6 +412,7 @@ def imgclf_leaderboard(
     from imgclf_nb.results.leaderboard import format_leaderboard, get_leaderboard, write_leaderboard
     folder = Path(runs or get_runs_root())
     if not folder.is_dir(): raise UserError(f'There is no folder {folder}.')
+    check_writable(Path(out or folder)/'leaderboard.csv', 'out')
     board = get_leaderboard(folder, metric)
     left_out = board.attrs['left_out']
     if board.empty:
@@ -388,11 +423,11 @@ def imgclf_leaderboard(
     for reason in left_out: print(f'Left out: {reason}')
     for file in write_leaderboard(board, out or folder, cost): print(file)
 
-# %% ../nbs/12_commands.ipynb #6da75ee6
+# %% ../nbs/12_commands.ipynb #a12bbbea
 COMMANDS = dict(run=imgclf_run, evaluate=imgclf_evaluate, fetch=imgclf_fetch, audit=imgclf_audit,
     cache=imgclf_cache, compare=imgclf_compare, leaderboard=imgclf_leaderboard)
 
-# %% ../nbs/12_commands.ipynb #2ecf2345
+# %% ../nbs/12_commands.ipynb #b0efa0b4
 def _choose_command(words):
     "The command that the first word names, and the words of its own command line"
     name = words[0].removeprefix('imgclf_') if words else ''
@@ -401,12 +436,12 @@ def _choose_command(words):
             f"python -m imgclf_nb.commands run pc_parts_mini.{suggest_names(name, COMMANDS)}")
     return COMMANDS[name], [f'imgclf_{name}', *words[1:]]
 
-# %% ../nbs/12_commands.ipynb #bb457bb4
+# %% ../nbs/12_commands.ipynb #a161e2fd
 def _run_by_name():
     "The command that the command line names"
     command, sys.argv[:] = _choose_command(sys.argv[1:])
     command()
 
-# %% ../nbs/12_commands.ipynb #32da9c3f
+# %% ../nbs/12_commands.ipynb #66145582
 if __name__ == '__main__' and '__file__' in globals():  # python -m, not a notebook
     run_command(_run_by_name, 'The same command starts again.')
