@@ -6,26 +6,25 @@
 __all__ = ['DamagedError', 'add_checksum', 'check_values', 'add_text_checksum', 'check_text', 'add_line_checksums',
            'take_intact_lines', 'write_safetensors', 'check_safetensors', 'read_safetensors', 'hash_file']
 
-# %% ../../nbs/base/08_checksums.ipynb #66b5d63e
+# %% ../../nbs/base/08_checksums.ipynb #71f7e2a7
 import hashlib, json, os, zlib
-from pathlib import Path
 
-from ..core import replace_file, to_json_types
+from ..core import get_temporary, replace_file, to_json_types
 
-# %% ../../nbs/base/08_checksums.ipynb #4a9a4e26
+# %% ../../nbs/base/08_checksums.ipynb #b195c481
 class DamagedError(ValueError):
     "A file's content is not what was written: the message says what was noticed"
 
-# %% ../../nbs/base/08_checksums.ipynb #d5e8afa7
+# %% ../../nbs/base/08_checksums.ipynb #300f21ac
 _CHANGED = 'its checksum differs from that of its content'
 
-# %% ../../nbs/base/08_checksums.ipynb #54518ca5
+# %% ../../nbs/base/08_checksums.ipynb #bd2bc84e
 def _hash_values(values):
     "SHA-256 of a dictionary of JSON types without its entry `checksum`, 64 digits"
     rest = {name: value for name,value in values.items() if name != 'checksum'}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
-# %% ../../nbs/base/08_checksums.ipynb #9046d0ca
+# %% ../../nbs/base/08_checksums.ipynb #43608068
 def add_checksum(
     values:dict, # to be written as JSON
 )->dict:
@@ -33,7 +32,7 @@ def add_checksum(
     plain = to_json_types(values)
     return {**plain, 'checksum': _hash_values(plain)}
 
-# %% ../../nbs/base/08_checksums.ipynb #197dac59
+# %% ../../nbs/base/08_checksums.ipynb #d3dfc003
 def check_values(
     values:dict, # as read from JSON
 )->dict:
@@ -43,7 +42,7 @@ def check_values(
     if kept is not None and kept != _hash_values(values): raise DamagedError(_CHANGED)
     return values
 
-# %% ../../nbs/base/08_checksums.ipynb #b1c1182b
+# %% ../../nbs/base/08_checksums.ipynb #3f14cefe
 _START = b'#sha256 '
 
 def add_text_checksum(
@@ -53,7 +52,7 @@ def add_text_checksum(
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{_START.decode()}{digest}\n{text}'
 
-# %% ../../nbs/base/08_checksums.ipynb #7fd1d190
+# %% ../../nbs/base/08_checksums.ipynb #429bc1e2
 def check_text(
     data:bytes, # the content of a file
 )->str:
@@ -65,12 +64,12 @@ def check_text(
     try: return (rest if known else data).decode()
     except UnicodeDecodeError: raise DamagedError('it is not text in UTF-8') from None
 
-# %% ../../nbs/base/08_checksums.ipynb #1ab4af56
+# %% ../../nbs/base/08_checksums.ipynb #b2cd805b
 def _hash_line(line):
     "CRC-32 of a line without its end, 8 digits"
     return b'%08x' % zlib.crc32(line)
 
-# %% ../../nbs/base/08_checksums.ipynb #2bec07dc
+# %% ../../nbs/base/08_checksums.ipynb #d270dc4c
 def add_line_checksums(
     text:str, # lines
 )->bytes:
@@ -78,7 +77,7 @@ def add_line_checksums(
     lines = text.encode().removesuffix(b'\n').split(b'\n')
     return b''.join(line + b',' + _hash_line(line) + b'\n' for line in lines)
 
-# %% ../../nbs/base/08_checksums.ipynb #1cf50787
+# %% ../../nbs/base/08_checksums.ipynb #ffc1f472
 def take_intact_lines(
     data:bytes, # the content of a file
 )->tuple:
@@ -88,7 +87,7 @@ def take_intact_lines(
     intact = [line[:-9] for line in lines if line[-9:] == b',' + _hash_line(line[:-9])]
     return b''.join(line + b'\n' for line in intact), len(lines) - len(intact)
 
-# %% ../../nbs/base/08_checksums.ipynb #adc63fb8
+# %% ../../nbs/base/08_checksums.ipynb #249dd89a
 _NAME = 'imgclf_sha256'
 _BLANK = b'0'*64
 
@@ -102,7 +101,7 @@ def _find_digits(path):
     at = header.find(key)
     return None if at < 0 else 8 + at + len(key)
 
-# %% ../../nbs/base/08_checksums.ipynb #5c875af6
+# %% ../../nbs/base/08_checksums.ipynb #2c5e4681
 def _hash_around(path, start):
     "SHA-256 of a file with zeros in the place of the 64 digits from `start` on"
     digest = hashlib.sha256()
@@ -113,7 +112,7 @@ def _hash_around(path, start):
         while chunk := file.read(1 << 20): digest.update(chunk)
     return digest.hexdigest().encode()
 
-# %% ../../nbs/base/08_checksums.ipynb #742530e5
+# %% ../../nbs/base/08_checksums.ipynb #db2b5a99
 def write_safetensors(
     path,         # the file
     tensors:dict, # torch's, by name
@@ -121,8 +120,7 @@ def write_safetensors(
 ):
     "Write a safetensors file with its checksum, atomically: an incomplete file is never visible"
     from safetensors.torch import save_file
-    path = Path(path)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
+    tmp = get_temporary(path)
     try:
         save_file(tensors, tmp, metadata={**metadata, _NAME: _BLANK.decode()})
         start = _find_digits(tmp)
@@ -133,7 +131,7 @@ def write_safetensors(
         replace_file(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/base/08_checksums.ipynb #25799ed4
+# %% ../../nbs/base/08_checksums.ipynb #c98d1943
 def check_safetensors(
     path, # the file
 ):
@@ -145,7 +143,7 @@ def check_safetensors(
         kept = file.read(len(_BLANK))
     if kept != _hash_around(path, start): raise DamagedError(_CHANGED)
 
-# %% ../../nbs/base/08_checksums.ipynb #243b3ebe
+# %% ../../nbs/base/08_checksums.ipynb #037f2688
 def read_safetensors(
     path, # the file
 )->tuple:
@@ -158,7 +156,7 @@ def read_safetensors(
     except Exception as error:  # the library raises what the content makes it raise
         raise DamagedError(f'{type(error).__name__}: {error}'.splitlines()[0]) from None
 
-# %% ../../nbs/base/08_checksums.ipynb #d1b3a657
+# %% ../../nbs/base/08_checksums.ipynb #cabe3043
 def hash_file(
     path, # a file
 )->str:

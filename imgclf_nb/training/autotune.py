@@ -11,8 +11,10 @@ import copy, hashlib, json, math, os, time
 import torch
 
 from ..base.architectures import get_safe_name
+from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor
-from ..core import get_cache, delete_leftovers, write_json
+from ..base.reading import Maybe, keep_cached, read_cached
+from ..core import get_cache, write_json
 from .learner import get_autocast, get_layout, is_out_of_memory, keep_depthwise_in_fp32
 
 # %% ../../nbs/training/04_autotune.ipynb #99577808
@@ -135,10 +137,9 @@ def _get_store(key):
 # %% ../../nbs/training/04_autotune.ipynb #119543e7
 def _read_plan(store):
     "The plan in a file; None if there is none or the file is damaged"
-    if not store.exists(): return None
-    try: return json.loads(store.read_text())['way']
-    except (ValueError, KeyError, TypeError):
-        print(f'{store.name} is damaged: the trial is repeated.')
+    plan = dict(layout=str, precision=str, micro=Maybe(int), trial=list)
+    found = read_cached(store, 'the trial is repeated', dict(way=plan))
+    return found and found['way']
 
 # %% ../../nbs/training/04_autotune.ipynb #a809245e
 def get_execution_plan(
@@ -163,5 +164,5 @@ def get_execution_plan(
     plan, trial = _find_plan(model, size, batch_size, precisions, whole)
     plan['trial'] = trial
     delete_leftovers(store.parent, 600)
-    write_json(store, dict(key=key, way=plan))
+    with keep_cached(store): write_json(store, dict(key=key, way=plan))
     return plan
