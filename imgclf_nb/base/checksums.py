@@ -6,25 +6,25 @@
 __all__ = ['DamagedError', 'add_checksum', 'check_values', 'add_text_checksum', 'check_text', 'add_line_checksums',
            'take_intact_lines', 'write_safetensors', 'check_safetensors', 'read_safetensors', 'hash_file']
 
-# %% ../../nbs/base/08_checksums.ipynb #71f7e2a7
+# %% ../../nbs/base/08_checksums.ipynb #03e83d0a
 import hashlib, json, os, zlib
 
 from ..core import get_temporary, replace_file, to_json_types
 
-# %% ../../nbs/base/08_checksums.ipynb #b195c481
+# %% ../../nbs/base/08_checksums.ipynb #48568807
 class DamagedError(ValueError):
     "A file's content is not what was written: the message says what was noticed"
 
-# %% ../../nbs/base/08_checksums.ipynb #300f21ac
+# %% ../../nbs/base/08_checksums.ipynb #7f93cd4f
 _CHANGED = 'its checksum differs from that of its content'
 
-# %% ../../nbs/base/08_checksums.ipynb #bd2bc84e
+# %% ../../nbs/base/08_checksums.ipynb #324189d2
 def _hash_values(values):
     "SHA-256 of a dictionary of JSON types without its entry `checksum`, 64 digits"
     rest = {name: value for name,value in values.items() if name != 'checksum'}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
-# %% ../../nbs/base/08_checksums.ipynb #43608068
+# %% ../../nbs/base/08_checksums.ipynb #2a61f4c1
 def add_checksum(
     values:dict, # to be written as JSON
 )->dict:
@@ -32,7 +32,7 @@ def add_checksum(
     plain = to_json_types(values)
     return {**plain, 'checksum': _hash_values(plain)}
 
-# %% ../../nbs/base/08_checksums.ipynb #d3dfc003
+# %% ../../nbs/base/08_checksums.ipynb #d7fcf4f3
 def check_values(
     values:dict, # as read from JSON
 )->dict:
@@ -42,7 +42,7 @@ def check_values(
     if kept is not None and kept != _hash_values(values): raise DamagedError(_CHANGED)
     return values
 
-# %% ../../nbs/base/08_checksums.ipynb #3f14cefe
+# %% ../../nbs/base/08_checksums.ipynb #3d2cfb7c
 _START = b'#sha256 '
 
 def add_text_checksum(
@@ -52,7 +52,7 @@ def add_text_checksum(
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{_START.decode()}{digest}\n{text}'
 
-# %% ../../nbs/base/08_checksums.ipynb #429bc1e2
+# %% ../../nbs/base/08_checksums.ipynb #49f2ab5e
 def check_text(
     data:bytes, # the content of a file
 )->str:
@@ -64,12 +64,12 @@ def check_text(
     try: return (rest if known else data).decode()
     except UnicodeDecodeError: raise DamagedError('it is not text in UTF-8') from None
 
-# %% ../../nbs/base/08_checksums.ipynb #b2cd805b
+# %% ../../nbs/base/08_checksums.ipynb #b4834d98
 def _hash_line(line):
     "CRC-32 of a line without its end, 8 digits"
     return b'%08x' % zlib.crc32(line)
 
-# %% ../../nbs/base/08_checksums.ipynb #d270dc4c
+# %% ../../nbs/base/08_checksums.ipynb #fde62d03
 def add_line_checksums(
     text:str, # lines
 )->bytes:
@@ -77,7 +77,7 @@ def add_line_checksums(
     lines = text.encode().removesuffix(b'\n').split(b'\n')
     return b''.join(line + b',' + _hash_line(line) + b'\n' for line in lines)
 
-# %% ../../nbs/base/08_checksums.ipynb #ffc1f472
+# %% ../../nbs/base/08_checksums.ipynb #5a67c1b3
 def take_intact_lines(
     data:bytes, # the content of a file
 )->tuple:
@@ -87,7 +87,7 @@ def take_intact_lines(
     intact = [line[:-9] for line in lines if line[-9:] == b',' + _hash_line(line[:-9])]
     return b''.join(line + b'\n' for line in intact), len(lines) - len(intact)
 
-# %% ../../nbs/base/08_checksums.ipynb #249dd89a
+# %% ../../nbs/base/08_checksums.ipynb #eb91fef8
 _NAME = 'imgclf_sha256'
 _BLANK = b'0'*64
 
@@ -101,7 +101,7 @@ def _find_digits(path):
     at = header.find(key)
     return None if at < 0 else 8 + at + len(key)
 
-# %% ../../nbs/base/08_checksums.ipynb #2c5e4681
+# %% ../../nbs/base/08_checksums.ipynb #b297a435
 def _hash_around(path, start):
     "SHA-256 of a file with zeros in the place of the 64 digits from `start` on"
     digest = hashlib.sha256()
@@ -112,7 +112,7 @@ def _hash_around(path, start):
         while chunk := file.read(1 << 20): digest.update(chunk)
     return digest.hexdigest().encode()
 
-# %% ../../nbs/base/08_checksums.ipynb #db2b5a99
+# %% ../../nbs/base/08_checksums.ipynb #bd2b8dbc
 def write_safetensors(
     path,         # the file
     tensors:dict, # torch's, by name
@@ -131,7 +131,7 @@ def write_safetensors(
         replace_file(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/base/08_checksums.ipynb #c98d1943
+# %% ../../nbs/base/08_checksums.ipynb #f2aa0b2e
 def check_safetensors(
     path, # the file
 ):
@@ -143,7 +143,7 @@ def check_safetensors(
         kept = file.read(len(_BLANK))
     if kept != _hash_around(path, start): raise DamagedError(_CHANGED)
 
-# %% ../../nbs/base/08_checksums.ipynb #037f2688
+# %% ../../nbs/base/08_checksums.ipynb #da8e3d6a
 def read_safetensors(
     path, # the file
 )->tuple:
@@ -156,7 +156,7 @@ def read_safetensors(
     except Exception as error:  # the library raises what the content makes it raise
         raise DamagedError(f'{type(error).__name__}: {error}'.splitlines()[0]) from None
 
-# %% ../../nbs/base/08_checksums.ipynb #cabe3043
+# %% ../../nbs/base/08_checksums.ipynb #cad076a4
 def hash_file(
     path, # a file
 )->str:
