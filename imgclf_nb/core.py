@@ -151,7 +151,9 @@ def write_text(
     path = Path(path)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with open(tmp, 'w', encoding='utf-8', newline='') as file: file.write(text)
+        # a byte of a file name that is not UTF-8 becomes \udcff, which JSON reads back
+        with open(tmp, 'w', encoding='utf-8', errors='backslashreplace', newline='') as file:
+            file.write(text)
         replace_file(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
