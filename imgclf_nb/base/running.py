@@ -10,6 +10,7 @@ import ast, json, os, re, signal, sys, threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .parameters import check_names
 from .runs import Run, get_run_folder, make_run_folder
 from .stops import NotebookStop, Stopped
 from ..core import UserError, get_root
@@ -202,6 +203,7 @@ def run_notebook(
     **parameters        # as in the notebook
 )->Path:
     "Execute a notebook into the run's folder; `UserError` with the message of a cell that fails"
+    check_names(parameters, get_defaults(notebook))  # papermill writes a name as code
     folder = get_run_folder(run)
     make_run_folder(folder)
     rescue_notebooks(folder)

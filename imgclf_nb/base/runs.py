@@ -7,16 +7,20 @@ __all__ = ['get_now', 'Run', 'get_runs_root', 'get_run_folder', 'make_run_folder
            'get_run', 'record_refusal', 'open_run', 'temporary_runs']
 
 # %% ../../nbs/base/01_runs.ipynb #dcc71c09
-import json, ntpath, os, posixpath, re, sys, tempfile, time
+import ntpath, os, posixpath, sys, tempfile, time
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
 from fastcore.basics import patch
 
+from .leftovers import delete_leftovers
 from .machine import get_commit, get_environment
-from ..core import UserError, delete_leftovers, get_root, suggest_names
-from ..core import to_json_types, write_json, write_text
+from .reading import is_there
+from .run_files import check_run_folder, read_record
+from .run_names import check_run_name, find_run_named, shorten_name
+from ..core import UserError, explain_disk_errors, get_root, suggest_names
+from ..core import to_json_types, write_json
 
 # %% ../../nbs/base/01_runs.ipynb #f5884e6d
 def get_now()->str:
@@ -45,19 +49,14 @@ class Run:
 @patch(as_prop=True)
 def record(self:Run)->dict:
     "run.json as a dictionary, empty if there is none; `UserError` if it is damaged"
-    path = self.path/'run.json'
-    if not path.exists(): return {}
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}): move the folder away, "
-            "or give another run name.", 'run') from None
+    return read_record(self.path)
 
 # %% ../../nbs/base/01_runs.ipynb #15417b44
 @patch
 def update(self:Run,
     **values # entries of run.json; a dictionary is merged into the existing one
 ):
-    "Change entries of run.json"
+    "Change entries of run.json; `UserError` if it is damaged or the disk is full"
     record = self.record
     for key,value in values.items():
         merge = isinstance(value, dict) and isinstance(record.get(key), dict)
@@ -71,10 +70,11 @@ def keep_figure(self:Run,
     name:str, # file name without .png
 ):
     "Save a figure into the run's figures/ and return it"
-    folder = self.path/'figures'
-    folder.mkdir(exist_ok=True)
+    path = self.path/'figures'/f'{name}.png'
     figure = getattr(ax, 'figure', ax)
-    figure.savefig(folder/f'{name}.png', dpi=100, bbox_inches='tight')
+    with explain_disk_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, dpi=100, bbox_inches='tight')
     return ax
 
 # %% ../../nbs/base/01_runs.ipynb #e604d2a2
@@ -103,11 +103,13 @@ def finish(self:Run, **values):
 # %% ../../nbs/base/01_runs.ipynb #87bcc52c
 @patch
 def fail(self:Run, error:Exception):
-    "Record an error in run.json and release the lock"
+    "Record an error in run.json, or say why that is not possible, and release the lock"
     message = str(error) or type(error).__name__
     reason = dict(parameter=getattr(error, 'parameter', None), message=message)
-    self.update(status='failed', seconds=round(time.time() - self.began, 1), error=reason)
-    self.close()
+    seconds = round(time.time() - self.began, 1)
+    try: self.update(status='failed', seconds=seconds, error=reason)
+    except UserError as why: print(f'The error is not recorded in the run: {why}')
+    finally: self.close()
 
 # %% ../../nbs/base/01_runs.ipynb #4db3fb3b
 @patch
@@ -123,16 +125,28 @@ def get_runs_root()->Path:
     if given: return Path(given).expanduser().resolve()
     return get_root()/'runs'
 
+# %% ../../nbs/base/01_runs.ipynb #680d932e
+def _get_given_folder(run):
+    "The folder of a run that is given as a path; `UserError` if no folder can have it"
+    for part in Path(run).parts: check_run_name(part, is_new=False)
+    try: path = Path(run).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle, or no such user
+        raise UserError(f'run = {run!r} cannot be used ({error}): give another folder.',
+            'run') from None
+    check_run_name(path.name, is_new=not os.path.isdir(path))
+    return path
+
 # %% ../../nbs/base/01_runs.ipynb #b355af25
 def get_run_folder(
     run:str, # a name under runs/, or a folder
 )->Path:
     "The folder of a run, whether it exists or not; `UserError` if the name is not allowed"
-    if run in ('.', '..'):
-        raise UserError(f"run = {run!r} is not a name: give a name such as chest, or a folder.",
-            'run')
-    if '/' in run or '\\' in run: return Path(run).expanduser().resolve()
-    return get_runs_root()/run
+    run = str(run)
+    if '/' in run or os.sep in run: return _get_given_folder(run)
+    check_run_name(run, is_new=False)
+    path = find_run_named(get_runs_root(), run)
+    check_run_name(run, is_new=run in ('', '.', '..') or not os.path.isdir(path))
+    return path
 
 # %% ../../nbs/base/01_runs.ipynb #0f9dde2e
 def _get_name(parameters):
@@ -140,19 +154,20 @@ def _get_name(parameters):
     dataset = Path(str(parameters.get('dataset'))).name
     arch = parameters.get('arch') or 'recipe'
     time = datetime.now().strftime('%Y%m%d-%H%M%S-%f')[:-3]
-    return re.sub(r'[^\w.-]+', '_', f'{dataset}-{arch}-{time}')
+    return f"{shorten_name(f'{dataset}-{arch}', 150)}-{time}"
 
 # %% ../../nbs/base/01_runs.ipynb #4ce0d3f8
 def make_run_folder(
     path, # a run's folder
 ):
-    "Make the folder if it is missing; `UserError` if it cannot be written"
+    "Make the folder if it is missing; `UserError` if it is not ours or cannot be written"
+    check_run_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_text(path/'.write', '')
-        (path/'.write').unlink()
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
-        raise UserError(f"Cannot write the run folder {path} ({error.strerror}): "
+        why = f'a link to {os.readlink(path)}' if path.is_symlink() else error.strerror
+        raise UserError(f"Cannot write the run folder {path} ({why}): "
             "make its parent writable, or give run=/a/writable/folder.", 'run') from None
 
 # %% ../../nbs/base/01_runs.ipynb #03a39e3f
@@ -173,8 +188,8 @@ def is_refused(
     record:dict, # run.json
 )->bool:
     "Whether a parameter was refused before anything was trained"
-    if record['status'] != 'failed' or record.get('began'): return False
-    return bool((record['error'] or {}).get('parameter'))
+    if record.get('status') != 'failed' or record.get('began'): return False
+    return bool((record.get('error') or {}).get('parameter'))
 
 # %% ../../nbs/base/01_runs.ipynb #bef78e35
 def is_gone(
@@ -183,7 +198,7 @@ def is_gone(
     "Whether this is the path of a set that is not here: it has moved, or is on another machine"
     text = str(dataset)
     is_path = posixpath.isabs(text) or ntpath.isabs(text)
-    return is_path and not Path(text).exists()
+    return is_path and not os.path.exists(text)
 
 # %% ../../nbs/base/01_runs.ipynb #5dbde6b7
 def _check_same(record, new, path, free, older):
@@ -204,7 +219,9 @@ def _lock(run):
     from filelock import FileLock, Timeout
     make_run_folder(run.path)
     run.lock = FileLock(run.path/'.lock', is_singleton=True)
-    try: run.lock.acquire(timeout=3)  # a killed run's kernel needs a moment to end
+    try:
+        with explain_disk_errors(run.path/'.lock'):
+            run.lock.acquire(timeout=3)  # a killed run's kernel needs a moment to end
     except Timeout:
         raise UserError(f"Run {run.path.name} is in use by another process: "
             "wait for it, or give another run name.", 'run') from None
@@ -225,11 +242,11 @@ def check_run(
 def _write_beginning(run, notebook, parameters, old, keep):
     "Write run.json as a run begins; the entries of the old one are kept if `keep` is True"
     known = bool(old) and not is_refused(old)
-    run.again = known and old['status'] != 'done'  # then `resume` records where it resumes
+    run.again = known and old.get('status') != 'done'  # then `resume` records where it resumes
     record = dict(old) if keep else {}
     record.update(_get_record(notebook, parameters))
     record['run'] = run.path.name
-    record['resumed'] = old.get('resumed', [])
+    record['resumed'] = old.get('resumed') or []
     if known: record['began'] = old.get('began')
     write_json(run.path/'run.json', record)
 
@@ -255,18 +272,32 @@ def get_run(
     path = get_run_folder(name) if name else get_runs_root()/_get_name(parameters)
     run = Run(path)
     if not run.done or free: _lock(run)
-    old = run.record  # read under the lock: another process may have finished it meanwhile
-    try: _check_same(old, to_json_types(parameters), path, free, older or {})
+    try:
+        old = run.record  # read under the lock: another process may have finished it meanwhile
+        _check_same(old, to_json_types(parameters), path, free, older or {})
     except UserError:
         run.close()
         raise
     if old.get('status') == 'done' and not free:
         run.close()
         return run
-    delete_leftovers(path)
+    if old: delete_leftovers(path)
     _write_beginning(run, notebook, parameters, old, keep=bool(free))
     _watch(run)
     return run
+
+# %% ../../nbs/base/01_runs.ipynb #4f567914
+def _open_refused(parameters):
+    "The folder for a refusal; None where a run is, or where none can be"
+    name = parameters.get('run')
+    given = isinstance(name, str) and name
+    try:
+        path = get_run_folder(name) if given else get_runs_root()/_get_name(parameters)
+        old = read_record(path)
+        if old and not is_refused(old): return None  # a refusal does not overwrite an existing run
+        make_run_folder(path)
+    except UserError: return None  # said when the parameter is corrected and the run begins
+    return path
 
 # %% ../../nbs/base/01_runs.ipynb #44d9b731
 def record_refusal(
@@ -275,12 +306,8 @@ def record_refusal(
     error,           # the `ParameterError`
 ):
     "Write the reason for a refusal into the run with the given name, or into a new one"
-    name = parameters.get('run')
-    given = isinstance(name, str) and name
-    path = get_run_folder(name) if given else get_runs_root()/_get_name(parameters)
-    old = Run(path).record
-    if old and not is_refused(old): return  # a refusal does not overwrite an existing run
-    make_run_folder(path)
+    path = _open_refused(parameters)
+    if path is None: return
     record = _get_record(notebook, parameters)
     reason = dict(parameter=error.parameter, message=str(error))
     write_json(path/'run.json', {**record, 'run': path.name, 'status': 'failed', 'error': reason})
@@ -290,9 +317,9 @@ def open_run(
     run:str, # a name under runs/, or a folder
 )->Run:
     "An existing run; `UserError` with similar names if there is none"
-    named = (get_runs_root()/run).is_dir() or not Path(run).is_dir()
+    named = os.path.isdir(find_run_named(get_runs_root(), run)) or not os.path.isdir(run)
     path = get_run_folder(run) if named else Path(run).resolve()
-    if (path/'run.json').exists(): return Run(path)
+    if is_there(path/'run.json'): return Run(path)
     names = [file.parent.name for file in get_runs_root().glob('*/run.json')]
     raise UserError(f"There is no run {run!r} in {path.parent}.{suggest_names(run, names)} "
         "`ls runs` lists the runs; 04_train makes one.", 'run')
