@@ -25,6 +25,7 @@ def use_own_folders(folder):
 def attack_once(module, group, seed, number, place, shared, report):
     "The row of one case, whose folder is deleted afterwards"
     with tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as folder:
+        os.chdir(SCRIPT.parent.parent)  # where the last case may have left it does not exist any more
         case = make_case(group, seed, number, Path(folder), shared, report)
         began = time.time()
         row = judge(module.attack, case)
