@@ -1,5 +1,5 @@
 """What all attacks share: a case, what counts as a failure, and one sentence as the right answer"""
-import json, os, random, re, sys, tempfile, traceback
+import json, os, random, re, signal, sys, tempfile, traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,12 +132,22 @@ def read_output(file):
     return os.pread(file.fileno(), size, 0).decode('utf-8', 'replace')
 
 
-def judge(attack, case):
+@contextmanager
+def limited(seconds):
+    "`Shown` after so many seconds, where Python can be interrupted"
+    def stop(*_): raise Shown(f'it hung for more than {seconds} s')
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try: yield
+    finally: signal.alarm(0)
+
+
+def judge(attack, case, seconds):
     "Run one attack: its outcome as a row"
     with captured() as file:
         case.output = lambda: read_output(file)
         try:
-            attack(case)
+            with limited(seconds): attack(case)
             found = 'survived', ''
         except (Exception, KeyboardInterrupt) as error: found = classify(error)
         said = read_output(file)

@@ -28,7 +28,7 @@ def attack_once(module, group, seed, number, place, shared, report):
         os.chdir(SCRIPT.parent.parent)  # where the last case may have left it does not exist any more
         case = make_case(group, seed, number, Path(folder), shared, report)
         began = time.time()
-        row = judge(module.attack, case)
+        row = judge(module.attack, case, load_limit(group))
         return row | dict(seconds=round(time.time() - began, 2))
 
 
@@ -76,7 +76,7 @@ def read_rows(process, limit):
         wait = limit
 
 
-def watch(process, limit):
+def watch(process, limit, report):
     "`(finished rows, the case that hung or died or None, whether it was ready)`"
     rows, current, ready = [], None, False
     for row in read_rows(process, limit):
@@ -84,6 +84,7 @@ def watch(process, limit):
         ready = ready or 'ready' in row
         if 'outcome' in row:
             rows.append(row)
+            report(row)
             current = dict(number=row['number'] + 1, name='?')
         elif 'name' in row: current = row
     ended = row is not None and row.get('end')
@@ -96,19 +97,20 @@ def describe_end(process, limit):
     return f'the process ended with code {process.returncode}'
 
 
-def run_group(group, seed, first, n, seconds, plant=None):
-    "The rows of a group: its process is started again after a case that hung or died"
+def run_group(group, seed, first, n, seconds, plant=None, report=print):
+    "The rows of a group, reported as they come; its process starts again after a case that hung or died"
     limit = load_limit(group)
     rows, until, last = [], time.time() + seconds, first + n
     while first < last and time.time() < until:
         process = start(group, seed, first, last - first, until - time.time(), plant)
-        try: more, stuck, ready = watch(process, limit)
+        try: more, stuck, ready = watch(process, limit + 20, report)
         finally: reason = kill_and_describe(process, limit)
         rows += more
         if stuck is None: break
         number = max(first, stuck['number'])
         rows.append(dict(number=number, name=stuck['name'], tried=1, outcome='traceback',
             reason=reason, seconds=limit))
+        report(rows[-1])
         if not ready: break
         first = number + 1
     return [dict(group=group, **row) for row in rows]
@@ -123,8 +125,8 @@ def kill_and_describe(process, limit):
     return reason
 
 
-LIMITS = dict(images=200, kills=150, commands=150, injection=150)  # seconds for a case
+LIMITS = dict(small_files=20, weights=30, images=150, kills=150, commands=150, injection=150)
 
 def load_limit(group):
-    "Seconds that a case may take"
+    "Seconds that a case may take, where Python can stop it; its process has 20 more"
     return LIMITS.get(group, 60)
