@@ -5,7 +5,7 @@ from functools import partial
 from imgclf_nb.datasets import archives as ours
 from attacks.cases import Lost, Shown, Silent, ask, find_difference, read_tree
 from attacks.mutants import MUTANTS, mutate, zero_end
-from attacks.samples import ARCHIVES, add_member, draw, draw_set, make_tar, make_zip
+from attacks.samples import ARCHIVES, add_member, draw_set, make_tar, make_zip
 
 PLANTED = 60
 FILES = draw_set()

@@ -1,6 +1,5 @@
 """Damaged caches: the result is the one without a cache, whatever the cache holds"""
 import os, shutil, time
-from pathlib import Path
 
 import numpy as np, torch
 

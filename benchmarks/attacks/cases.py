@@ -4,9 +4,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import imgclf_nb
 from imgclf_nb.core import UserError
 
-OUTCOMES = ('survived', 'lost', 'silent', 'traceback')
+ROOT = Path(imgclf_nb.__file__).resolve().parent.parent  # the project under attack
 
 
 class Lost(Exception):

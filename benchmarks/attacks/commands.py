@@ -1,8 +1,8 @@
 """Commands that are interrupted, whose reader goes away, with odd values and narrow encodings: one sentence"""
-import json, os, random, re, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
-from attacks.cases import Lost, Shown, Silent, read_tree
+from attacks.cases import Lost, Shown, Silent
 from attacks.samples import draw
 
 PLANTED = 12

@@ -1,5 +1,5 @@
 """Names and values that are code elsewhere: for Python, make, shells, spreadsheets, terminals and browsers"""
-import csv, io, json, os, re, shlex, subprocess
+import csv, io, json, os, re, subprocess
 from pathlib import Path
 
 import yaml
@@ -9,12 +9,11 @@ from imgclf_nb.base import arguments, running
 from imgclf_nb.data import get_items
 from imgclf_nb.datasets.records import decide
 from imgclf_nb.reporting import model_card
-from attacks.cases import Lost, Shown, Silent, ask
+from attacks.cases import ROOT, Lost, Shown, Silent, ask
 from attacks.finished import RECIPE, make_run
 from attacks.samples import draw
 
 PLANTED = 14
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def prepare(folder):

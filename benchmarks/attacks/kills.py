@@ -1,21 +1,19 @@
 """kill -9 and full disks at any moment: nothing is lost, and the same command ends with the same bits"""
-import errno, os, resource, shutil, signal, subprocess, sys, tempfile, time
+import errno, os, resource, shutil, signal, subprocess, sys, time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors.numpy import load_file
 
 from imgclf_nb import fetching
-from imgclf_nb.core import UserError, write_csv, write_json
 from imgclf_nb.datasets import archives, records
 from imgclf_nb.datasets.sources import Source
 from attacks import caches, servers, weights
-from attacks.cases import Lost, Shown, Silent, ask, find_difference, read_tree
-from attacks.commands import end_session, get_env, list_session
-from attacks.samples import draw, draw_set, make_tar, make_zip
+from attacks.cases import ROOT, Lost, Silent, ask, find_difference, read_tree
+from attacks.commands import end_session, get_env
+from attacks.samples import draw, make_tar, make_zip
 
 PLANTED = 10
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = '''-p dataset pc_parts_mini -p weights none -p arch mobilenetv3_small_050 -p size 32 -p epochs 5 -p patience 6
     -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'''.split()
 

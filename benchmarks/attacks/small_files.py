@@ -1,6 +1,5 @@
 """Damaged JSON, CSV and text files of runs and records: a sentence, and nothing is deleted or overwritten"""
 import json, os, shutil
-from functools import partial
 from pathlib import Path
 
 from imgclf_nb import backbones, comparison, fetching

@@ -1,5 +1,5 @@
 """Damaged models, checkpoints and weights files of others: one sentence, or the same bits"""
-import io, json, os, random, shutil
+import json, os, random, shutil
 from pathlib import Path
 
 import numpy as np, torch

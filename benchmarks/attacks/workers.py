@@ -1,8 +1,8 @@
 """A group of attacks in a process of its own, which may hang or die without ending the attack"""
-import importlib, json, os, selectors, signal, subprocess, sys, tempfile, time
+import importlib, json, os, selectors, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
-from attacks.cases import judge, make_case, write_line
+from attacks.cases import ROOT, judge, make_case, write_line
 
 SCRIPT = Path(__file__).resolve().parent.parent/'attack.py'
 GROUPS = ('images', 'archives', 'servers', 'caches', 'weights', 'small_files', 'kills', 'commands',
@@ -25,15 +25,22 @@ def use_own_folders(folder):
 def attack_once(module, group, seed, number, place, shared, report):
     "The row of one case, whose folder is deleted afterwards"
     with tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as folder:
-        os.chdir(SCRIPT.parent.parent)  # where the last case may have left it does not exist any more
+        os.chdir(ROOT)  # where the last case may have left it does not exist any more
         case = make_case(group, seed, number, Path(folder), shared, report)
         began = time.time()
         row = judge(module.attack, case, load_limit(group))
         return row | dict(seconds=round(time.time() - began, 2))
 
 
+def end_with_parent(parent):
+    "End this process and all that it started when the attack was stopped"
+    while os.getppid() == parent: time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
+
+
 def work(group, seed, numbers, seconds, out, plant=None):
     "Run these cases until the time is over, one line of JSON for each"
+    threading.Thread(target=end_with_parent, args=[os.getppid()], daemon=True).start()
     module = load(group)
     with tempfile.TemporaryDirectory(prefix='attack-', ignore_cleanup_errors=True) as place:
         use_own_folders(Path(place))
@@ -52,7 +59,7 @@ def start(group, seed, first, n, seconds, plant):
     "The process that runs these cases"
     args = [sys.executable, str(SCRIPT), '--worker', json.dumps([group, seed, first, n, seconds, plant])]
     return subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        start_new_session=True)
+        start_new_session=True, cwd=ROOT)
 
 
 def kill(process):
