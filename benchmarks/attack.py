@@ -7,7 +7,7 @@ Prints one table: group, tried, survived, lost, silent, tracebacks. *Survived*: 
 died. Each failure comes with the command that repeats it. Rows go to runs/bench/attack.csv (runs/bench-quick with --quick), and
 the exit code is 1 if anything failed. --self-test plants wrong readers and demands that they are reported.
 """
-import json, os, sys
+import argparse, json, os, sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -17,8 +17,7 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import pandas as pd
 
 from attacks.workers import GROUPS, load, run_group, work
-from common import get_folder, get_parser
-from kept import keep_plain
+from common import get_folder
 
 SECONDS = dict(images=110, archives=110, servers=80, caches=80, weights=80, small_files=110, kills=240,
     commands=240, injection=150)  # on one core
@@ -28,7 +27,8 @@ COLUMNS = ('survived', 'lost', 'silent', 'traceback')
 
 def get_options():
     "The command line"
-    parser = get_parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--quick', action='store_true', help='about a minute, into runs/bench-quick')
     parser.add_argument('--group', nargs='+', default=list(GROUPS), choices=GROUPS)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--n', type=int, help='cases of each group (default: as many as fit into the time)')
@@ -93,13 +93,11 @@ def test_itself(options):
 
 
 def write_results(rows, table, options):
-    "Into runs/bench, and with --keep into benchmarks/results"
+    "Into runs/bench, one row a case and one a group"
     folder = get_folder(options.quick)
     pd.DataFrame(rows).to_csv(folder/'attack_cases.csv', index=False)
     table.to_csv(folder/'attack.csv', index=False)
     print(f"\n{folder/'attack.csv'}, attack_cases.csv")
-    kept = [dict(row, images=0) for row in table.to_dict('records')]
-    if options.keep: keep_plain('attack', kept)
 
 
 def main():
