@@ -1,4 +1,4 @@
-"""Commands that are interrupted, whose reader goes away, with odd values and narrow encodings: one sentence"""
+"""Commands that are interrupted, whose reader goes away, with odd values and narrow encodings"""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -7,7 +7,8 @@ from attacks.samples import draw
 
 PLANTED = 12
 BIN = Path(sys.executable).parent
-QUICK = '-p arch mobilenetv3_small_050 -p weights none -p size 32 -p epochs 3 -p batch_size 16 -p precision fp32'.split()
+QUICK = '''-p arch mobilenetv3_small_050 -p weights none -p size 32 -p epochs 3 -p batch_size 16
+    -p precision fp32'''.split()
 LONGEST = 100  # seconds that a command may take
 
 
@@ -30,8 +31,9 @@ def start(words, folder, **more):
     "A command in a session of its own, as a terminal starts it"
     name, *rest = map(os.fsencode, map(str, words))
     script = PLANTED_COMMAND or [os.fsencode(sys.executable), os.fsencode(BIN)+b'/'+name]
-    return subprocess.Popen([*script, *rest], cwd=folder, env=get_env(folder, **more), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=hear_signals)
+    return subprocess.Popen([*script, *rest], cwd=folder, env=get_env(folder, **more),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, preexec_fn=hear_signals)
 
 
 PLANTED_COMMAND = []
@@ -39,7 +41,7 @@ PLANTED_COMMAND = []
 
 def hear_signals():
     "Signals as in a terminal: a background process may have been told to ignore them"
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM): signal.signal(number, signal.SIG_DFL)
+    for number in SIGNALS.values(): signal.signal(number, signal.SIG_DFL)
 
 
 def list_session(session):
@@ -67,7 +69,8 @@ def end_session(process):
     process.wait()
 
 
-BAD = ('Traceback (most recent call last)', 'Exception ignored', 'BrokenPipeError', 'UnicodeEncodeError', 'Error in atexit')
+BAD = ('Traceback (most recent call last)', 'Exception ignored', 'BrokenPipeError',
+    'UnicodeEncodeError', 'Error in atexit')
 
 def check_output(out):
     "`Shown` for a traceback or what Python says on its way out"
@@ -100,13 +103,14 @@ def check_run(folder):
     for path in (folder/'runs').glob('*/run.json'):
         record = json.loads(path.read_text())
         hidden = [o.name for o in path.parent.glob('.*.ipynb')]
-        if record['status'] == 'done' and hidden: raise Lost(f'{hidden[0]} of a run that is done stays hidden')
+        if record['status'] == 'done' and hidden: raise Lost(f'{hidden[0]} of a finished run stays hidden')
 
 
 def attack_signal(case):
     "A training or an audit is interrupted at any moment; half of the time the same command follows"
     name = case.rng.choice(list(SIGNALS))
-    wait, whole = case.rng.choice([case.rng.uniform(0, 3), case.rng.uniform(0, 16)]), case.rng.random() < .6
+    wait = case.rng.choice([case.rng.uniform(0, 3), case.rng.uniform(0, 16)])
+    whole = case.rng.random() < .6
     audit = case.rng.random() < .3
     write_set(case.folder/'pets')
     words = ['imgclf_audit', 'pets'] if audit else ['imgclf_run', 'pets', '--run', 'x', *QUICK]
@@ -118,7 +122,7 @@ def attack_signal(case):
     code, out = finish(process)
     wait_gone(process)
     check_output(out)
-    if not ended and code == 0 and 'model card' not in out and not is_complete(out): raise Silent(f'exit code 0: {out[-200:]}')
+    if not ended and code == 0 and not is_complete(out): raise Silent(f'exit code 0: {out[-200:]}')
     if not ended and code > 0 and not out.strip(): raise Silent('it ended without a word')
     check_run(case.folder)
     if case.rng.random() < .5: run_again(case, words)
@@ -126,7 +130,7 @@ def attack_signal(case):
 
 def is_complete(out):
     "Whether a command said its result"
-    return 'The page:' in out or 'README' in out or 'accuracy' in out
+    return any(words in out for words in ('The page:', 'README', 'accuracy', 'model card'))
 
 
 def run_again(case, words):
@@ -141,58 +145,64 @@ def run_again(case, words):
 
 # ---- readers that go away
 
-CHEAP = (['imgclf_cache'], ['imgclf_leaderboard'], ['imgclf_audit', 'pets', '--no-labels'], ['imgclf_run', '--help'], ['imgclf_audit', '--help'],
-    ['imgclf_fetch', 'nothing'], ['imgclf_run', 'nothing'], ['imgclf_compare', 'a', 'b'], ['imgclf_evaluate', 'nothing'])
+CHEAP = (['imgclf_cache'], ['imgclf_leaderboard'], ['imgclf_audit', 'pets', '--no-labels'],
+    ['imgclf_run', '--help'], ['imgclf_audit', '--help'], ['imgclf_fetch', 'nothing'],
+    ['imgclf_run', 'nothing'], ['imgclf_compare', 'a', 'b'], ['imgclf_evaluate', 'nothing'])
 
 def attack_pipe(case):
     "`| head`: the reader goes away at once, or after the first bytes"
     words, at_once = case.rng.choice(CHEAP), case.rng.random() < .5
     both = case.rng.random() < .3
-    case.title(f"{' '.join(words)}, {'no reader' if at_once else 'head -c 1'}{', errors too' if both else ''}")
+    case.title(f"{' '.join(words)} | {'true' if at_once else 'head -c 1'}{', errors too'*both}")
     write_set(case.folder/'pets')
     script = [sys.executable, str(BIN/words[0])]
     reader = 'true' if at_once else 'head -c 1 > /dev/null'
     line = f'{{ "$@"; echo "code $?" > code; }} {"2>&1" if both else "2> errors"} | {reader}'
-    done = subprocess.run(['bash', '-c', line, 'x', *(PLANTED_COMMAND or script), *words[1:]], cwd=case.folder, env=get_env(case.folder),
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST)
-    errors = case.folder/'errors'
-    check_output((errors.read_text(errors='replace') if errors.exists() else '') + done.stderr.decode(errors='replace'))
+    words = ['bash', '-c', line, 'x', *(PLANTED_COMMAND or script), *words[1:]]
+    (case.folder/'errors').touch()
+    done = subprocess.run(words, cwd=case.folder, env=get_env(case.folder), timeout=LONGEST,
+        stdin=subprocess.DEVNULL, capture_output=True)
+    said = (case.folder/'errors').read_bytes() + done.stderr
+    check_output(said.decode(errors='replace'))
 
 
 # ---- narrow encodings
 
+PLAIN = {'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
 NARROW = ({'PYTHONIOENCODING': 'ascii'}, {'PYTHONIOENCODING': 'latin-1'}, {'PYTHONIOENCODING': 'cp1252'},
-    {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}, {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'})
+    {'LC_ALL': 'C', **PLAIN}, {'LC_ALL': 'POSIX', **PLAIN})
 
 def attack_encoding(case):
     "A terminal that knows no umlauts and no dashes"
     env = case.rng.choice(NARROW)
-    words = case.rng.choice([*CHEAP, ['imgclf_audit', 'käse–set', '--no-labels'], ['imgclf_run', 'kä☃'], ['imgclf_run', 'pets', '-p', 'lr', '–1'],
-        ['imgclf_run', 'pets', '--run', 'x', *QUICK]])
+    words = case.rng.choice([*CHEAP, ['imgclf_audit', 'käse–set', '--no-labels'], ['imgclf_run', 'kä☃'],
+        ['imgclf_run', 'pets', '-p', 'lr', '–1'], ['imgclf_run', 'pets', '--run', 'x', *QUICK]])
     case.title(f"{' '.join(words[:3])}, {env}")
     write_set(case.folder/'pets')
     write_set(case.folder/'käse–set', ('Käse', '犬☃'))
     code, out = finish(start(words, case.folder, **env))
     check_output(out)
     if not out.strip(): raise Silent('it said nothing')
-    good = words[0] == 'imgclf_run' and '--run' in words or 'audit' in words[0] and '--no-labels' in words
+    good = '--run' in words or '--no-labels' in words
     if good and code: raise Lost(f'it ended with {code}: {out[-300:]}')
 
 
 # ---- odd values
 
-ODD = {'lr': ('1e-3', '1E-3', '.5', 'inf', 'nan', '-1', '0', '1e400', '0x10', '1,5', '1_0', 'True', '', ' ', '⅓'),
-    'size': ('32.0', '1e2', '-32', '0', '99999999999', 'x', '32px', '[32]', 'None', 'True', '３２', '1_0'),
-    'epochs': ('0', '-1', '1.5', '1e1', '9'*400, 'nan', 'one'), 'seed': ('-1', '1_000', '1e3', '9'*30, '007', 'None'),
-    'arch': ('resnet', '', 'None', '5', '../x', 'hf_hub:x', 'a b'), 'policy': ('[', 'None', '5', ''),
-    'weights': ('nothing.pth', '.', '/', '/dev/null', ''), 'precision': ('fp8', '', '16'), 'batch_size': ('0', '-1', '1e9', 'x'),
-    'cache': ('false', 'no', '0', 'False', 'maybe'), 'positive': ('nobody', '1', ''), 'strict': ('false', '1', 'yes'), 'nothing': ('1',),
-    'valid': ('0', '1', '2', '-.1', 'nan'), 'test': ('.99', '1.0', '50%')}
-RUN_NAMES = ('2026_01_09', '1e5', '007', '1.0', 'True', 'None', '0x10', '12', '-5', '1_000', 'nan', 'inf')
+ODD = {
+    'lr': ('1e-3', '1E-3', '.5', 'inf', 'nan', '-1', '0', '1e400', '0x10', '1,5', '1_0', 'True', '', ' '),
+    'size': ('32.0', '1e2', '-32', '0', '9'*11, 'x', '32px', '[32]', 'None', 'True', '３２', '1_0'),
+    'epochs': ('0', '-1', '1.5', '1e1', '9'*400, 'nan', 'one'),
+    'seed': ('-1', '1_000', '1e3', '9'*30, '007', 'None'), 'policy': ('[', 'None', '5', ''),
+    'arch': ('resnet', '', 'None', '5', '../x', 'hf_hub:x', 'a b'), 'precision': ('fp8', '', '16'),
+    'weights': ('nothing.pth', '.', '/', '/dev/null', ''), 'batch_size': ('0', '-1', '1e9', 'x'),
+    'cache': ('false', 'no', '0', 'False', 'maybe'), 'positive': ('nobody', '1', ''),
+    'strict': ('false', '1', 'yes'), 'nothing': ('1',), 'valid': ('0', '1', '2', '-.1', 'nan'), 'test': ('.99', '1.0', '50%')}
+RUN_NAMES = ('2026_01_09', '1e5', '007', '1.0', 'True', 'None', '0x10', '12', '-5', '1_000', 'nan')
 
 
 def attack_value(case):
-    "A value that is not allowed, or looks like a number: refused in a sentence before anything is computed"
+    "A value that is not allowed, or looks like a number: refused before anything is computed"
     name = case.rng.choice(list(ODD))
     value = case.rng.choice(ODD[name])
     case.title(f'imgclf_run pets -p {name} {value[:20]!r}')
@@ -201,7 +211,8 @@ def attack_value(case):
     code, out = finish(start([*words, '-p', name, value], case.folder))
     check_output(out)
     if code and not out.strip(): raise Silent('it said nothing')
-    if code and 'Reading the images and computing' in out and 'weights' not in name: raise Shown(f'refused only after the probe: {out[-200:]}')
+    late = code and 'Reading the images and computing' in out and name != 'weights'
+    if late: raise Shown(f'refused only after the probe: {out[-200:]}')
 
 
 def attack_name(case):
@@ -214,12 +225,14 @@ def attack_name(case):
     check_output(out)
     made = [path.parent.name for path in (case.folder/'runs').glob('*/run.json')]
     if code == 0 and made != [name]: raise Silent(f'the run is called {made}')
-    if code and not (how == '-p run' and name in ('None', '-5')): raise Lost(f'refused: {out[-200:]}')
+    may_refuse = how == '-p run' and name in ('None', '-5')
+    if code and not may_refuse: raise Lost(f'refused: {out[-200:]}')
 
 
 def attack(case):
     "One command"
-    kinds = (attack_signal, attack_value, attack_pipe, attack_signal, attack_encoding, attack_value, attack_name, attack_pipe)
+    kinds = (attack_signal, attack_value, attack_pipe, attack_signal, attack_encoding, attack_value,
+        attack_name, attack_pipe)
     case.pick(kinds)(case)
 
 
@@ -230,7 +243,9 @@ def plant(code):
     return lambda shared: PLANTED_COMMAND.extend([sys.executable, '-c', code])
 
 
-PLANTS = {'traceback': plant('import time; time.sleep(1); print("x"*99999); 1/0'), 'silent': plant('import time; time.sleep(20)'),
+PLANTS = {
+    'traceback': plant('import time; time.sleep(1); print("x"*99999); 1/0'),
+    'silent': plant('import time; time.sleep(3)'),
     'lost': plant('import sys, time; print("accuracy"); time.sleep(1); sys.exit(3)')}
 
 

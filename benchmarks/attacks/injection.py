@@ -1,15 +1,16 @@
-"""Names and values that are code elsewhere: for Python, make, shells, spreadsheets, terminals and browsers"""
+"""Names and values that are code elsewhere: in Python, make, shells, spreadsheets, terminals, browsers"""
 import csv, io, json, os, re, subprocess
 from pathlib import Path
 
 import yaml
 
-from imgclf_nb import audit
 from imgclf_nb.base import arguments, running
 from imgclf_nb.data import get_items
+from imgclf_nb.datasets.choices import clean_name, get_decisions_path
 from imgclf_nb.datasets.records import decide
 from imgclf_nb.reporting import model_card
 from attacks.cases import ROOT, Lost, Shown, Silent, ask
+from attacks.commands import QUICK, check_output, finish, start
 from attacks.finished import RECIPE, make_run
 from attacks.samples import draw
 
@@ -50,10 +51,11 @@ def make_pair(case):
     size = case.rng.choice(['size', 'epochs', 'run', 'dataset', 'arch'])
     names = [f'zz = {code}; {size}', f'{size} = 1; {code} #', f'{size}\n{code}\n{size}', code,
         f'{size}: {code}', f'{size}[{code}]', f'x, {size}', f'{size} if {code} else {size}', '']
-    values = [f'1; {code}', f'"; {code}; "', f"'; {code}; '", f'"""; {code}; """', f'\n{code}\n', f'\\" {code}',
-        f'{{{code}}}', f'{code}', '\\', '%s' % code]
+    values = [f'1; {code}', f'"; {code}; "', f"'; {code}; '", f'"""; {code}; """', f'\n{code}\n',
+        f'\\" {code}', f'{{{code}}}', f'{code}', '\\', '%s' % code]
     if case.rng.random() < .5: return case.rng.choice(names), '32'
-    return case.rng.choice(['run', 'arch', 'policy', 'weights', 'dataset', 'resize']), case.rng.choice(values)
+    named = ['run', 'arch', 'policy', 'weights', 'dataset', 'resize']
+    return case.rng.choice(named), case.rng.choice(values)
 
 
 def attack_parameters(case):
@@ -71,14 +73,16 @@ def attack_parameters(case):
     check_canary(case)
 
 
-COMMANDS = {'train': 'DATASET RUN ARCH', 'audit': 'DATASET', 'fetch': 'DATASET', 'evaluate': 'RUN', 'compare': 'A B'}
+COMMANDS = {'train': 'DATASET RUN ARCH', 'audit': 'DATASET', 'fetch': 'DATASET', 'evaluate': 'RUN',
+    'compare': 'A B'}
 
 def attack_make(case):
     "A variable of make with code for make or a shell"
     path = case.folder/'canary'
-    codes = [f'$(shell touch {path})', f'$$(touch {path})', f'`touch {path}`', f'"; touch {path}; "',
-        f"'; touch {path}; '", f'$(touch {path})', f'" $$(touch {path}) "', f'x && touch {path}', f'x\ntouch {path}',
-        f'$(eval X:=$(shell touch {path}))', f'${{shell touch {path}}}', f'" | touch {path} #', f'\\"; touch {path}; \\"']
+    touch = f'touch {path}'
+    codes = [f'$(shell {touch})', f'$$({touch})', f'`{touch}`', f'"; {touch}; "', f"'; {touch}; '",
+        f'$({touch})', f'" $$({touch}) "', f'x && {touch}', f'x\n{touch}', f'" | {touch} #',
+        f'$(eval X:=$(shell {touch}))', f'${{shell {touch}}}', f'\\"; {touch}; \\"']
     target = case.rng.choice(list(COMMANDS))
     variable = case.rng.choice(COMMANDS[target].split())
     code = case.rng.choice(codes)
@@ -88,20 +92,23 @@ def attack_make(case):
     words = ['make', '--no-print-directory', target, f"VENV={case.shared['fake']}"]
     if by_environment: given[variable] = code
     else: words.append(f'{variable}={code}')
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **given}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **given}, capture_output=True, timeout=60)
     check_canary(case)
     seen = case.folder/'seen'
-    if seen.exists() and done.returncode == 0 and '\n' not in code and '$' not in code and code not in seen.read_text():
-        raise Silent(f'another value arrived: {seen.read_text()!r}')
+    if done.returncode or not seen.exists() or '\n' in code or '$' in code: return
+    if code not in seen.read_text(): raise Silent(f'another value arrived: {seen.read_text()!r}')
 
 
 # ---- hostile names of classes and files
 
-NAMES = ('=cmd|x!A0', '=HYPERLINK("http:evil")', '@SUM(1)', '+1+1', '-1+1', '\t=1', '\r=1', '<script>alert(1)<', '<img src=x onerror=alert(1)>',
-    '"><svg onload=alert(1)>', "'><b>x", '\x1b[31mred\x1b[0m', '\x1b]0;title\x07', '\x9b31m', 'a\nb', 'a,b', '"quoted"', '$(touch canary)',
-    '`touch canary`', '{{7*7}}', '*', '--run', '~', '%s%n', '|x', '&amp;', '[link](javascript:alert(1))', 'a|b', '---', '# head',
+NAMES = ('=cmd|x!A0', '=HYPERLINK("http:evil")', '@SUM(1)', '+1+1', '-1+1', '\t=1', '\r=1',
+    '<script>alert(1)<', '<img src=x onerror=alert(1)>', '"><svg onload=alert(1)>', "'><b>x",
+    '\x1b[31mred\x1b[0m', '\x1b]0;title\x07', '\x9b31m', 'a\nb', 'a,b', '"quoted"', '$(touch canary)',
+    '`touch canary`', '{{7*7}}', '*', '--run', '~', '%s%n', '|x', '&amp;', 'a|b', '---', '# head',
+    '[link](javascript:alert(1))',
     'ab\u202egpj.exe', '\u2028', 'null', 'nan')
 HTML = ('<script', '<img src=x', '<svg onload', '<b>x')
+CODES = re.compile('[\x1b\x9b\x07]')  # of terminals
 FORMULA = re.compile(r'\s*[=+\-@\t\r]')
 
 
@@ -135,8 +142,9 @@ def check_csv(path):
 def check_text(name, text):
     "`Shown` for raw HTML or escape codes"
     for tag in HTML:
-        if tag in text: raise Shown(f'{name} holds {tag!r}: {text[max(0, text.index(tag)-60):][:140]!r}')
-    if re.search('[\x1b\x9b\x07]', text): raise Shown(f'{name} holds an escape code')
+        start = max(0, text.find(tag) - 60)
+        if tag in text: raise Shown(f'{name} holds {tag!r}: {text[start:start+140]!r}')
+    if CODES.search(text): raise Shown(f'{name} holds an escape code')
 
 
 def strip_code(text):
@@ -160,58 +168,50 @@ def check_notebook(path):
             for kind,data in output.get('data', {}).items():
                 if kind == 'text/html': check_text(f'{path.name}, HTML', ''.join(data))
             printed = ''.join(output.get('text', []))
-            if re.search('[\x1b\x9b\x07]', printed): raise Shown(f'{path.name} prints an escape code')
-
-
-def check_said(case):
-    "`Shown` for an escape code in what was printed"
-    said = case.output()
-    found = re.search('[\x1b\x9b\x07]', said)
-    if found: raise Shown(f'an escape code was printed: {said[max(0, found.start()-60):found.end()+20]!r}')
+            if CODES.search(printed): raise Shown(f'{path.name} prints an escape code')
 
 
 def attack_audit(case):
     "An audit of a set with hostile names"
     folder, classes = write_hostile(case)
     case.title(f'audit of the classes {classes}')
-    os.chdir(case.folder)
-    result, sentence = ask(audit.audit, str(folder), str(case.folder/'out'), False)
-    check_canary(case)
-    check_said(case)
-    if sentence: check_text('the sentence', sentence if '\x1b' in sentence else '')
-    else: print('\n'.join(audit.describe_audit(result['summary'])))
-    check_said(case)
+    words = ['imgclf_audit', folder, '--out', case.folder/'out', '--no-labels']
+    say(case, *finish(start(words, case.folder)))
     check_folder(case.folder/'out')
+
+
+def say(case, code, out):
+    "What a command printed shows no escape code and no traceback, and no name was run"
+    check_canary(case)
+    check_output(out)
+    found = CODES.search(out)
+    if not found: return
+    begin = max(0, found.start() - 60)
+    raise Shown(f'an escape code was printed: {out[begin:begin+80]!r}')
 
 
 def attack_decision(case):
     "Hostile words in a decision, and read again unchanged"
-    from imgclf_nb.datasets.records import read_decisions
     folder, classes = write_hostile(case)
     word = case.rng.choice(NAMES).strip() or 'x'
     case.title(f'relabel {word!r}')
     file = get_items(str(folder)).file.iloc[0]
     n, sentence = ask(decide, str(folder), file, 'relabel', word, reason=word)
     if sentence: return
-    from imgclf_nb.datasets.choices import clean_name, get_decisions_path
     check_csv(get_decisions_path(str(folder)))
-    table = read_decisions(str(folder))
-    if table.path.tolist() != [file] or table.value.tolist() != [clean_name(word)]: raise Lost(f'read as {table.values.tolist()}')
-    get_items(str(folder))
-    check_said(case)
+    items, sentence = ask(get_items, str(folder))
+    if sentence: return
+    got = items.label[items.file == file].tolist()
+    if got != [clean_name(word)]: raise Lost(f'{file!r} has the label {got}')
 
 
 def attack_run(case):
-    "A run of a set with hostile names: predictions, manifest, executed notebook and card"
+    "A run of a set with hostile names: predictions, manifest, executed notebooks and card"
     folder, classes = write_hostile(case)
-    case.title(f'04 on the classes {classes}')
-    os.chdir(case.folder)
-    given = {**RECIPE, 'dataset': str(folder)}
-    ask(running.run_notebook, '04_train', str(case.folder/'run'), **given)
-    check_canary(case)
-    check_said(case)
-    if (case.folder/'run'/'model.json').exists(): ask(model_card.write_card, str(case.folder/'run'))
-    check_folder(case.folder/'run')
+    case.title(f'imgclf_run of the classes {classes}')
+    words = ['imgclf_run', folder, '--run', 'x', *QUICK]
+    say(case, *finish(start(words, case.folder)))
+    check_folder(case.folder/'runs')
 
 
 def put(rng, tree, word):
@@ -240,7 +240,7 @@ def attack_card(case):
     text, sentence = ask(model_card.make_card, record, model)
     if sentence: return check_text('the sentence', sentence)
     check_text('the card', strip_code(text))
-    if re.search('[\x1b\x9b\x07]', text): raise Shown('an escape code stands in the card')
+    if CODES.search(text): raise Shown('an escape code stands in the card')
     check_front(text)
     check_commands(case, text)
 
@@ -254,9 +254,11 @@ def check_front(text):
 def check_commands(case, text):
     "What is between three backticks runs without writing the canary"
     for block in re.findall(r'(?s)```(?:bash|sh|console)?\n(.*?)```', text):
-        script = f"imgclf_run() {{ :; }}; imgclf_evaluate() {{ :; }}; papermill() {{ :; }}; make() {{ :; }}; git() {{ :; }}\n{block}"
-        script = re.sub(r'\.venv/bin/', '', script)
-        subprocess.run(['bash', '-c', script], cwd=case.folder, capture_output=True, timeout=20, env={'PATH': '/usr/bin:/bin'})
+        names = ('imgclf_run', 'imgclf_evaluate', 'papermill', 'make', 'git')
+        nothing = '\n'.join(f'{name}() {{ :; }}' for name in names)  # the commands do nothing
+        script = nothing + '\n' + block.replace('.venv/bin/', '')
+        subprocess.run(['bash', '-c', script], cwd=case.folder, capture_output=True, timeout=20,
+            env={'PATH': '/usr/bin:/bin'})
         check_canary(case)
 
 
@@ -266,16 +268,19 @@ def attack_workflows(case):
     case.title(path.name)
     for job in yaml.safe_load(path.read_text())['jobs'].values():
         for step in job['steps']:
-            found = re.search(r'\$\{\{\s*(inputs|github\.(event|head_ref))[^}]*', step.get('run', ''))
+            given = r'\$\{\{\s*(inputs|github\.(event|head_ref))[^}]*'
+            found = re.search(given, step.get('run', ''))
             if found: raise Silent(f'{found[0]} stands in a command')
             used = step.get('uses', '')
-            if used and not used.startswith('./') and not re.search('@[0-9a-f]{40}$', used): raise Silent(f'{used} is not pinned')
+            pinned = not used or used.startswith('./') or re.search('@[0-9a-f]{40}$', used)
+            if not pinned: raise Silent(f'{used} is not pinned')
 
 
 def attack(case):
     "One hostile name or value"
-    kinds = (attack_parameters, attack_make, attack_card, attack_audit, attack_make, attack_decision, attack_card,
-        attack_run if case.number % 3 == 1 else attack_parameters, attack_workflows)
+    seldom = attack_run if case.number % 3 == 1 else attack_parameters
+    kinds = (attack_parameters, attack_make, attack_card, attack_audit, attack_make, attack_decision,
+        attack_card, seldom, attack_workflows)
     case.pick(kinds)(case)
 
 
@@ -289,7 +294,8 @@ def run_names(shared):
 
 def escape_nothing(shared):
     "A card with everything as it is"
-    model_card.make_card = lambda record, model: f'---\na: 1\n---\n{json.dumps([record, model], ensure_ascii=False)} {shared["run"]}<script'
+    def bad(record, model): return f'---\na: 1\n---\n{record} {model}<script'
+    model_card.make_card = bad
 
 
 def write_formulas(shared):

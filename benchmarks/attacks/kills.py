@@ -1,4 +1,4 @@
-"""kill -9 and full disks at any moment: nothing is lost, and the same command ends with the same bits"""
+"""kill -9 and full disks: nothing is lost, and the same command ends with the same bits"""
 import errno, os, resource, shutil, signal, subprocess, sys, time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,28 +14,32 @@ from attacks.commands import end_session, get_env
 from attacks.samples import draw, make_tar, make_zip
 
 PLANTED = 10
-RECIPE = '''-p dataset pc_parts_mini -p weights none -p arch mobilenetv3_small_050 -p size 32 -p epochs 5 -p patience 6
-    -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'''.split()
+RECIPE = '''-p dataset pc_parts_mini -p weights none -p arch mobilenetv3_small_050 -p size 32 -p epochs 5
+    -p patience 6 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'''.split()
 
 
 def start_training(run, folder):
     "04 by papermill, in the background"
     run.mkdir(exist_ok=True)
-    words = [sys.executable, Path(sys.executable).parent/'papermill', 'nbs/04_train.ipynb', run/'out.ipynb', '-p', 'run', run, *RECIPE]
-    return subprocess.Popen([str(o) for o in words], cwd=ROOT, env=get_env(folder), start_new_session=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    script = Path(sys.executable).parent/'papermill'
+    words = [sys.executable, script, 'nbs/04_train.ipynb', run/'out.ipynb', '-p', 'run', run, *RECIPE]
+    return subprocess.Popen([str(o) for o in words], cwd=ROOT, env=get_env(folder),
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE)
 
 
 def prepare(folder):
-    "A training that nobody disturbs, a slow server, an archive of many files, and images with their right results"
+    "A training that nobody disturbs, a slow server, archives of many files, images and their results"
     began = time.time()
     process = start_training(folder/'whole', folder)
     errors = process.communicate()[1].decode(errors='replace')
+    training = time.time() - began
     if process.returncode: raise RuntimeError(errors[-500:])
     shared = caches.prepare(folder)
-    many = {f'many/{"ab"[i % 2]}/{i}.jpg': draw(i % 50, 32) + bytes([i % 256, i//256]) for i in range(1500)}
+    many = {f'many/{"ab"[i % 2]}/{i}.jpg': draw(i % 50) + i.to_bytes(2, 'big') for i in range(1500)}
     waits = servers.prepare(folder)
-    return shared | waits | dict(whole=folder/'whole', seconds=time.time() - began, many=many, zip=make_zip(many), tar=make_tar(many))
+    return shared | waits | dict(whole=folder/'whole', training=training, many=many,
+        zip=make_zip(many), tar=make_tar(many))
 
 
 # ---- trainings
@@ -49,7 +53,8 @@ def read_end(run):
 def kill_training(case):
     "A training is killed once or twice, and started again: the same bits"
     run = case.folder/'run'
-    times = [case.rng.uniform(1, case.shared['training']) for _ in range(case.rng.choice([1, 1, 2]))]
+    longest = case.shared['training']
+    times = [case.rng.uniform(1, longest) for _ in range(case.rng.choice([1, 1, 2]))]
     case.title(f"04 killed after {', '.join(f'{o:.1f} s' for o in times)}")
     for seconds in times:
         process = start_training(run, case.folder)
@@ -151,7 +156,7 @@ def check_caches(case):
 
 
 def kill_records(case):
-    "Decisions are saved one after the other while the process is killed: a whole table, and none that was saved is gone"
+    "A process that saves decisions is killed: none that was saved is gone"
     os.environ['IMGCLF_RECORDS'] = str(case.folder/'records')
     images, done = case.shared['images'], case.folder/'done'
     seconds = case.rng.uniform(.05, 1)
@@ -173,7 +178,8 @@ def kill_records(case):
 def small_disk(folder, kilobytes):
     "A disk of this size, where that is allowed; else the files of this process may only be so long"
     folder.mkdir()
-    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'attack', str(folder)], capture_output=True).returncode == 0
+    command = ['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'attack', str(folder)]
+    mounted = shutil.which('mount') and not subprocess.run(command, capture_output=True).returncode
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     if not mounted: resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, limits[1]))
@@ -202,7 +208,8 @@ def full_records(case):
         n, sentence = ask(records.decide, images, [f'new{i}.jpg' for i in range(800)], 'drop')
         kept = records.get_decisions_path(images).read_bytes()
         if sentence and kept != before: raise Lost('decisions changed although saving failed')
-        if sentence is None and len(records.read_decisions(images)) != 840: raise Lost('decisions are missing')
+        missing = sentence is None and len(records.read_decisions(images)) != 840
+        if missing: raise Lost('decisions are missing')
 
 
 def full_cache(case):
@@ -234,7 +241,7 @@ def full_checkpoint(case):
     from imgclf_nb import backbones
     disk = case.folder/'disk'
     case.title('model on a full disk')
-    card = dict(arch=weights.ARCH, classes=['a', 'b', 'c'], preprocessing=dict(channels=3, size=32, classes=['a', 'b', 'c']), temperature=1., threshold=None)
+    card = weights.make_card()
     with small_disk(disk, 9000):
         run = disk/'run'
         run.mkdir()
@@ -243,14 +250,15 @@ def full_checkpoint(case):
         fill(disk, case.rng.choice([0, 5000, 300_000]))
         result, sentence = ask(backbones.save_model, run, weights.make_model(2), card)
         if sentence is None: raise Silent('a model was written to a full disk')
-        difference = find_difference(before, {name: data for name,data in read_tree(run).items() if not name.startswith('.')})
+        after = {name: data for name,data in read_tree(run).items() if not name.startswith('.')}
+        difference = find_difference(before, after)
         if difference: raise Lost(difference)
 
 
 def attack(case):
     "One kill or one full disk"
-    kinds = (kill_fetch, kill_unpack, kill_cache, full_records, kill_training, kill_records, full_cache, full_unpack, kill_unpack, full_checkpoint)
-    case.shared.setdefault('training', max(4, case.shared['seconds']/2))
+    kinds = (kill_fetch, kill_unpack, kill_cache, full_records, kill_training, kill_records,
+        full_cache, full_unpack, kill_unpack, full_checkpoint)
     case.pick(kinds)(case)
 
 

@@ -304,8 +304,18 @@ def check_state(before, place, written=()):
         check_lines(name, content, after[name])
 
 
+OPENED = ('ledger.csv', 'run.json')  # comparing test images is an opening, which both count
+
+
+def check_keys(name, before, after):
+    "`Lost` if a key of the old JSON is no longer in the new one"
+    gone = set(json.loads(before)) - set(json.loads(after))
+    if gone: raise Lost(f'{name} lost {sorted(gone)}')
+
+
 def check_lines(name, before, after):
-    "`Lost` if a whole line of the old content is no longer in the new one"
+    "`Lost` if a whole line or a key of the old content is no longer in the new one"
+    if name.suffix == '.json': return check_keys(name, before, after)
     if name.suffix != '.csv' or not isinstance(before, bytes): return
     old = [line.strip(b'\r') for line in before.split(b'\n')[1:-1]]
     new = {line.strip(b'\r') for line in after.split(b'\n')}
@@ -341,17 +351,17 @@ def attack_file(case, place):
     for reader in WANTED.get(path.name, READERS):
         if reader is not add_opening: use(reader, place)
         if reader is resume: before = take_state(place)
-    check_state(before, place, ['ledger.csv'])  # comparing test images is an opening
+    check_state(before, place, OPENED)
     writer = WRITERS.get(path.name)
     if writer:
         use(writer, place)
-        check_state(before, place, [path.name, 'ledger.csv'])
+        check_state(before, place, (path.name, *OPENED))
 
 
 # ---- names and folders of runs
 
-ODD_NAMES = ('x'*300, 'a\0b', '', ' ', '.', '..', '...', '~', '-rf', 'a\nb', 'a\x1b[2Jb', '\ud800', 'CON',
-    'a/b/c', '../out', 'x'*255, '$(touch x)', '`x`', 'first/', 'first/run.json', '/dev/null', '/proc/1')
+ODD_NAMES = ('x'*300, 'a\0b', '', ' ', '.', '..', '...', '~', '-rf', 'a\nb', 'a\x1b[2Jb', '\ud800',
+    'CON', 'a/b/c', '../out', 'x'*255, '$(touch x)', '`x`', 'first/', 'first/run.json', '/dev/null', '/proc/1')
 
 
 def attack_name(case, place):
@@ -368,8 +378,8 @@ def attack_name(case, place):
     check_state(before, place/'records')
 
 
-PRECIOUS = ('.bashrc.20240101', '.vimrc.1', '.notes.99999999', '.profile.12345.bak', 'thesis.txt', '.x.7.ipynb',
-    '.env.2024', '.run.json.999999', '.zshrc.99999999.old')
+PRECIOUS = ('.bashrc.20240101', '.vimrc.1', '.notes.99999999', '.profile.12345.bak', 'thesis.txt',
+    '.x.7.ipynb', '.env.2024', '.run.json.999999', '.zshrc.99999999.old')
 
 
 def attack_folder(case, place):

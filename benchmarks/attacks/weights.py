@@ -31,20 +31,26 @@ def make_facts():
 
 def make_checkpoint(path):
     "A checkpoint with weights, an optimiser's state and random states"
-    state = {f'model.{name}': value.contiguous() for name,value in make_model().state_dict().items()}
+    state = add_prefix('model.', make_model().state_dict())
+    state = {name: value.contiguous() for name,value in state.items()}
     first = {f'opt.{i}.exp_avg': torch.randn(5, generator=torch.manual_seed(i)) for i in range(9)}
     generators = {'rng.torch': torch.get_rng_state(),
         'rng.numpy': torch.from_numpy(np.random.get_state()[1].astype(np.int64))}
     checkpoints.write_checkpoint(path, {**state, **first, **generators}, make_facts())
 
 
+def make_card():
+    "model.json of a run"
+    classes = ['a', 'b', 'c']
+    pre = dict(channels=3, size=32, classes=classes)
+    return dict(arch=ARCH, classes=classes, preprocessing=pre, temperature=1., threshold=None)
+
+
 def prepare(folder):
     "A saved model, a checkpoint, and weights files of others"
     run = folder/'run'
     run.mkdir()
-    pre = dict(channels=3, size=32, classes=['a', 'b', 'c'])
-    card = dict(arch=ARCH, classes=['a', 'b', 'c'], preprocessing=pre, temperature=1., threshold=None)
-    backbones.save_model(run, make_model(), card)
+    backbones.save_model(run, make_model(), make_card())
     make_checkpoint(run/'checkpoint.safetensors')
     state = {name: value.clone() for name,value in make_model(1).state_dict().items()}
     save_file(state, folder/'weights.safetensors')
@@ -56,7 +62,7 @@ def prepare(folder):
 
 def hash_state(state):
     "The bytes of all tensors, by name"
-    return {name: value.detach().cpu().contiguous().numpy().tobytes() for name,value in state.items()}
+    return {name: value.detach().contiguous().numpy().tobytes() for name,value in state.items()}
 
 
 def read_model(run):
@@ -109,7 +115,8 @@ def attack_card(case):
     case.title(f'model.json {name}')
     (run/'model.json').write_bytes(data)
     got, sentence = ask(backbones.load_model, run)
-    if got and hash_state(got[0].state_dict()) != case.shared['model'][0]: raise Silent('another model')
+    other = got and hash_state(got[0].state_dict()) != case.shared['model'][0]
+    if other: raise Silent('another model')
 
 
 def swap_models(case):
@@ -122,7 +129,8 @@ def swap_models(case):
     backbones.save_model(other, make_model(7), json.loads(case.shared['card']))
     shutil.copy(other/'model.safetensors', run/'model.safetensors')
     got, sentence = ask(read_model, run)
-    if sentence is None and got[0] != hash_state(make_model(7).state_dict()): raise Silent('a mixture')
+    wanted = hash_state(make_model(7).state_dict())
+    if sentence is None and got[0] != wanted: raise Silent('a mixture')
 
 
 # ---- weights files of others, given as weights=PATH
@@ -179,7 +187,8 @@ def wrap_weights(case):
         return
     own = model.state_dict()
     for key,value in case.shared['state'].items():
-        if not key.startswith('classifier') and not torch.equal(own[key], value): raise Silent(f'other {key}')
+        if key.startswith('classifier'): continue
+        if not torch.equal(own[key], value): raise Silent(f'other {key}')
 
 
 class Hostile:
@@ -192,13 +201,16 @@ class Hostile:
 def make_odd(case):
     "Files that are no weights: `{name: function that writes it}`"
     state = case.shared['state']
-    nan = {name: value*float('nan') if value.is_floating_point() else value for name,value in state.items()}
+    nan = dict(state)
+    for name,value in state.items():
+        if value.is_floating_point(): nan[name] = value*float('nan')
     first = next(iter(state))
     one = {**state, first: state[first]*float('inf')}
     page = b'<!DOCTYPE html><html><head><title>404</title></head></html>'
     pointer = b'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n'
-    return {'empty.pth': lambda p: p.write_bytes(b''), 'empty.safetensors': lambda p: p.write_bytes(b''),
-        'page.pth': lambda p: p.write_bytes(page), 'page.safetensors': lambda p: p.write_bytes(page),
+    return {'empty.pth': lambda p: p.touch(), 'empty.safetensors': lambda p: p.touch(),
+        'page.pth': lambda p: p.write_bytes(page),
+        'page.safetensors': lambda p: p.write_bytes(page),
         'pointer.pth': lambda p: p.write_bytes(pointer),
         'pointer.safetensors': lambda p: p.write_bytes(pointer),
         'nan.pth': lambda p: save(nan, p), 'inf.pth': lambda p: save(one, p),
@@ -230,11 +242,12 @@ def load_odd(case):
 OWN_WORDS = {'empty': 'empty', 'page': 'page', 'nan': 'NaN', 'inf': 'finite'}
 
 def check_advice(name, sentence):
-    "`Shown` for advice to switch a safeguard off; `Silent` where the sentence does not say what it is"
+    "`Shown` for advice to switch a safeguard off; `Silent` if the sentence does not say what it is"
     for words in ('weights_only', 'arbitrary code', 'add_safe_globals', 'trusted'):
         if words in sentence: raise Shown(f"{words!r} in: {sentence}")
     word = OWN_WORDS.get(name.split('.')[0])
-    if word and word.lower() not in sentence.lower(): raise Silent(f'{word!r} is not said: {sentence}')
+    said = not word or word.lower() in sentence.lower()
+    if not said: raise Silent(f'{word!r} is not said: {sentence}')
 
 
 def attack(case):
