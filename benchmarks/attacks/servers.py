@@ -344,7 +344,7 @@ HABITS = (good, cut_often, drip, other_tag, other_tag_mixed, other_date, same_ta
     fails(503, 9), fails(404, 9), fails(403, 9), fails(401, 9), fails(410, 9), fails(418, 9),
     fails(204, 1), hangs_up, rubbish, many_headers, odd_tag, changing_tag, damaged, cut_tar,
     partial_tar)
-MUST_ARRIVE = (good, cut_often, drip, redirect, no_length, refuses_range, short_part, other_part)
+MUST_ARRIVE = (good, cut_often, drip, redirect, no_length, refuses_range, other_part)
 BOMB = []
 
 
