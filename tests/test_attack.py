@@ -1,6 +1,6 @@
 "The attack counts what it should: outcomes, processes that hang or die, and wrong readers"
-import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -68,7 +68,9 @@ def test_a_case_is_the_same_for_the_same_seed(attacks, tmp_path):
     data = bytes(range(200))
     def get(seed, number): return mutate(make('x', seed, number, tmp_path, {}, print).rng, data)
     assert get(0, 5) == get(0, 5) and get(0, 5) != get(0, 6) and get(0, 5) != get(1, 5)
-    for mutant in attacks['mutants'].MUTANTS: assert isinstance(mutant(make('x', 0, 1, tmp_path, {}, print).rng, data), bytes)
+    for mutant in attacks['mutants'].MUTANTS:
+        rng = make('x', 0, 1, tmp_path, {}, print).rng
+        assert isinstance(mutant(rng, data), bytes)
 
 
 ENDS = {'import os; os._exit(7)': 'code 7', 'import time; time.sleep(99)': 'hung'}
@@ -76,7 +78,8 @@ ENDS = {'import os; os._exit(7)': 'code 7', 'import time; time.sleep(99)': 'hung
 @pytest.mark.parametrize('code', ENDS)
 def test_a_process_that_dies_or_hangs_is_a_failure(attacks, code, monkeypatch):
     workers = attacks['workers']
-    lines = [dict(ready=True), dict(number=0, name='a', tried=1, outcome='survived', reason='', seconds=0), dict(number=1, name='b')]
+    first = dict(number=0, name='a', tried=1, outcome='survived', reason='', seconds=0)
+    lines = [dict(ready=True), first, dict(number=1, name='b')]
     says = f"import json, sys\nfor o in {lines!r}: print(json.dumps(o), flush=True)\n{code}"
     starts = []
     def start(group, seed, first, *_):
@@ -92,18 +95,19 @@ def test_a_process_that_dies_or_hangs_is_a_failure(attacks, code, monkeypatch):
 
 def attack(tmp_path, *args):
     "Exit code and output of the script, with a place of its own"
-    done = subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, timeout=100,
-        env={**os.environ, 'IMGCLF_RUNS': str(tmp_path), 'PYTHONPATH': str(ROOT)})
+    env = {**os.environ, 'IMGCLF_RUNS': str(tmp_path), 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True,
+        timeout=100, env=env)
     return done.returncode, done.stdout + done.stderr
 
 
 def test_damaged_archives_lose_nothing(tmp_path):
-    rc, out = attack(tmp_path, '--group', 'archives', '--n', '24', '--quick')
+    rc, out = attack(tmp_path, '--group', 'archives', '--n', 12, '--quick')
     assert rc == 0, out
-    assert 'archives     24        24' in out
+    assert re.search(r'archives +12 +12 +0 +0 +0', out), out
     assert (tmp_path/'bench-quick'/'attack.csv').exists()
 
 
 def test_wrong_readers_are_reported(tmp_path):
-    rc, out = attack(tmp_path, '--group', 'archives', '--self-test')
+    rc, out = attack(tmp_path, '--group', 'archives', '--self-test', '--n', 9)
     assert rc == 0 and out.count('was reported') == 3, out
