@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np, pandas as pd
 
 from ..base.machine import show_progress
-from ..core import get_cache, write_csv
+from ..core import get_cache, read_csv, write_csv
 from .contents import are_unchanged, get_key
 from .neighbours import find_close, find_nearest, get_components
 from .neighbours import get_tree_order
@@ -185,7 +185,7 @@ def _compare_once(facts, *limits):
     name = hashlib.sha256(contents.encode()).hexdigest()[:20]
     try: store = get_cache('copies')/f'{name}.csv'
     except OSError: return _compare(facts, *limits)  # `measure_images` has reported this
-    if store.exists(): return pd.read_csv(store, dtype=dict(x=str, y=str))
+    if store.exists(): return read_csv(store, dtype=dict(x=str, y=str))
     found = _compare(facts, *limits)
     if not are_unchanged(facts): return found  # not of these contents
     try: write_csv(store, found)

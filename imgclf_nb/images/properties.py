@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from ..base.machine import show_progress
 from ..base.parallel import map_forked
-from ..core import get_cache, write_csv
+from ..core import get_cache, read_csv, write_csv
 from .contents import KEY, find_changed, get_key, is_settled
 from .depth import (
     get_array, get_kind, get_stated_range, measure_range, read_colours, read_values)
@@ -182,7 +182,7 @@ def _recall(store):
     "Cached rows by key, with `seen` at the end; none from another version"
     if not store or not store.exists(): return {}
     types = {name: str for name in _texts}
-    old = pd.read_csv(store, keep_default_na=False, na_values={'quality': ''}, dtype=types)
+    old = read_csv(store, keep_default_na=False, na_values={'quality': ''}, dtype=types)
     if list(old.columns) != [*_columns, 'seen']: return {}
     settled = old[is_settled(old)]
     return {row[:len(KEY)]: row for row in settled.itertuples(index=False, name=None)}

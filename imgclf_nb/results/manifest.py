@@ -15,6 +15,8 @@ from unicodedata import normalize
 
 import pandas as pd
 
+from ..base.quoting import quote_word
+from ..base.reading import is_there, read_table
 from ..base.runs import is_gone
 from ..core import UserError, write_csv
 from ..datasets.cards import DataSet, get_card, open_set
@@ -64,10 +66,11 @@ def check_kept_decisions(
 def read_run_manifest(
     run, # a `Run`
 )->pd.DataFrame:
-    "Its manifest.csv; None for a run that has none, from an earlier version"
+    "Its manifest.csv; None for a run of an earlier version. `UserError` if it is damaged"
     path = run.path/'manifest.csv'
-    if not path.exists(): return None
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    if not is_there(path): return None
+    texts = ('path', 'sha256', 'labelled', 'split')
+    return read_table(path, 'restore the file, or train again', texts, parameter='run')
 
 # %% ../../nbs/results/00a_manifest.ipynb #b0730b9f
 def _spell(paths):
@@ -127,8 +130,9 @@ def get_hint(
     run, # a `Run`
 )->str:
     "How to name the place of a run's images, as a sentence"
-    return (f'If the images are at another place now, name it: imgclf_evaluate {run.path.name} '
-        '--dataset PLACE, or -p dataset PLACE for a notebook.')
+    return ('If the images are at another place now, name it: '
+        f'imgclf_evaluate {quote_word(run.path.name)} --dataset PLACE, '
+        'or -p dataset PLACE for a notebook.')
 
 # %% ../../nbs/results/00a_manifest.ipynb #9c726a96
 def get_known_place(
