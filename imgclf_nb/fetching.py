@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from .base.reading import Maybe, is_there, read_cached, read_json
+from .base.reading import Maybe, is_there, read_json
 from .base.runs import get_now
 from .core import UserError, get_data_root, get_records, get_root, write_json, write_text
 from .data import get_data_hash, get_items, get_manifest
