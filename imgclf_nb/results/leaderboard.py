@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..base.runs import Run, get_runs_root
-from ..core import UserError, write_csv
+from ..core import UserError, explain_disk_errors, write_csv
 from ..datasets.cards import complete_parameters
 from ..datasets.miniatures import MINIATURES
 from .artifacts import read_history
@@ -261,8 +261,8 @@ def plot_leaderboard(
 # %% ../../nbs/results/03_leaderboard.ipynb #2a65bbfc
 def _get_last_losses(runs):
     "Training and validation loss of the last epoch, averaged over the runs"
-    last = [read_history(run).iloc[-1] for run in runs]
-    return pd.DataFrame(last)[['train_loss', 'valid_loss']].mean()
+    last = [read_history(run).tail(1) for run in runs]  # none where nothing was trained
+    return pd.concat(last)[['train_loss', 'valid_loss']].mean()
 
 # %% ../../nbs/results/03_leaderboard.ipynb #9e66ba96
 def get_study_table(
@@ -315,7 +315,7 @@ def write_leaderboard(
 )->list:
     "Write the table, and one plot per data set and split; return the files"
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with explain_disk_errors(folder): folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder/'leaderboard.csv', t)
     files = []
     for i,(_,d) in enumerate(t.groupby(['dataset', 'data_hash', 'split_hash'])):
@@ -324,5 +324,5 @@ def write_leaderboard(
         ax = plot_leaderboard(d, cost)
         name = Path(str(d.dataset.iloc[0])).name
         ax.set_title(f"{name}, {d.n.iloc[0]} validation images", fontsize=9)
-        ax.figure.savefig(files[-1], dpi=120)
+        with explain_disk_errors(files[-1]): ax.figure.savefig(files[-1], dpi=120)
     return [*files, folder/'leaderboard.csv']
