@@ -11,8 +11,8 @@ import numpy as np, pandas as pd, seaborn as sns
 from sklearn import metrics as skm
 
 from .base.machine import get_plt
-from .base.run_files import read_model_record
-from .core import UserError, write_csv, write_json
+from .base.run_files import read_model_record, write_model_record
+from .core import UserError, write_csv
 from .images.preprocessing import open_image
 from .reporting.model_card import write_card
 from .stats.calibration import set_temperature
@@ -113,6 +113,6 @@ def keep_evaluation(
     write_csv(run.path/'predictions.csv', predictions)
     model = read_model_record(run.path)
     threshold = operating_point['threshold'] if operating_point else None
-    write_json(run.path/'model.json', model | dict(temperature=temperature, threshold=threshold))
+    write_model_record(run.path, model | dict(temperature=temperature, threshold=threshold))
     run.update(operating_point=operating_point, temperature=temperature, **entries)
     write_card(run)
