@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from papermill.engines import NBClientEngine, papermill_engines
 
+from .quoting import clean_outputs
+
 # %% ../../nbs/base/03a_engine.ipynb #e5399239
 @contextmanager
 def save_sparingly(
@@ -27,7 +29,9 @@ def save_sparingly(
         saved = time.monotonic()
     manager.save = save_now_and_then
     try: yield
-    finally: manager.save = save
+    finally:
+        manager.save = save
+        clean_outputs(manager.nb)  # before the last save
 
 # %% ../../nbs/base/03a_engine.ipynb #28451a3f
 class SparingEngine(NBClientEngine):

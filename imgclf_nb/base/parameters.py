@@ -11,13 +11,19 @@ import ast, math
 from .runs import record_refusal
 from ..core import ParameterError, suggest_names
 
+# %% ../../nbs/base/02_parameters.ipynb #578d0cb5
+def _get_name(statement):
+    "The name that a line of papermill's cell gives a value; `ParameterError` for any other line"
+    targets = getattr(statement, 'targets', [])
+    if isinstance(statement, ast.Assign) and isinstance(targets[0], ast.Name): return targets[0].id
+    line = ast.unparse(statement)
+    raise ParameterError(f'{line!r} is no parameter: give a name and a value.', line.split()[0])
+
 # %% ../../nbs/base/02_parameters.ipynb #7019e685
 def _get_injected(ns):
     "Names of the parameters that papermill was given"
     cells = [cell for cell in ns.get('In', []) if cell.startswith('# Parameters\n')]
-    if not cells: return []
-    assignments = [node for node in ast.parse(cells[-1]).body if isinstance(node, ast.Assign)]
-    return [target.id for node in assignments for target in node.targets]
+    return [_get_name(statement) for statement in ast.parse(cells[-1]).body] if cells else []
 
 # %% ../../nbs/base/02_parameters.ipynb #e948f53c
 def check_names(

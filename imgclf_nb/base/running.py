@@ -10,6 +10,7 @@ import ast, json, os, signal, sys, threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .parameters import check_names
 from .runs import Run, get_run_folder, make_run_folder
 from ..core import UserError, get_root
 
@@ -159,6 +160,7 @@ def run_notebook(
 )->Path:
     "Execute a notebook into the run's folder; `UserError` with the message of a cell that fails"
     from papermill.exceptions import PapermillExecutionError
+    check_names(parameters, get_defaults(notebook))  # papermill writes a name as code
     folder = get_run_folder(run)
     make_run_folder(folder)
     out = folder/f'{notebook}.ipynb'
