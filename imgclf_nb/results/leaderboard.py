@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..base.reading import find_each
 from ..base.runs import Run, get_runs_root
 from ..core import UserError, explain_disk_errors, write_csv
 from ..datasets.cards import complete_parameters
@@ -98,6 +99,7 @@ def _why_no_row(run):
     if why: return why
     kinds = dict(notebook=str, cost=dict, split_sizes=dict)
     missing = [key for key,kind in kinds.items() if not isinstance(run.record.get(key), kind)]
+    if not isinstance(run.record['parameters'].get('dataset'), str): missing.append('dataset')
     if not missing: return ''
     return f'its run.json has no {missing[0]}: delete the folder and train it again'
 
@@ -116,7 +118,7 @@ def _get_setting(run):
 def _group_runs(folder, left_out):
     "Lists of runs of one setting; why other runs are left out is added to `left_out`"
     groups = {}
-    for path in sorted(folder.glob('*/run.json')):
+    for path in find_each(folder, 'run.json'):
         run = Run(path.parent)
         if not _is_model(run): continue
         why = _why_no_row(run)
