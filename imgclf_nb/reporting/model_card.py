@@ -9,9 +9,9 @@ __all__ = ['describe_reproduction', 'make_card', 'write_card']
 import json, keyword, re
 from pathlib import Path
 
+from ..base.quoting import quote_word
 from ..base.reading import is_there
 from ..base.run_files import read_model_record
-from ..base.quoting import quote_word
 from ..base.running import get_defaults
 from ..base.runs import open_run
 from ..core import UserError, make_printable, write_text

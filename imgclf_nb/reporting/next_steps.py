@@ -9,8 +9,8 @@ __all__ = ['get_run_name', 'describe_next']
 import os
 from pathlib import Path
 
-from ..base.run_names import shorten_name
 from ..base.quoting import quote_word
+from ..base.run_names import shorten_name
 from ..base.runs import get_runs_root
 
 # %% ../../nbs/reporting/03_next_steps.ipynb #eb0d1bb1

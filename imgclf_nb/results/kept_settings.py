@@ -10,8 +10,8 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from ..base.reading import read_json
 from ..base.quoting import quote_word
+from ..base.reading import read_json
 from ..base.running import get_defaults
 from ..base.runs import Run, get_runs_root
 from ..core import ParameterError, get_root, write_json
