@@ -331,7 +331,7 @@ def imgclf_cache(
     clear:str=None, # the cache to delete, or all
 ):
     "Show the caches and their sizes. All of them can be rebuilt."
-    from imgclf_nb.pixels import clear_cache, get_caches
+    from imgclf_nb.base.caches import clear_cache, get_caches
     from imgclf_nb.core import get_cache
     if clear:
         print(f'{clear_cache(clear):.1f} MB cleared')

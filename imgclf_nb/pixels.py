@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARGIN', 'LONGEST', 'VIEWS', 'VERSION', 'get_view_size', 'decode', 'get_store', 'fill_stores', 'PixelView',
-           'FileView', 'get_pixels', 'to_rgb', 'get_pixel_batches', 'get_caches', 'clear_cache']
+           'FileView', 'get_pixels', 'to_rgb', 'get_pixel_batches']
 
 # %% ../nbs/01c_pixels.ipynb #ce70ff84
 import dataclasses, hashlib, io, json, math, os, shutil, time
@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from .base.leftovers import delete_leftovers
 from .base.machine import show_progress
 from .base.parallel import map_forked
-from .core import UserError, get_cache, write_json
+from .base.reading import keep_cached
+from .core import UserError, explain_disk_errors, get_cache, write_json
 from .datasets.cards import open_set
 from .images.contents import read_bytes
 from .images.preprocessing import get_decoder
@@ -281,14 +282,17 @@ def fill_stores(
     views:tuple,      # exact, wide or both
     workers:int=None, # processes; None: as many as there are cores
 )->list:
-    "Fill the stores and return their folders; `UserError` for a full disk or a changed file"
+    """Fill the stores and return their folders; `UserError` for a full disk or a changed file,
+    `DiskError` where the cache cannot be written"""
     from filelock import FileLock
     dataset = str(items.attrs.get('dataset', 'pictures'))
     folders = [get_store(dataset, preprocessing, view) for view in views]
     if _are_filled(items, preprocessing, views, folders): return folders
-    folders[0].parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folders[0].parent/'.lock'):
-        _fill(items, preprocessing, views, folders, workers)
+    lock = folders[0].parent/'.lock'
+    with explain_disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock).acquire()
+    with held: _fill(items, preprocessing, views, folders, workers)
     return folders
 
 # %% ../nbs/01c_pixels.ipynb #e4a0d977
@@ -323,6 +327,12 @@ class FileView:
                 'dataset')
         return result[0]
 
+# %% ../nbs/01c_pixels.ipynb #47b964c4
+def _get_stores(items, preprocessing, views, workers):
+    "The filled stores; None, in a line, where the cache cannot be written"
+    with keep_cached(get_cache('pixels')/'stores'):
+        return fill_stores(items, preprocessing, views, workers)
+
 # %% ../nbs/01c_pixels.ipynb #aa4041ea
 def get_pixels(
     items,            # with `path`, `sha256`, `width`, `height`
@@ -332,11 +342,10 @@ def get_pixels(
     workers:int=None, # processes that decode; None: as many as there are cores
 ):
     "Images by number, `view[i] → uint8 (h, w, 1 or 3)`: one view, or a list of views"
-    if not cache: found = [FileView(items, preprocessing, view) for view in views]
-    elif len(items) == 0: found = [[] for _ in views]
-    else:
-        folders = fill_stores(items, preprocessing, views, workers)
-        found = [PixelView(folder, items.sha256) for folder in folders]
+    folders = _get_stores(items, preprocessing, views, workers) if cache and len(items) else None
+    if folders: found = [PixelView(folder, items.sha256) for folder in folders]
+    elif cache and len(items) == 0: found = [[] for _ in views]
+    else: found = [FileView(items, preprocessing, view) for view in views]
     return found[0] if len(views) == 1 else found
 
 # %% ../nbs/01c_pixels.ipynb #c270749f
@@ -359,61 +368,3 @@ def get_pixel_batches(
         numbers = range(start, min(start + batch_size, len(view)))
         x = np.stack([to_rgb(view[i], preprocessing.channels) for i in numbers])
         yield preprocessing.tensor(x[:,:,::-1] if mirror else x)
-
-# %% ../nbs/01c_pixels.ipynb #92a8b1d8
-def _get_parts(cache):
-    "Folders of a cache that get a row each: its data sets for pixels, else the cache itself"
-    parts = [cache] if cache.name != 'pixels' else sorted(o for o in cache.iterdir() if o.is_dir())
-    return parts or [cache]
-
-# %% ../nbs/01c_pixels.ipynb #0d6546e2
-def _measure_part(cache, part):
-    "The row of a part in `get_caches`; None if it contains no file"
-    files = [file.stat() for file in part.rglob('*') if file.is_file()]
-    if not files: return None
-    used = time.localtime(max(file.st_mtime for file in files))
-    return dict(
-        cache=cache.name,
-        part='' if part == cache else part.name,
-        files=len(files),
-        megabytes=round(sum(file.st_size for file in files)/1e6, 1),
-        used=time.strftime('%Y-%m-%d %H:%M', used))
-
-# %% ../nbs/01c_pixels.ipynb #8ace5d48
-def get_caches():
-    "A table of the caches: `cache, part, files, megabytes, used` (when last written)"
-    import pandas as pd
-    top = get_cache('pixels').parent
-    caches = sorted(o for o in top.iterdir() if o.is_dir())
-    rows = [_measure_part(cache, part) for cache in caches for part in _get_parts(cache)]
-    columns = ['cache', 'part', 'files', 'megabytes', 'used']
-    return pd.DataFrame([row for row in rows if row], columns=columns)
-
-# %% ../nbs/01c_pixels.ipynb #98ba684a
-def _check_not_in_use(folder):
-    "`UserError` while another process is adding to a cache"
-    from filelock import FileLock, Timeout
-    for path in folder.rglob('.lock'):
-        lock = FileLock(path, timeout=0)
-        try: lock.acquire()
-        except Timeout:
-            raise UserError(f"{path.parent.name} is being filled by another process: wait for it.",
-                'cache') from None
-        lock.release()
-
-# %% ../nbs/01c_pixels.ipynb #5a938faa
-def clear_cache(
-    name:str, # a cache, or all
-)->float:
-    "Delete a cache and return its size in MB; `UserError` for an unknown name or a cache in use"
-    table = get_caches()
-    names = sorted(set(table.cache))
-    if name not in (*names, 'all'):
-        known = ', '.join(names) or 'none'
-        raise UserError(f"There is no cache {name!r}. Caches: {known}; `all` clears all of them.",
-            'cache')
-    chosen = names if name == 'all' else [name]
-    for cache in chosen:
-        _check_not_in_use(get_cache(cache))
-        shutil.rmtree(get_cache(cache))
-    return table[table.cache.isin(chosen)].megabytes.sum()

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_DEPTH', 'FileFault', 'explain_fault', 'is_there', 'read_small', 'decode_small', 'read_lines',
-           'Maybe', 'Each', 'find_fault', 'parse_json', 'read_json', 'read_table', 'read_cached', 'read_cached_table',
-           'keep_cached']
+           'find_each', 'Maybe', 'Each', 'find_fault', 'parse_json', 'read_json', 'read_table', 'read_cached',
+           'read_cached_table', 'keep_cached']
 
 # %% ../../nbs/base/00b_reading.ipynb #61e58ddf
-import io, json, math, os, stat
+import errno, io, json, math, os, stat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -41,8 +41,8 @@ def is_there(
 )->bool:
     "Whether something has this name: also a link to nothing, or what may not be looked at"
     try: os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError): return False
-    except (OSError, ValueError): return True  # the reader says why it cannot be read
+    except (FileNotFoundError, NotADirectoryError, ValueError): return False
+    except OSError as error: return error.errno != errno.ENAMETOOLONG  # else its reader says why
     return True
 
 # %% ../../nbs/base/00b_reading.ipynb #c9a9c85b
@@ -97,11 +97,24 @@ def read_lines(
     with explain_fault(path, again, parameter):
         return [line for line in decode_small(read_small(path)).splitlines() if line.strip()]
 
+# %% ../../nbs/base/00b_reading.ipynb #94364d29
+def find_each(
+    folder,   # that holds one folder for each run or data set
+    name:str, # of a file in each of them
+)->list:
+    "The paths of this file, in order, also where it is a link to nothing"
+    try: folders = sorted(Path(folder).iterdir())
+    except (FileNotFoundError, NotADirectoryError): return []
+    except OSError as error:
+        raise UserError(f'{folder} cannot be read ({error.strerror}): make it readable.') from None
+    return [path/name for path in folders if path.is_dir() and is_there(path/name)]
+
 # %% ../../nbs/base/00b_reading.ipynb #8a511d9a
 @dataclass
 class Maybe:
     "What may be missing or null"
     of:object # the schema of what is there
+    null:bool = True # False: it may be missing, and it is never null
 
 # %% ../../nbs/base/00b_reading.ipynb #ef24f421
 @dataclass
@@ -139,7 +152,8 @@ def find_fault(
 )->str:
     "Where the content differs from the schema, in words; '' if nowhere"
     if isinstance(schema, Maybe):
-        return '' if content is None else find_fault(content, schema.of, name)
+        if content is None and schema.null: return ''
+        return find_fault(content, schema.of, name)
     kind = _get_kind(schema)
     if not _is_a(content, kind): return f'{name} is {_show(content)} instead of {_WORDS[kind]}'
     parts = _get_parts(content, schema)

@@ -22,13 +22,13 @@ RECORD = dict(
     run=_text, notebook=_text, status=_text, began=_text, started=_text, seconds=_number,
     seed=Maybe(int), split_seed=Maybe(int), data_hash=_text, split_hash=_text, git_commit=_text,
     place=_text, positive_class=_text, arch=_text, summary=_text, temperature=_number,
-    parameters=Maybe(dict(arch=_text, folds=Maybe(int), fold=Maybe(int), seed=Maybe(int))),
+    parameters=Maybe(dict(arch=_text, folds=Maybe(int), fold=Maybe(int), seed=Maybe(int)), False),
     error=Maybe(dict(parameter=_text, message=_text)),
     environment=Maybe(dict(python=_text, platform=_text, device=_text, packages=Maybe(Each(str)))),
     split_sizes=Maybe(Each(int)), classes=Maybe([str]), metrics=Maybe(Each(dict)),
     test_opened=Maybe(int), resumed=Maybe([dict(epoch=int, step=int, time=str)]),
     cost=Maybe(Each(_number)), decisions=Maybe(dict(sha256=_text)), left_out=Maybe(int),
-    unreadable=Maybe(int), passed_over=Maybe(int), notes=Maybe(list),
+    unreadable=Maybe(int), passed_over=Maybe(int), notes=Maybe(list), slices=Maybe(list),
     operating_point=Maybe(dict(threshold=_number)))
 
 # %% ../../nbs/base/00c_run_files.ipynb #1ee2cde1

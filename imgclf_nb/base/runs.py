@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from .leftovers import delete_leftovers
 from .machine import get_commit, get_environment
-from .reading import is_there
+from .reading import find_each, is_there
 from .run_files import check_run_folder, read_record
 from .run_names import check_run_name, find_run_named, shorten_name
 from ..core import UserError, explain_disk_errors, get_root, suggest_names
@@ -320,7 +320,7 @@ def open_run(
     named = os.path.isdir(find_run_named(get_runs_root(), run)) or not os.path.isdir(run)
     path = get_run_folder(run) if named else Path(run).resolve()
     if is_there(path/'run.json'): return Run(path)
-    names = [file.parent.name for file in get_runs_root().glob('*/run.json')]
+    names = [file.parent.name for file in find_each(get_runs_root(), 'run.json')]
     raise UserError(f"There is no run {run!r} in {path.parent}.{suggest_names(run, names)} "
         "`ls runs` lists the runs; 04_train makes one.", 'run')
 

@@ -7,14 +7,15 @@ __all__ = ['IMAGE_ACTIONS', 'ACTIONS', 'read_decisions', 'decide', 'find_moved_d
            'apply_decisions', 'get_test_hash', 'read_ledger', 'log_opening']
 
 # %% ../../nbs/datasets/05_records.ipynb #c423effc
-import hashlib, os, posixpath
+import hashlib, ntpath, os, posixpath, re
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
 import pandas as pd
 
-from ..base.reading import explain_fault, is_there, read_lines, read_small, read_table
+from ..base.reading import FileFault, explain_fault, find_each, is_there
+from ..base.reading import read_lines, read_small, read_table
 from ..core import UserError, explain_disk_errors, get_records, unmark_formulas
 from ..core import write_csv, write_text
 from .cards import open_set
@@ -138,9 +139,12 @@ def decide(
 
 # %% ../../nbs/datasets/05_records.ipynb #5d51aa5a
 def _read_place(file):
-    "The place that decisions were made for; None, in a line, if the file is damaged"
-    try: return '\n'.join(read_lines(file, 'write the folder of its data set into it'))
-    except UserError as error: print(f'These decisions are passed over: {error}')
+    "The place that decisions were made for; `UserError` if the file is damaged"
+    again = 'write the folder of its data set into it'
+    with explain_fault(file, again):
+        place = '\n'.join(read_lines(file, again))
+        if posixpath.isabs(place) or ntpath.isabs(place): return place
+        raise FileFault(f'is damaged ({place[:40]!r} is no absolute path)')
 
 # %% ../../nbs/datasets/05_records.ipynb #3b439b79
 def find_moved_decisions(
@@ -148,12 +152,14 @@ def find_moved_decisions(
     files, # its images, relative to it
 ):
     "The decisions.csv of a set that is gone, if this set has most of its images; else None"
-    for place in sorted(get_records('').glob('*/place.txt')):
+    for place in find_each(get_records(''), 'place.txt'):
         file = place.with_name('decisions.csv')
-        made_for = _read_place(place)
-        if not made_for or os.path.exists(made_for) or not is_there(file): continue
-        try: paths = read_decisions(replace(found, decisions=file)).path
-        except UserError: continue  # damaged, which matters to whoever has that set
+        try:
+            if os.path.exists(_read_place(place)) or not is_there(file): continue
+            paths = read_decisions(replace(found, decisions=file)).path
+        except UserError as error:
+            print(f'Decisions of another set are passed over: {error}')
+            continue
         if len(paths) and paths.isin(files).mean() > .5: return file
 
 # %% ../../nbs/datasets/05_records.ipynb #8661b59c
@@ -260,7 +266,10 @@ def _read_contents(file):
     "The contents of an earlier test set, 16 digits each; none, in a line, if the file is damaged"
     if not is_there(file): return set()
     again = 'an opening counts only if all of the test images are the same'
-    try: return set(read_lines(file, again))
+    try:
+        contents = set(read_lines(file, again))
+        if all(re.fullmatch('[0-9a-f]{16}', o) for o in contents): return contents
+        raise UserError(f'{file} is damaged (a line is no content): {again}.')
     except UserError as error: print(error)
     return set()
 
@@ -286,7 +295,7 @@ def _find_in_ledger(file, test):
 # %% ../../nbs/datasets/05_records.ipynb #8d23dda1
 def _find_openings(test):
     "All uses of these test images, or of most of them, in the ledgers of all sets: a set may move"
-    files = sorted(get_records('').glob('*/ledger.csv'))
+    files = find_each(get_records(''), 'ledger.csv')
     found = [_find_in_ledger(file, test) for file in files]
     return pd.concat(found, ignore_index=True).sort_values('time', kind='stable')
 

@@ -65,7 +65,7 @@ def _read_distrusted():
     "For each noted path, the time of the last note, ns; '' stands for all paths"
     file = get_cache('facts')/'changed.jsonl'
     if not is_there(file): return {}
-    try: notes = [_parse_note(line) for line in read_small(file).splitlines()]
+    try: notes = [_parse_note(line) for line in read_small(file).splitlines()] or [None]
     except FileFault: notes = [None]
     if None not in notes: return dict(notes)
     print(f'{file} is damaged: all images are read again.')

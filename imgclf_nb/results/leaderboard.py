@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..base.reading import find_each
 from ..base.runs import Run, get_runs_root
-from ..core import UserError, write_csv
+from ..core import UserError, explain_disk_errors, write_csv
 from ..datasets.cards import complete_parameters
 from ..datasets.miniatures import MINIATURES
 from .artifacts import read_history
@@ -98,6 +99,7 @@ def _why_no_row(run):
     if why: return why
     kinds = dict(notebook=str, cost=dict, split_sizes=dict)
     missing = [key for key,kind in kinds.items() if not isinstance(run.record.get(key), kind)]
+    if not isinstance(run.record['parameters'].get('dataset'), str): missing.append('dataset')
     if not missing: return ''
     return f'its run.json has no {missing[0]}: delete the folder and train it again'
 
@@ -116,7 +118,7 @@ def _get_setting(run):
 def _group_runs(folder, left_out):
     "Lists of runs of one setting; why other runs are left out is added to `left_out`"
     groups = {}
-    for path in sorted(folder.glob('*/run.json')):
+    for path in find_each(folder, 'run.json'):
         run = Run(path.parent)
         if not _is_model(run): continue
         why = _why_no_row(run)
@@ -261,8 +263,8 @@ def plot_leaderboard(
 # %% ../../nbs/results/03_leaderboard.ipynb #2a65bbfc
 def _get_last_losses(runs):
     "Training and validation loss of the last epoch, averaged over the runs"
-    last = [read_history(run).iloc[-1] for run in runs]
-    return pd.DataFrame(last)[['train_loss', 'valid_loss']].mean()
+    last = [read_history(run).tail(1) for run in runs]  # none where nothing was trained
+    return pd.concat(last)[['train_loss', 'valid_loss']].mean()
 
 # %% ../../nbs/results/03_leaderboard.ipynb #9e66ba96
 def get_study_table(
@@ -315,7 +317,7 @@ def write_leaderboard(
 )->list:
     "Write the table, and one plot per data set and split; return the files"
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with explain_disk_errors(folder): folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder/'leaderboard.csv', t)
     files = []
     for i,(_,d) in enumerate(t.groupby(['dataset', 'data_hash', 'split_hash'])):
@@ -324,5 +326,5 @@ def write_leaderboard(
         ax = plot_leaderboard(d, cost)
         name = Path(str(d.dataset.iloc[0])).name
         ax.set_title(f"{name}, {d.n.iloc[0]} validation images", fontsize=9)
-        ax.figure.savefig(files[-1], dpi=120)
+        with explain_disk_errors(files[-1]): ax.figure.savefig(files[-1], dpi=120)
     return [*files, folder/'leaderboard.csv']

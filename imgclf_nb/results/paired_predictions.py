@@ -83,6 +83,9 @@ def _why_table_unusable(table, classes):
         if unknown:
             return (f"the column {column} of its predictions.csv holds {unknown[0]!r}, which is "
                 f"none of its classes: delete the folder and train it again")
+    probs = table[columns].apply(pd.to_numeric, errors='coerce').to_numpy(float)
+    if not np.isfinite(probs).all():
+        return 'its predictions.csv holds probabilities that are not finite numbers: train it again'
     return ''
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #46e651c9
