@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHAPTERS', 'COMMANDS', 'get_first_answer', 'train', 'evaluate', 'train_and_evaluate', 'get_free_name', 'imgclf_run',
-           'evaluate_run', 'imgclf_evaluate', 'imgclf_fetch', 'imgclf_audit', 'imgclf_cache', 'check_writable',
-           'imgclf_compare', 'imgclf_leaderboard']
+           'evaluate_run', 'imgclf_evaluate', 'imgclf_fetch', 'imgclf_audit', 'imgclf_cache', 'imgclf_compare',
+           'imgclf_leaderboard']
 
 # %% ../nbs/12_commands.ipynb #c2f7335a
 from .base.early import catch_early_stops
@@ -14,17 +14,18 @@ from .base.early import catch_early_stops
 catch_early_stops()  # what follows loads libraries
 
 # %% ../nbs/12_commands.ipynb #26eae710
-import argparse, os, re, sys
+import argparse, re, sys
 from pathlib import Path
 
 from fastcore.script import Param
 
-from .base.console import console_command, run_command
+from .base.console import check_writable, choose_command, console_command
+from .base.console import run_command
 from .base.arguments import add_parameters, check_given, read_options
 from .base.running import get_defaults, rescue_notebooks, run_notebook
 from .base.runs import Run, check_run, get_run_folder, get_runs_root, is_gone, is_refused
 from .base.runs import open_run
-from .core import UserError, suggest_names, to_json_types, write_json
+from .core import UserError, to_json_types, write_json
 from .reporting.next_steps import describe_next, get_run_name
 
 # %% ../nbs/12_commands.ipynb #0558e923
@@ -218,22 +219,17 @@ def imgclf_run():
 # %% ../nbs/12_commands.ipynb #774f21ee
 CHAPTERS = ('05_evaluation', '05a_robustness', '06_explanation')
 
-# %% ../nbs/12_commands.ipynb #1a6542e0
-def _check_done(run):
-    "`UserError` for a run that is not finished, before a notebook is started"
-    from imgclf_nb.evaluation import check_done
-    check_done(run)
-
 # %% ../nbs/12_commands.ipynb #43b17270
 def evaluate_run(
     run:str,      # name or folder, trained
     **parameters  # of 05_evaluation
 )->Run:
     "Run the chapters; 05 is repeated only for new parameters, since it opens the test split"
+    from imgclf_nb.evaluation import check_done
     from imgclf_nb.results.manifest import open_run_set
     r = open_run(str(run))
     rescue_notebooks(r.path)
-    if not r.done: _check_done(r)
+    check_done(r)
     given = str(parameters.pop('dataset', ''))
     found = open_run_set(r, given)  # refuses missing images before a notebook is started
     place = dict(dataset=str(found.root)) if given else {}
@@ -280,10 +276,11 @@ def imgclf_evaluate():
     given = read_options('05_evaluation', args)
     check_given('05_evaluation', given)
     if args.dataset: given['dataset'] = args.dataset
+    from imgclf_nb.evaluation import check_done
     from imgclf_nb.results.paired_predictions import find_runs
     runs = [run for name in args.run for run in find_runs(name)]
     for run in runs:
-        if not run.done: _check_done(run)
+        check_done(run)
     for run in runs: evaluate_run(str(run.path), **given)
     over = _describe_over_seeds(runs)
     for run in runs:
@@ -357,22 +354,6 @@ def _check_comparison(runs, draws):
         raise UserError('Give two or more runs, as in imgclf_compare RUN_A RUN_B.')
     if not 100 <= draws <= 20_000: raise UserError('--draws must be from 100 to 20000.')
 
-# %% ../nbs/12_commands.ipynb #00a38e0e
-def check_writable(
-    file,        # to be written later
-    option:str,  # that gave it
-):
-    "`UserError` where a file cannot be written, before anything is computed"
-    file = Path(file).expanduser()
-    folder = file.parent
-    reason = ''
-    if file.is_dir(): reason = 'it is a folder'
-    elif not folder.exists() and option == 'out': return  # the folder is made
-    elif not folder.is_dir(): reason = f'there is no folder {folder}'
-    elif not os.access(file if file.exists() else folder, os.W_OK): reason = 'permission denied'
-    if not reason: return
-    raise UserError(f'{file} cannot be written ({reason}): give another --{option}.', option)
-
 # %% ../nbs/12_commands.ipynb #fdd8c763
 @console_command('The same command starts again.')
 def imgclf_compare(
@@ -427,19 +408,10 @@ def imgclf_leaderboard(
 COMMANDS = dict(run=imgclf_run, evaluate=imgclf_evaluate, fetch=imgclf_fetch, audit=imgclf_audit,
     cache=imgclf_cache, compare=imgclf_compare, leaderboard=imgclf_leaderboard)
 
-# %% ../nbs/12_commands.ipynb #b0efa0b4
-def _choose_command(words):
-    "The command that the first word names, and the words of its own command line"
-    name = words[0].removeprefix('imgclf_') if words else ''
-    if name not in COMMANDS:
-        raise UserError(f"Which command? Give {', '.join(COMMANDS)}, as in "
-            f"python -m imgclf_nb.commands run pc_parts_mini.{suggest_names(name, COMMANDS)}")
-    return COMMANDS[name], [f'imgclf_{name}', *words[1:]]
-
 # %% ../nbs/12_commands.ipynb #a161e2fd
 def _run_by_name():
     "The command that the command line names"
-    command, sys.argv[:] = _choose_command(sys.argv[1:])
+    command, sys.argv[:] = choose_command(sys.argv[1:], COMMANDS)
     command()
 
 # %% ../nbs/12_commands.ipynb #66145582

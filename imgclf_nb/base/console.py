@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Output', 'prepare_streams', 'describe_stop', 'describe_system_error', 'describe_error', 'run_command',
-           'console_command']
+           'console_command', 'check_writable', 'choose_command']
 
 # %% ../../nbs/base/11_console.ipynb #730a46d5
 import codecs, errno, os, signal, sys
@@ -203,3 +203,33 @@ def console_command(
             run_command(lambda: f(**_read_options(f)), stopped, note)
         return run
     return decorate
+
+# %% ../../nbs/base/11_console.ipynb #11d0346f
+def check_writable(
+    file,        # to be written later
+    option:str,  # that gave it
+):
+    "`UserError` where a file cannot be written, before anything is computed"
+    from pathlib import Path
+    from imgclf_nb.core import UserError
+    file = Path(file).expanduser()
+    folder = file.parent
+    reason = ''
+    if file.is_dir(): reason = 'it is a folder'
+    elif not folder.exists() and option == 'out': return  # the folder is made
+    elif not folder.is_dir(): reason = f'there is no folder {folder}'
+    elif not os.access(file if file.exists() else folder, os.W_OK): reason = 'permission denied'
+    if not reason: return
+    raise UserError(f'{file} cannot be written ({reason}): give another --{option}.', option)
+
+# %% ../../nbs/base/11_console.ipynb #73ccdf12
+def choose_command(
+    words:list,    # of a command line
+    commands:dict, # functions by name
+)->tuple:
+    "The command that the first word names, and the words of its own command line"
+    from imgclf_nb.core import UserError, suggest_names
+    name = words[0].removeprefix('imgclf_') if words else ''
+    if name in commands: return commands[name], [f'imgclf_{name}', *words[1:]]
+    raise UserError(f"Which command? Give {', '.join(commands)}, as in "
+        f"python -m imgclf_nb.commands run pc_parts_mini.{suggest_names(name, commands)}")
