@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['get_head_tensors', 'find_misfits', 'fits', 'use_own_names', 'check_values', 'load_state']
 
-# %% ../../nbs/base/10_tensor_names.ipynb #e12e1e74
+# %% ../../nbs/base/10_tensor_names.ipynb #b963d1cf
 import sys
 from collections import Counter
 
 from .weights_files import find_stated_arch
 from ..core import UserError
 
-# %% ../../nbs/base/10_tensor_names.ipynb #6395bc94
+# %% ../../nbs/base/10_tensor_names.ipynb #188e4e66
 def _count_beginnings(names, own):
     "How many names become one of the model's if a beginning is left out, by beginning"
     counts = Counter()
@@ -22,7 +22,7 @@ def _count_beginnings(names, own):
         counts.update(name[:len(name) - len(rest)] for rest in rests if rest in own)
     return counts
 
-# %% ../../nbs/base/10_tensor_names.ipynb #d2f6cede
+# %% ../../nbs/base/10_tensor_names.ipynb #718efdc1
 _PREFERRED = ('ema', 'averag', 'swa', 'teacher', 'encoder_q', 'online', 'student', 'model',
     'state_dict', 'module', 'net', 'backbone', 'encoder')
 
@@ -31,13 +31,13 @@ def _rank_beginning(beginning):
     ranks = [i for i,word in enumerate(_PREFERRED) if word in beginning.lower()]
     return min(ranks, default=len(_PREFERRED)), len(beginning), beginning
 
-# %% ../../nbs/base/10_tensor_names.ipynb #1eb03038
+# %% ../../nbs/base/10_tensor_names.ipynb #4fa29eb1
 def _leave_out(beginning, state):
     "The tensors whose names begin like this, under the rest of their names"
     return {name[len(beginning):]: tensor for name,tensor in state.items()
         if name.startswith(beginning)}
 
-# %% ../../nbs/base/10_tensor_names.ipynb #b32aa3cf
+# %% ../../nbs/base/10_tensor_names.ipynb #3e787050
 def _take_best(state, own):
     "The tensors below the beginning that fits most names of the model; all if none fits"
     counts = _count_beginnings(state, own)
@@ -46,7 +46,7 @@ def _take_best(state, own):
     best = [beginning for beginning,n in counts.items() if n == most]
     return _leave_out(min(best, key=_rank_beginning), state)
 
-# %% ../../nbs/base/10_tensor_names.ipynb #ca13879f
+# %% ../../nbs/base/10_tensor_names.ipynb #51092bbe
 def _use_numbers(state, model):
     "The state of a numbered sequence of the model's children under the children's names"
     children = [name for name,_ in model.named_children()]
@@ -57,7 +57,7 @@ def _use_numbers(state, model):
     found = _take_best(state, names)
     return {names[name]: tensor for name,tensor in found.items() if name in names}
 
-# %% ../../nbs/base/10_tensor_names.ipynb #8ebdbdb6
+# %% ../../nbs/base/10_tensor_names.ipynb #112fcf1b
 def _convert_with_timm(state, model):
     "What timm's function for states of other projects makes of this one; the state if it cannot"
     convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
@@ -65,7 +65,7 @@ def _convert_with_timm(state, model):
     try: return dict(convert(dict(state), model))
     except Exception: return state  # a state of yet another project: nothing fits, which is said
 
-# %% ../../nbs/base/10_tensor_names.ipynb #e4447148
+# %% ../../nbs/base/10_tensor_names.ipynb #69887a46
 def _list_parts(state):
     "The state, and what stands below its first and second beginnings, the preferred ones first"
     beginnings = {''}
@@ -76,7 +76,7 @@ def _list_parts(state):
         if len(_leave_out(o, state)) > len(state)/4]
     return [_leave_out(beginning, state) for beginning in large]
 
-# %% ../../nbs/base/10_tensor_names.ipynb #3b420af3
+# %% ../../nbs/base/10_tensor_names.ipynb #8720cfc6
 def get_head_tensors(
     model, # a timm model
 )->set:
@@ -89,7 +89,7 @@ def _get_heads(model):
     names = model.pretrained_cfg.get('classifier', 'classifier')
     return {name.split('.')[0] for name in ([names] if isinstance(names, str) else names or ())}
 
-# %% ../../nbs/base/10_tensor_names.ipynb #bebb6bbe
+# %% ../../nbs/base/10_tensor_names.ipynb #b3656e9f
 _BESIDE = {'fc', 'head', 'heads', 'classifier', 'projector', 'projection_head', 'predictor',
     'mask_token', 'queue', 'queue_ptr', 'aux1', 'aux2', 'AuxLogits', 'criterion', 'loss'}
 _COUNTERS = {'num_batches_tracked', 'total_ops', 'total_params', 'n_averaged'}
@@ -99,7 +99,7 @@ def _may_differ(name, heads):
     parts = name.split('.')
     return parts[0] in heads or parts[-1] in _COUNTERS
 
-# %% ../../nbs/base/10_tensor_names.ipynb #85d29949
+# %% ../../nbs/base/10_tensor_names.ipynb #85c354e3
 def find_misfits(
     own:dict,   # the model's tensors
     state:dict, # those of a file
@@ -111,7 +111,7 @@ def find_misfits(
     misfits = own.keys() - state.keys() | extra | reshaped
     return sorted(name for name in misfits if not _may_differ(name, heads))
 
-# %% ../../nbs/base/10_tensor_names.ipynb #45e56e82
+# %% ../../nbs/base/10_tensor_names.ipynb #338b6984
 def fits(
     model,      # a timm model
     state:dict, # under its names
@@ -119,7 +119,7 @@ def fits(
     "Whether only the classifier differs"
     return not find_misfits(model.state_dict(), state, _get_heads(model))
 
-# %% ../../nbs/base/10_tensor_names.ipynb #89c54d7f
+# %% ../../nbs/base/10_tensor_names.ipynb #582721f5
 def use_own_names(
     state:dict, # by long names, as from `read_weights`
     model,      # a timm model
@@ -131,7 +131,7 @@ def use_own_names(
         for part in _list_parts(state): tried.append(_take_best(_convert_with_timm(part, model), own))
     return min(tried, key=lambda found: len(find_misfits(own, found, _get_heads(model))))
 
-# %% ../../nbs/base/10_tensor_names.ipynb #6ddb25c6
+# %% ../../nbs/base/10_tensor_names.ipynb #8249d7ef
 def check_values(
     state:dict, # under the model's names
     source:str, # where it comes from
@@ -149,21 +149,21 @@ def check_values(
         raise UserError(f'The weights {source} are all zero: the file was never filled. Copy or '
             'download it again.', 'weights')
 
-# %% ../../nbs/base/10_tensor_names.ipynb #284fb7af
+# %% ../../nbs/base/10_tensor_names.ipynb #15761d00
 def _describe_misfit(own, state, name):
     "What is wrong about a tensor"
     if name not in state: return f'{name} is missing'
     if name not in own: return f'{name} is none of its tensors'
     return f'{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}'
 
-# %% ../../nbs/base/10_tensor_names.ipynb #d8aa100c
+# %% ../../nbs/base/10_tensor_names.ipynb #cfe9cac3
 def _advise(source):
     "What to do about weights that do not fit: the arch that they say they are of, if they do"
     stated = find_stated_arch(source.removeprefix('file ')) if source.startswith('file ') else ''
     if stated: return f'They are of {stated}: give arch={stated}.'
     return 'Give the arch they were made for.'
 
-# %% ../../nbs/base/10_tensor_names.ipynb #78eb9568
+# %% ../../nbs/base/10_tensor_names.ipynb #fa518e67
 def load_state(
     model,      # a timm model, changed in place
     state:dict, # under its names

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Placeholder', 'read_weights', 'find_stated_arch']
 
-# %% ../../nbs/base/09_weights_files.ipynb #aa5e45af
+# %% ../../nbs/base/09_weights_files.ipynb #82bdfd54
 import json, pickletools, re, zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from .checksums import DamagedError, read_safetensors
 from ..core import UserError
 
-# %% ../../nbs/base/09_weights_files.ipynb #85a28a4c
+# %% ../../nbs/base/09_weights_files.ipynb #07f7f0ea
 _PAGE = 'a web page: the address was wrong, or wants a login. Download the file again'
 _ARCHIVE = 'a compressed archive: unpack it and give the file inside'
 _OTHERS = {  # a regular expression for the first bytes: what the file is, and what to do
@@ -27,7 +27,7 @@ _OTHERS = {  # a regular expression for the first bytes: what the file is, and w
     rb'\xff\xd8\xff|\x89PNG|GIF8|RIFF|%PDF': 'an image or a document: give a weights file',
     rb'\0{64}': 'only zeros at its beginning: copy or download it again'}
 
-# %% ../../nbs/base/09_weights_files.ipynb #818f8243
+# %% ../../nbs/base/09_weights_files.ipynb #d8d04f2b
 _UNKNOWN = 'no file of weights that is known here: give a .safetensors or .pth file'
 
 def _get_format(path, start):
@@ -40,7 +40,7 @@ def _get_format(path, start):
     what.append('ONNX: give weights of PyTorch' if Path(path).suffix == '.onnx' else _UNKNOWN)
     raise UserError(f'{path} is {what[0]}.', 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #e88a2dbe
+# %% ../../nbs/base/09_weights_files.ipynb #3a79ca1d
 class Placeholder(list):
     "Stands for an object of a class that is not imported: accepts everything, does nothing"
     def __new__(cls, *args, **kw): return super().__new__(cls)
@@ -51,7 +51,7 @@ def _make_dict(*args):
     "Stands for a `defaultdict`, without what makes its defaults"
     return {}
 
-# %% ../../nbs/base/09_weights_files.ipynb #825b5a81
+# %% ../../nbs/base/09_weights_files.ipynb #338e5319
 _HOSTILE = re.compile(r'(os|posix|nt|sys|subprocess|shutil|importlib|runpy|socket|ctypes|pty|code'
     r'|codeop|pdb|timeit|cProfile|webbrowser|multiprocessing|asyncio|urllib|http|marshal|types'
     r'|pip|torch\.hub|torch\.jit|torch\.load)(\.|$)'
@@ -71,7 +71,7 @@ def _list_globals(stream, n=1):
         names |= {_get_full_name(value) for code,value,_ in operations if code.name == 'GLOBAL'}
     return names
 
-# %% ../../nbs/base/09_weights_files.ipynb #a00f06ea
+# %% ../../nbs/base/09_weights_files.ipynb #37d56bc9
 def _read_globals(path, kind):
     "The names in the pickles of a file of torch; an older file has five"
     if kind == 'pickle':
@@ -80,7 +80,7 @@ def _read_globals(path, kind):
         name = next(name for name in archive.namelist() if name.endswith('data.pkl'))
         with archive.open(name) as file: return _list_globals(file)
 
-# %% ../../nbs/base/09_weights_files.ipynb #283f778f
+# %% ../../nbs/base/09_weights_files.ipynb #a3fae9c1
 def _refuse_code(path, names):
     "`UserError` if one of these names is of a function that runs commands or code"
     found = sorted(name for name in names if _HOSTILE.match(name))
@@ -89,7 +89,7 @@ def _refuse_code(path, names):
         "executed. Delete the file, and get the weights from their authors, as .safetensors.",
         'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #4ac1d785
+# %% ../../nbs/base/09_weights_files.ipynb #32a20105
 def _load_pickle(path, kind):
     "The content of a file of torch, with placeholders; raises what torch raises"
     import torch
@@ -100,7 +100,7 @@ def _load_pickle(path, kind):
     with torch.serialization.safe_globals([*known, (_make_dict, 'collections.defaultdict')]):
         return torch.load(path, map_location='cpu', weights_only=True)
 
-# %% ../../nbs/base/09_weights_files.ipynb #9d4e0af1
+# %% ../../nbs/base/09_weights_files.ipynb #32fba02d
 _DAMAGED = 'is damaged or not complete'
 _AGAIN = 'Copy or download it again.'
 
@@ -120,7 +120,7 @@ def _check_zip(path):
         raise UserError(f'{path} is an archive without weights of PyTorch: unpack it and give the '
             'file inside.', 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #d0db691e
+# %% ../../nbs/base/09_weights_files.ipynb #4fcea41c
 def _name_tensors(content, prefix=''):
     "Yields `(name, tensor)` of all tensors in nested dictionaries and lists"
     import torch
@@ -131,7 +131,7 @@ def _name_tensors(content, prefix=''):
     for key,value in content.items():
         if isinstance(key, str): yield from _name_tensors(value, f'{prefix}{key}.')
 
-# %% ../../nbs/base/09_weights_files.ipynb #60974be6
+# %% ../../nbs/base/09_weights_files.ipynb #46cf688e
 _EXPORT = 'Where the file was made, save the tensors: safetensors.torch.save_file('
 
 def _explain_nothing(path, content):
@@ -144,7 +144,7 @@ def _explain_nothing(path, content):
     return UserError(f"{path} holds {what}, not the tensors of a model by name. {_EXPORT}"
         "model.state_dict(), 'weights.safetensors').", 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #bb896156
+# %% ../../nbs/base/09_weights_files.ipynb #24c7917e
 def _read_pickle(path, kind):
     "The content of a file of torch; `UserError` if it cannot be read"
     if kind == 'zip': _check_zip(path)
@@ -155,7 +155,7 @@ def _read_pickle(path, kind):
             f"or was not written by torch.save. {_AGAIN} Safest is .safetensors.",
             'weights') from None
 
-# %% ../../nbs/base/09_weights_files.ipynb #f353df8a
+# %% ../../nbs/base/09_weights_files.ipynb #a7bbe586
 def _check_path(path):
     "`UserError` if there is no such file"
     names = 'model.safetensors pytorch_model.safetensors pytorch_model.bin model.pth'.split()
@@ -168,7 +168,7 @@ def _check_path(path):
     raise UserError(f"There is no weights file {path}:{hint} "
         "give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #4d5f783f
+# %% ../../nbs/base/09_weights_files.ipynb #8a561fd1
 def _read_content(path):
     "All that a file holds; `UserError` for a file that is not there or not readable"
     path = Path(path).expanduser()
@@ -184,7 +184,7 @@ def _read_content(path):
         raise UserError(f'{path} cannot be read ({error.strerror or error}): make it readable.',
             'weights') from None
 
-# %% ../../nbs/base/09_weights_files.ipynb #71b4d84a
+# %% ../../nbs/base/09_weights_files.ipynb #5193afb5
 def read_weights(
     path, # a file of safetensors or torch
 )->dict:
@@ -194,7 +194,7 @@ def read_weights(
     if not tensors: raise _explain_nothing(path, content)
     return tensors
 
-# %% ../../nbs/base/09_weights_files.ipynb #b4e2333b
+# %% ../../nbs/base/09_weights_files.ipynb #d0f77279
 def find_stated_arch(
     path, # a file that `read_weights` can read
 )->str:

@@ -7,12 +7,11 @@ __all__ = ['get_preprocessing', 'choose_precision', 'get_frozen_features']
 
 # %% ../../nbs/models/01_features.ipynb #0571ea07
 import hashlib, json, os, time
-from zipfile import BadZipFile
 
 import numpy as np
 
 from ..backbones import get_backbone, get_features
-from ..base.architectures import get_expected, get_safe_name
+from ..base.architectures import get_expected, get_first_line, get_safe_name
 from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
 from ..base.reading import keep_cached, read_cached
@@ -47,8 +46,8 @@ def _read_store(store):
     if not store.exists(): return {}
     try:
         with np.load(store) as arrays: return dict(zip(arrays['sha256'].tolist(), arrays['x']))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as e:
-        print(f'{store.name} is damaged ({e}): its features are computed again.')
+    except Exception as error:  # zipfile and numpy raise what the bytes make them raise
+        print(f'{store.name} is damaged ({get_first_line(error)}): its features are computed again.')
         return {}
 
 # %% ../../nbs/models/01_features.ipynb #4778f444
