@@ -7,26 +7,26 @@ __all__ = ['DamagedError', 'add_checksum', 'check_values', 'add_text_checksum', 
            'read_checked_table', 'add_line_checksums', 'take_intact_lines', 'write_safetensors', 'check_safetensors',
            'read_safetensors', 'hash_file']
 
-# %% ../../nbs/base/08_checksums.ipynb #4e62d289
+# %% ../../nbs/base/08_checksums.ipynb #19960bea
 import csv, hashlib, io, json, os, zlib
 from pathlib import Path
 
 from ..core import get_temporary, replace_file, to_json_types, write_text
 
-# %% ../../nbs/base/08_checksums.ipynb #e9181e52
+# %% ../../nbs/base/08_checksums.ipynb #8a7ca9ef
 class DamagedError(ValueError):
     "A file's content is not what was written: the message says what was noticed"
 
-# %% ../../nbs/base/08_checksums.ipynb #f0088f34
+# %% ../../nbs/base/08_checksums.ipynb #a2ced768
 _CHANGED = 'its checksum differs from that of its content'
 
-# %% ../../nbs/base/08_checksums.ipynb #58f98253
+# %% ../../nbs/base/08_checksums.ipynb #f3071735
 def _hash_values(values):
     "SHA-256 of a dictionary of JSON types without its entry `checksum`, 64 digits"
     rest = {name: value for name,value in values.items() if name != 'checksum'}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
-# %% ../../nbs/base/08_checksums.ipynb #46e7a89b
+# %% ../../nbs/base/08_checksums.ipynb #883cfebe
 def add_checksum(
     values:dict, # to be written as JSON
 )->dict:
@@ -34,7 +34,7 @@ def add_checksum(
     plain = to_json_types(values)
     return {**plain, 'checksum': _hash_values(plain)}
 
-# %% ../../nbs/base/08_checksums.ipynb #bdc47994
+# %% ../../nbs/base/08_checksums.ipynb #806cd426
 def check_values(
     values:dict, # as read from JSON
 )->dict:
@@ -44,7 +44,7 @@ def check_values(
     if kept is not None and kept != _hash_values(values): raise DamagedError(_CHANGED)
     return values
 
-# %% ../../nbs/base/08_checksums.ipynb #0fb016fd
+# %% ../../nbs/base/08_checksums.ipynb #85c7c888
 _START = b'#sha256 '
 
 def add_text_checksum(
@@ -54,7 +54,7 @@ def add_text_checksum(
     digest = hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()
     return f'{_START.decode()}{digest}\n{text}'
 
-# %% ../../nbs/base/08_checksums.ipynb #7ed572ac
+# %% ../../nbs/base/08_checksums.ipynb #fddb1aee
 def check_text(
     data:bytes, # the content of a file
 )->str:
@@ -66,7 +66,7 @@ def check_text(
     try: return (rest if known else data).decode()
     except UnicodeDecodeError: raise DamagedError('it is not text in UTF-8') from None
 
-# %% ../../nbs/base/08_checksums.ipynb #25088267
+# %% ../../nbs/base/08_checksums.ipynb #6aa2b1a1
 def write_checked_table(
     path,  # the file
     table, # a `DataFrame`
@@ -75,7 +75,7 @@ def write_checked_table(
     text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
     write_text(path, add_text_checksum(text))
 
-# %% ../../nbs/base/08_checksums.ipynb #9fdf0345
+# %% ../../nbs/base/08_checksums.ipynb #7e04a139
 def read_checked_table(
     path,    # the file
     texts,   # columns that hold texts
@@ -85,7 +85,7 @@ def read_checked_table(
     import pandas as pd
     text = check_text(Path(path).read_bytes())
     try: table = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(texts, str),
-        keep_default_na=False, float_precision='round_trip')
+        keep_default_na=False)
     except (ValueError, OverflowError) as error: raise DamagedError(str(error).strip()) from None
     regular = isinstance(table.index, pd.RangeIndex)  # else lines have more values than columns
     if not regular or {*table} != {*texts, *numbers}: raise DamagedError('it has other columns')
@@ -95,12 +95,12 @@ def read_checked_table(
     if table.isna().any(axis=None): raise DamagedError('a value is missing')
     return table
 
-# %% ../../nbs/base/08_checksums.ipynb #e1bba909
+# %% ../../nbs/base/08_checksums.ipynb #f700de6a
 def _hash_line(line):
     "CRC-32 of a line without its end, 8 digits"
     return b'%08x' % zlib.crc32(line)
 
-# %% ../../nbs/base/08_checksums.ipynb #c751b3e4
+# %% ../../nbs/base/08_checksums.ipynb #a89bbeae
 def add_line_checksums(
     text:str, # lines
 )->str:
@@ -108,7 +108,7 @@ def add_line_checksums(
     lines = text.encode('utf-8', 'replace').removesuffix(b'\n').split(b'\n')
     return b''.join(line + b',' + _hash_line(line) + b'\n' for line in lines).decode()
 
-# %% ../../nbs/base/08_checksums.ipynb #e59db253
+# %% ../../nbs/base/08_checksums.ipynb #d4bc4616
 def take_intact_lines(
     data:bytes, # the content of a file
 )->tuple:
@@ -118,7 +118,7 @@ def take_intact_lines(
     intact = [line[:-9] for line in lines if line[-9:] == b',' + _hash_line(line[:-9])]
     return b''.join(line + b'\n' for line in intact), len(lines) - len(intact)
 
-# %% ../../nbs/base/08_checksums.ipynb #550bc349
+# %% ../../nbs/base/08_checksums.ipynb #e7ba0364
 _NAME = 'imgclf_sha256'
 _BLANK = b'0'*64
 
@@ -132,7 +132,7 @@ def _find_digits(path):
     at = header.find(key)
     return None if at < 0 else 8 + at + len(key)
 
-# %% ../../nbs/base/08_checksums.ipynb #4228ab25
+# %% ../../nbs/base/08_checksums.ipynb #fb787d8e
 def _hash_around(path, start):
     "SHA-256 of a file with zeros in the place of the 64 digits from `start` on"
     digest = hashlib.sha256()
@@ -143,7 +143,7 @@ def _hash_around(path, start):
         while chunk := file.read(1 << 20): digest.update(chunk)
     return digest.hexdigest().encode()
 
-# %% ../../nbs/base/08_checksums.ipynb #4bac156a
+# %% ../../nbs/base/08_checksums.ipynb #e28d4641
 def write_safetensors(
     path,         # the file
     tensors:dict, # torch's, by name
@@ -162,7 +162,7 @@ def write_safetensors(
         replace_file(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/base/08_checksums.ipynb #10ddcb81
+# %% ../../nbs/base/08_checksums.ipynb #0caba47f
 def check_safetensors(
     path, # the file
 ):
@@ -174,7 +174,7 @@ def check_safetensors(
         kept = file.read(len(_BLANK))
     if kept != _hash_around(path, start): raise DamagedError(_CHANGED)
 
-# %% ../../nbs/base/08_checksums.ipynb #fd68b4c1
+# %% ../../nbs/base/08_checksums.ipynb #84add268
 def read_safetensors(
     path, # the file
 )->tuple:
@@ -187,7 +187,7 @@ def read_safetensors(
     except Exception as error:  # the library raises what the content makes it raise
         raise DamagedError(f'{type(error).__name__}: {error}'.splitlines()[0]) from None
 
-# %% ../../nbs/base/08_checksums.ipynb #c5163d46
+# %% ../../nbs/base/08_checksums.ipynb #2ea2539a
 def hash_file(
     path, # a file
 )->str:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Placeholder', 'read_weights', 'find_stated_arch']
 
-# %% ../../nbs/base/09_weights_files.ipynb #82bdfd54
+# %% ../../nbs/base/09_weights_files.ipynb #84ef158b
 import json, pickletools, re, zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from .checksums import DamagedError, read_safetensors
 from ..core import UserError
 
-# %% ../../nbs/base/09_weights_files.ipynb #07f7f0ea
+# %% ../../nbs/base/09_weights_files.ipynb #bbdc5ebe
 _PAGE = 'a web page: the address was wrong, or wants a login. Download the file again'
 _ARCHIVE = 'a compressed archive: unpack it and give the file inside'
 _OTHERS = {  # a regular expression for the first bytes: what the file is, and what to do
@@ -27,7 +27,7 @@ _OTHERS = {  # a regular expression for the first bytes: what the file is, and w
     rb'\xff\xd8\xff|\x89PNG|GIF8|RIFF|%PDF': 'an image or a document: give a weights file',
     rb'\0{64}': 'only zeros at its beginning: copy or download it again'}
 
-# %% ../../nbs/base/09_weights_files.ipynb #d8d04f2b
+# %% ../../nbs/base/09_weights_files.ipynb #ecc75b28
 _UNKNOWN = 'no file of weights that is known here: give a .safetensors or .pth file'
 
 def _get_format(path, start):
@@ -40,7 +40,7 @@ def _get_format(path, start):
     what.append('ONNX: give weights of PyTorch' if Path(path).suffix == '.onnx' else _UNKNOWN)
     raise UserError(f'{path} is {what[0]}.', 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #3a79ca1d
+# %% ../../nbs/base/09_weights_files.ipynb #d903784f
 class Placeholder(list):
     "Stands for an object of a class that is not imported: accepts everything, does nothing"
     def __new__(cls, *args, **kw): return super().__new__(cls)
@@ -51,7 +51,7 @@ def _make_dict(*args):
     "Stands for a `defaultdict`, without what makes its defaults"
     return {}
 
-# %% ../../nbs/base/09_weights_files.ipynb #338e5319
+# %% ../../nbs/base/09_weights_files.ipynb #8c6064b3
 _HOSTILE = re.compile(r'(os|posix|nt|sys|subprocess|shutil|importlib|runpy|socket|ctypes|pty|code'
     r'|codeop|pdb|timeit|cProfile|webbrowser|multiprocessing|asyncio|urllib|http|marshal|types'
     r'|pip|torch\.hub|torch\.jit|torch\.load)(\.|$)'
@@ -65,13 +65,17 @@ def _get_full_name(value):
 
 def _list_globals(stream, n=1):
     "The names of all functions and classes in `n` pickles, one after the other in a stream"
-    names = set()
+    names, texts = set(), []
     for _ in range(n):
-        operations = pickletools.genops(stream)
-        names |= {_get_full_name(value) for code,value,_ in operations if code.name == 'GLOBAL'}
+        try:
+            for code,value,_ in pickletools.genops(stream):
+                if code.name == 'GLOBAL': names.add(_get_full_name(value))
+                if code.name == 'STACK_GLOBAL': names.add('.'.join(texts[-2:]))
+                if isinstance(value, str): texts.append(value)
+        except (ValueError, EOFError): break  # what torch cannot read either, or no pickle any more
     return names
 
-# %% ../../nbs/base/09_weights_files.ipynb #37d56bc9
+# %% ../../nbs/base/09_weights_files.ipynb #8eee83a8
 def _read_globals(path, kind):
     "The names in the pickles of a file of torch; an older file has five"
     if kind == 'pickle':
@@ -80,7 +84,7 @@ def _read_globals(path, kind):
         name = next(name for name in archive.namelist() if name.endswith('data.pkl'))
         with archive.open(name) as file: return _list_globals(file)
 
-# %% ../../nbs/base/09_weights_files.ipynb #a3fae9c1
+# %% ../../nbs/base/09_weights_files.ipynb #808b5ca9
 def _refuse_code(path, names):
     "`UserError` if one of these names is of a function that runs commands or code"
     found = sorted(name for name in names if _HOSTILE.match(name))
@@ -89,18 +93,19 @@ def _refuse_code(path, names):
         "executed. Delete the file, and get the weights from their authors, as .safetensors.",
         'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #32a20105
+# %% ../../nbs/base/09_weights_files.ipynb #1d4387ca
 def _load_pickle(path, kind):
     "The content of a file of torch, with placeholders; raises what torch raises"
     import torch
-    try: names = _read_globals(path, kind)
-    except (ValueError, EOFError): names = set()  # torch will say no, too
+    names = _read_globals(path, kind)
     _refuse_code(path, names)
     known = [(Placeholder, name) for name in names if name != 'collections.defaultdict']
-    with torch.serialization.safe_globals([*known, (_make_dict, 'collections.defaultdict')]):
-        return torch.load(path, map_location='cpu', weights_only=True)
+    known.append((_make_dict, 'collections.defaultdict'))
+    # a file, since torch would believe the suffix of a path
+    with torch.serialization.safe_globals(known), open(path, 'rb') as file:
+        return torch.load(file, map_location='cpu', weights_only=True)
 
-# %% ../../nbs/base/09_weights_files.ipynb #32fba02d
+# %% ../../nbs/base/09_weights_files.ipynb #dcdb5456
 _DAMAGED = 'is damaged or not complete'
 _AGAIN = 'Copy or download it again.'
 
@@ -120,7 +125,7 @@ def _check_zip(path):
         raise UserError(f'{path} is an archive without weights of PyTorch: unpack it and give the '
             'file inside.', 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #4fcea41c
+# %% ../../nbs/base/09_weights_files.ipynb #b0ea6eda
 def _name_tensors(content, prefix=''):
     "Yields `(name, tensor)` of all tensors in nested dictionaries and lists"
     import torch
@@ -131,7 +136,7 @@ def _name_tensors(content, prefix=''):
     for key,value in content.items():
         if isinstance(key, str): yield from _name_tensors(value, f'{prefix}{key}.')
 
-# %% ../../nbs/base/09_weights_files.ipynb #46cf688e
+# %% ../../nbs/base/09_weights_files.ipynb #420a0c63
 _EXPORT = 'Where the file was made, save the tensors: safetensors.torch.save_file('
 
 def _explain_nothing(path, content):
@@ -144,7 +149,7 @@ def _explain_nothing(path, content):
     return UserError(f"{path} holds {what}, not the tensors of a model by name. {_EXPORT}"
         "model.state_dict(), 'weights.safetensors').", 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #24c7917e
+# %% ../../nbs/base/09_weights_files.ipynb #345b2893
 def _read_pickle(path, kind):
     "The content of a file of torch; `UserError` if it cannot be read"
     if kind == 'zip': _check_zip(path)
@@ -155,7 +160,7 @@ def _read_pickle(path, kind):
             f"or was not written by torch.save. {_AGAIN} Safest is .safetensors.",
             'weights') from None
 
-# %% ../../nbs/base/09_weights_files.ipynb #a7bbe586
+# %% ../../nbs/base/09_weights_files.ipynb #13864328
 def _check_path(path):
     "`UserError` if there is no such file"
     names = 'model.safetensors pytorch_model.safetensors pytorch_model.bin model.pth'.split()
@@ -168,7 +173,7 @@ def _check_path(path):
     raise UserError(f"There is no weights file {path}:{hint} "
         "give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #8a561fd1
+# %% ../../nbs/base/09_weights_files.ipynb #11161637
 def _read_content(path):
     "All that a file holds; `UserError` for a file that is not there or not readable"
     path = Path(path).expanduser()
@@ -184,7 +189,7 @@ def _read_content(path):
         raise UserError(f'{path} cannot be read ({error.strerror or error}): make it readable.',
             'weights') from None
 
-# %% ../../nbs/base/09_weights_files.ipynb #5193afb5
+# %% ../../nbs/base/09_weights_files.ipynb #d931b726
 def read_weights(
     path, # a file of safetensors or torch
 )->dict:
@@ -194,7 +199,7 @@ def read_weights(
     if not tensors: raise _explain_nothing(path, content)
     return tensors
 
-# %% ../../nbs/base/09_weights_files.ipynb #d0f77279
+# %% ../../nbs/base/09_weights_files.ipynb #c7601554
 def find_stated_arch(
     path, # a file that `read_weights` can read
 )->str:

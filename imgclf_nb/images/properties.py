@@ -179,19 +179,19 @@ def _get_store(paths):
     except OSError as e:
         print(f"Nothing is remembered between runs: {e.filename} cannot be written ({e.strerror}).")
 
-# %% ../../nbs/images/01_properties.ipynb #2189251a
+# %% ../../nbs/images/01_properties.ipynb #559e45b5
 def _parse_rows(data):
     "The table in these bytes of CSV; `ValueError` if a number is none"
     types = dict.fromkeys(_texts, str)
     table = pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values={'quality': ''},
-        dtype=types, float_precision='round_trip')
+        dtype=types)
     if not isinstance(table.index, pd.RangeIndex): raise ValueError('a line has more values')
     numbers = [name for name in table if name not in _texts and len(table)]
     odd = [name for name in numbers if table[name].dtype.kind not in 'if']
     if odd: raise ValueError(f'{odd[0]} is not a number in each row')
     return table
 
-# %% ../../nbs/images/01_properties.ipynb #8783b683
+# %% ../../nbs/images/01_properties.ipynb #2b130c26
 def _read_rows(store):
     "The intact rows of a file; those of earlier versions have no checksums. Raises `ValueError`"
     data = store.read_bytes()

@@ -11,7 +11,7 @@ import hashlib, json, os, time
 import numpy as np
 
 from ..backbones import get_backbone, get_features
-from ..base.architectures import get_expected, get_first_line, get_safe_name
+from ..base.architectures import get_expected, get_safe_name
 from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
 from ..base.reading import keep_cached, read_cached
@@ -47,7 +47,8 @@ def _read_store(store):
     try:
         with np.load(store) as arrays: return dict(zip(arrays['sha256'].tolist(), arrays['x']))
     except Exception as error:  # zipfile and numpy raise what the bytes make them raise
-        print(f'{store.name} is damaged ({get_first_line(error)}): its features are computed again.')
+        kind = type(error).__name__  # not numpy's words, which would advise to load a pickle
+        print(f'{store.name} is damaged ({kind}): its features are computed again.')
         return {}
 
 # %% ../../nbs/models/01_features.ipynb #4778f444

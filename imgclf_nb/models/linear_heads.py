@@ -10,7 +10,6 @@ import hashlib, json, os, time
 
 import numpy as np
 
-from ..base.architectures import get_first_line
 from ..base.leftovers import delete_leftovers
 from ..base.machine import set_allocator
 from ..core import get_cache
@@ -93,7 +92,7 @@ def _read_head(store):
         with np.load(store) as arrays:
             return {name: _unpack(arrays[name]) for name in _HEAD}
     except Exception as error:  # zipfile and numpy raise what the bytes make them raise
-        print(f'{store.name} is damaged ({get_first_line(error)}): the head is computed again.')
+        print(f'{store.name} is damaged ({type(error).__name__}): the head is computed again.')
         return None
 
 # %% ../../nbs/models/02_linear_heads.ipynb #6baf171e
