@@ -6,7 +6,21 @@ BIN     := $(VENV)/bin
 DATASET ?= pc_parts_mini
 ARCH    ?=
 RUN     ?=
+A       ?=
+B       ?=
+NB      ?=
+# ARGS are further words of the command: split at spaces, 'quotes' keep words together
 ARGS    ?=
+# LOCK=1 installs exactly what requirements.lock lists
+LOCK    ?=
+# Values are texts, never code: make hands them on as they were given, through the environment, and
+# recipes read them there, in quotes. So a `$`, a quote or $(shell …) in a folder's name is a name.
+VALUES  := DATASET ARCH RUN A B NB ARGS
+$(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
+export $(VALUES)
+# runs a command with the words of ARGS, before its -- if it has one
+WORDS   := $(BIN)/python tests/with_args.py
+
 # two processes at a time, each with one thread: more of either wait for each other on two cores
 TESTENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records
 # their kernels are forked from one process that has torch and fastai loaded
@@ -23,7 +37,8 @@ define quietly
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fetch audit train evaluate compare leaderboard export refresh gate test bench bench-long tables docs check-docs lab
+.PHONY: help setup run fetch audit train evaluate compare leaderboard export refresh gate test bench bench-long tables docs check-docs lab \
+	lock audit-deps check-names
 
 ##@ Start
 help: ## list the verbs
@@ -31,7 +46,8 @@ help: ## list the verbs
 		/^##= /{printf "  %-20s %s\n", "", substr($$0, 5)} \
 		/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready ## make .venv with all requirements (once, 2 to 5 minutes)
+setup: $(VENV)/$(if $(filter-out 0,$(value LOCK)),.locked,.ready) ## make .venv with all requirements (once, 2 to 5 minutes)
+##= make setup LOCK=1                exactly the versions of requirements.lock
 $(VENV)/.ready: settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.12") if not (3,10) <= sys.version_info < (3,14) else 0'
 	@echo "Setting up $(VENV) (2 to 5 minutes with a fast connection):"
@@ -40,39 +56,49 @@ $(VENV)/.ready: settings.ini setup.py pyproject.toml
 	$(call quietly,installing the package and its requirements,$(BIN)/python -m pip install -e '.[dev]')
 	@touch $@
 
+# --no-build-isolation: the build uses the setuptools of the lock
+$(VENV)/.locked: requirements.lock setup.py pyproject.toml
+	@$(PYTHON) tests/dependencies.py check-machine
+	@echo "Setting up $(VENV) from requirements.lock (2 to 5 minutes with a fast connection):"
+	$(call quietly,making the environment,$(PYTHON) -m venv $(VENV))
+	$(call quietly,installing the requirements by their hashes,$(BIN)/python -m pip install --require-hashes --no-deps -r requirements.lock)
+	$(call quietly,installing the package,$(BIN)/python -m pip install --no-deps --no-build-isolation -e .)
+	@touch $(VENV)/.ready $@
+
 run: setup ## train and evaluate on a synthetic miniature (needs no data and no hub)
 	@HF_HUB_OFFLINE=1 $(BIN)/imgclf_run pc_parts_mini
 
 lab: setup ## open nbs/START.ipynb in JupyterLab: from images to a result, step by step
 ##= make lab ARGS=--no-browser      prints the address instead
-# JUPYTER_PREFER_ENV_PATH: the kernel of this environment comes before one of the user's
-	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/START.ipynb $(ARGS)
+# JUPYTER_PREFER_ENV_PATH: the kernel of this environment comes before one of the user's; Lab asks no server for news
+	@JUPYTER_PREFER_ENV_PATH=1 $(WORDS) $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/START.ipynb \
+		--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 ##@ Your images
 fetch: setup ## get a data set from its source, completely or not at all
 ##= make fetch DATASET=chest_xray
-	@$(BIN)/imgclf_fetch "$(DATASET)" $(ARGS)
+	@$(WORDS) $(BIN)/imgclf_fetch -- "$$DATASET"
 
 audit: setup ## find a set's problems and its label ceiling; ends with a page
 ##= make audit DATASET=/my/images [ARGS="--groups names"]
-	@$(BIN)/imgclf_audit "$(DATASET)" $(ARGS)
+	@$(WORDS) $(BIN)/imgclf_audit -- "$$DATASET"
 
 train: setup ## train and evaluate: a name, a folder of class folders, or a CSV
 ##= make train DATASET=/my/images [ARCH=resnet18] [RUN=name] [ARGS="-p epochs 5"]
-	@$(BIN)/imgclf_run "$(DATASET)" $(if $(ARCH),--arch $(ARCH)) $(if $(RUN),--run "$(RUN)") $(ARGS)
+	@$(WORDS) $(BIN)/imgclf_run $${ARCH:+"--arch=$$ARCH"} $${RUN:+"--run=$$RUN"} -- "$$DATASET"
 
 evaluate: setup ## evaluate a run in full: metrics, robustness, saliency maps, model card
 ##= make evaluate RUN=name [ARGS="-p miss_cost 20"]
-	@$(BIN)/imgclf_evaluate "$(RUN)" $(ARGS)
+	@$(WORDS) $(BIN)/imgclf_evaluate -- "$$RUN"
 
 ##@ Experiments
 compare: setup ## is run A better than run B, by how much, and could it be chance
 ##= make compare A=name B=name [ARGS="--metric log_loss"]
-	@$(BIN)/imgclf_compare "$(A)" "$(B)" $(ARGS)
+	@$(WORDS) $(BIN)/imgclf_compare -- "$$A" "$$B"
 
 ##@ Look
 leaderboard: setup ## rank all finished runs in one table and one plot
-	@$(BIN)/imgclf_leaderboard $(ARGS)
+	@$(WORDS) $(BIN)/imgclf_leaderboard
 
 tables: setup ## write the tables and figures of results from benchmarks/results
 	@$(BIN)/python benchmarks/tables.py
@@ -97,7 +123,7 @@ export: setup ## write the modules from the notebooks, clean the notebooks
 
 refresh: setup ## run notebooks on their miniatures and keep the outputs: all, or one
 ##= make refresh NB=04_train
-	@cd nbs && JUPYTER_PREFER_ENV_PATH=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(if $(NB),$(NB:%=%.ipynb),*.ipynb */*.ipynb)
+	@cd nbs && books=(*.ipynb */*.ipynb) && if [ -n "$$NB" ]; then books=("$$NB.ipynb"); fi && JUPYTER_PREFER_ENV_PATH=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$$(mktemp -d) IMGCLF_RECORDS=$$(mktemp -d) ../$(BIN)/python ../tests/served.py ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace "$${books[@]}"
 	@$(BIN)/nbdev_clean
 
 gate: setup ## check that the notebooks are clean, exported and importable
@@ -109,10 +135,34 @@ test: gate ## run the gate, every notebook and every test
 	$(TESTENV) $(SERVED) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2 --dist loadgroup
 	@rm -rf .test_runs
 
+# what they are made and checked with stands apart, so that it changes nothing in the environment
+$(VENV)/tools/.ready: settings.ini
+	@mkdir -p $(VENV)
+	$(call quietly,installing uv and pip-licenses and pip-audit,$(PYTHON) -m venv $(VENV)/tools && $(VENV)/tools/bin/python -m pip install uv pip-licenses pip-audit)
+	@touch $@
+
+lock: $(VENV)/tools/.ready ## write requirements.lock: all versions and hashes (Linux x86-64, Python 3.11)
+##= make lock ARGS=--upgrade         newer versions too
+	@$(VENV)/tools/bin/python tests/with_args.py $(VENV)/tools/bin/uv pip compile setup.py --extra dev --quiet --generate-hashes --no-annotate \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--python-platform x86_64-unknown-linux-gnu --python-version 3.11 --output-file requirements.lock
+	@$(PYTHON) tests/dependencies.py check-lock
+
+audit-deps: setup $(VENV)/tools/.ready ## list licences (fails on GPL) and known vulnerabilities (needs a network)
+	@$(BIN)/python tests/dependencies.py licences $(VENV)/tools/bin/pip-licenses $(BIN)/python
+	@$(BIN)/python tests/dependencies.py vulnerabilities $(VENV)/tools/bin/pip-audit
+
+check-names: ## refuse values that are not plain words, for machines that others may ask
+	@name='^[A-Za-z0-9_][A-Za-z0-9_.-]*$$' words='^(-p [a-z_]+ [A-Za-z0-9_.-]+)?$$'; \
+	for each in DATASET ARCH RUN; do \
+		[[ -z "$${!each}" || "$${!each}" =~ $$name ]] || { \
+			echo "$$each may hold letters, digits, _ . and - only, and begins with no dot or dash."; exit 1; }; done; \
+	[[ "$$ARGS" =~ $$words ]] || { echo "ARGS may be one -p NAME VALUE in plain words."; exit 1; }
+
 bench: setup ## measure speed against others, into runs/bench (about an hour, machine idle)
 	$(call quietly,installing the requirements of the benchmarks,$(BIN)/python -m pip install -e '.[bench]')
-	@$(BIN)/python benchmarks/bench.py $(ARGS)
+	@$(WORDS) $(BIN)/python benchmarks/bench.py
 
 bench-long: setup ## also accuracy and time on the five sets, and memory (1 to 2 hours more)
 	$(call quietly,installing the requirements of the benchmarks,$(BIN)/python -m pip install -e '.[bench]')
-	@$(BIN)/python benchmarks/bench.py --long $(ARGS)
+	@$(WORDS) $(BIN)/python benchmarks/bench.py --long

@@ -1,4 +1,6 @@
 """Loaders of others, written as their documentation does: each takes items with splits and gives batches of the training images"""
+from common import BATCH  # before albumentations, which would ask a server for its newest version
+
 import albumentations as A, cv2, torch
 from albumentations.pytorch import ToTensorV2
 from PIL import Image
@@ -7,7 +9,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from common import BATCH
 from stock import get_stock_dls
 
 

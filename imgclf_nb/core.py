@@ -20,7 +20,7 @@ warnings.filterwarnings('ignore', message='.*torch.jit.script.*is deprecated')
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
 
-# %% ../nbs/00_core.ipynb #1ff27778
+# %% ../nbs/00_core.ipynb #34b0d7f0
 _OBEYED = re.compile('['            # a terminal or an editor obeys these instead of showing them
     '\x00-\x08\x0b-\x1f\x7f-\x9f'   # control characters, without tab and newline
     '\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069'  # line separators, and the direction of text
@@ -31,7 +31,7 @@ def _name_character(found):
     number = ord(found[0])
     return f'\\x{number:02x}' if number < 256 else f'\\u{number:04x}'
 
-# %% ../nbs/00_core.ipynb #f8a773b8
+# %% ../nbs/00_core.ipynb #75f9d1b7
 def make_printable(
     text, # with names of files, classes or runs in it
 )->str:
@@ -222,7 +222,7 @@ def write_json(
     "Write `obj` as JSON, atomically"
     write_text(path, json.dumps(to_json_types(obj), indent=1, ensure_ascii=False) + '\n')
 
-# %% ../nbs/00_core.ipynb #536db1c2
+# %% ../nbs/00_core.ipynb #03651779
 _BEGIN = r"(?:^|(?<=[;\t\r\n])){}(?='*[ \xa0]*[=+\-@＝＋－＠])"  # of what is run as a formula
 _BLANK = r"^{}(?='*[\t\r\n])"  # what a spreadsheet may leave out before it looks
 _FORMULA = re.compile(f"{_BEGIN}|{_BLANK}".replace('{}', ''))
@@ -234,14 +234,14 @@ def mark_formulas(
     "The text with an apostrophe before everything that a spreadsheet would run as a formula"
     return _FORMULA.sub("'", text)
 
-# %% ../nbs/00_core.ipynb #479bd977
+# %% ../nbs/00_core.ipynb #0f327829
 def unmark_formulas(
     text:str, # from `mark_formulas`
 )->str:
     "The text as it was before `mark_formulas`"
     return _MARKED.sub('', text)
 
-# %% ../nbs/00_core.ipynb #853f7a05
+# %% ../nbs/00_core.ipynb #4c1e9b6c
 def _change_texts(df, change):
     "The table with every text in its cells and in the names of its columns changed"
     import pandas as pd
@@ -267,7 +267,7 @@ def write_csv(
     if '\r' in text: text = marked.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
     write_text(path, text)
 
-# %% ../nbs/00_core.ipynb #e4f96fbb
+# %% ../nbs/00_core.ipynb #0ee79b24
 def read_csv(
     path,     # the file, also one from an earlier version
     **options # of `pandas.read_csv`, such as `dtype=str, keep_default_na=False`

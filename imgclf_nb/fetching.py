@@ -14,9 +14,11 @@ from .base.reading import Maybe, is_there, read_cached, read_json
 from .base.runs import get_now
 from .core import UserError, get_data_root, get_records, get_root, write_json, write_text
 from .data import get_data_hash, get_items, get_manifest
-from .datasets.archives import DiskFullError, check_name, check_disk_space, find_columns
+from .datasets.archives import DiskFullError, check_disk_space
 from .datasets.archives import unpack, unpack_parquet
 from .datasets.cards import get_card
+from .datasets.members import check_name
+from .datasets.parquet import find_columns
 from .datasets.retries import check_reachable, explain_failure, get_size, retry
 from .datasets.sources import Source
 

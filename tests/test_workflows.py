@@ -39,3 +39,38 @@ def test_the_gpu_machine_never_runs_a_strangers_code():
     assert set(w[True]) == {'schedule', 'workflow_dispatch'}  # YAML reads `on` as true
     assert w['permissions'] == {'contents': 'read'} and 'concurrency' in w
     assert all('timeout-minutes' in job for job in w['jobs'].values())
+
+
+@pytest.mark.parametrize('path', WORKFLOWS, ids=lambda p: p.name)
+def test_every_action_is_pinned_by_commit(path):
+    "A tag can be moved to other code; the release stands beside the commit, for readers"
+    uses = re.findall(r'uses: *(.+)', path.read_text())
+    assert uses
+    for line in uses: assert re.fullmatch(r'[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+', line), line
+
+
+def test_an_action_has_one_pin():
+    pins = {}
+    for line in '\n'.join(p.read_text() for p in WORKFLOWS).splitlines():
+        if found := re.search(r'uses: *([\w/-]+)@(\S+)', line): pins.setdefault(found[1], set()).add(found[2])
+    assert pins and all(len(o) == 1 for o in pins.values()), pins
+
+
+@pytest.mark.parametrize('path', WORKFLOWS, ids=lambda p: p.name)
+def test_no_value_is_written_into_a_shell_line(path):
+    "An expression in `run` is code: values come by the environment"
+    for step in steps(path):
+        assert '${{' not in step.get('run', ''), step
+        assert step.get('with', {}).get('persist-credentials') is False or 'checkout' not in step.get('uses', '')
+
+
+def test_the_gpu_machine_checks_what_it_was_given_first():
+    "Before anything is installed or run, and before a name becomes a path of an artifact"
+    given = steps(ROOT/'.github'/'workflows'/'gpu.yml')
+    commands = [step.get('run') for step in given if 'run' in step]
+    assert commands[0] == 'make check-names' and len(commands) == 3
+    artifact = [step for step in given if 'upload-artifact' in step.get('uses', '')]
+    check = next(step for step in given if step.get('run') == 'make check-names')
+    assert [step['if'] for step in artifact] == [f"always() && steps.{check['id']}.outcome == 'success'"]
+    job = load(ROOT/'.github'/'workflows'/'gpu.yml')['jobs']['train']
+    assert set(job['env']) == {'DATASET', 'ARCH', 'ARGS', 'RUN'}  # what check-names looks at

@@ -6,12 +6,13 @@
 __all__ = ['plot_classes', 'show_groups', 'make_html_table', 'write_page']
 
 # %% ../../nbs/auditing/05_report.ipynb #b76e6bf4
-import base64, html, io
+import base64, io
 
 import numpy as np, pandas as pd
 
 from .findings import KINDS
 from ..base.machine import get_plt
+from ..base.quoting import escape_html
 from ..core import write_text
 from ..images.preprocessing import open_image
 
@@ -105,14 +106,14 @@ def _embed(figure):
 def _render_cell(value):
     "A table cell; numbers with three decimals"
     if isinstance(value, float): return f'<td class="n">{value:,.3f}</td>'
-    return f'<td>{html.escape(str(value))}</td>'
+    return f'<td>{escape_html(value)}</td>'
 
 # %% ../../nbs/auditing/05_report.ipynb #3a528d39
 def make_html_table(
     df, # any `DataFrame`
 )->str:
     "The table as HTML, with escaped texts and without its index"
-    head = ''.join(f'<th>{html.escape(str(c))}</th>' for c in df.columns)
+    head = ''.join(f'<th>{escape_html(c)}</th>' for c in df.columns)
     lines = [''.join(map(_render_cell, row)) for row in df.itertuples(index=False)]
     body = ''.join(f'<tr>{line}</tr>' for line in lines)
     return f'<table><tr>{head}</tr>{body}</table>'
@@ -133,7 +134,7 @@ def _summarise(findings):
 # %% ../../nbs/auditing/05_report.ipynb #4443dc3a
 def _render_section(heading, text, shown):
     "A heading, a sentence, and a figure, a table or nothing"
-    section = f'<h2>{html.escape(heading)}</h2><p>{html.escape(text)}</p>'
+    section = f'<h2>{escape_html(heading)}</h2><p>{escape_html(text)}</p>'
     if shown is None: return section
     return section + (make_html_table(shown) if isinstance(shown, pd.DataFrame) else _embed(shown))
 
@@ -150,7 +151,7 @@ def _render_page(title, parts):
     "A complete HTML page"
     return ('<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f'<title>{html.escape(title)}</title><style>{_style}</style>'
+        f'<title>{escape_html(title)}</title><style>{_style}</style>'
         + '\n'.join(parts) + '</html>\n')
 
 # %% ../../nbs/auditing/05_report.ipynb #749abc85
@@ -162,8 +163,8 @@ def write_page(
     sections,      # `(heading, text, figure or table or None)`
 ):
     "Write the page as one HTML file, atomically"
-    parts = [f'<h1>{html.escape(title)}</h1>']
-    parts += [f'<p class="big">{html.escape(sentence)}</p>' for sentence in says]
+    parts = [f'<h1>{escape_html(title)}</h1>']
+    parts += [f'<p class="big">{escape_html(sentence)}</p>' for sentence in says]
     parts += ['<h2>Findings</h2>', _summarise(findings)]
     parts += [_render_section(*section) for section in sections]
     parts += [_render_kind(*o) for o in findings.groupby('kind', sort=False)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
+from ..base.quoting import escape_html
 from ..core import UserError, suggest_names
 from ..datasets.listing import list_items
 from ..datasets.records import decide, read_decisions
@@ -242,7 +243,7 @@ def _get_img(path):
     try: return f'<img src="data:image/jpeg;base64,{base64.b64encode(get_jpeg(path)).decode()}">'
     except Exception as e:  # Pillow raises many types of errors
         there = path and Path(path).exists()
-        return f"<p>cannot be shown: {html.escape(str(e)) if there else 'the file is gone'}</p>"
+        return f"<p>cannot be shown: {escape_html(str(e)) if there else 'the file is gone'}</p>"
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #94e6d1dc
 def _keep_shown(images, shown, paths):
@@ -267,10 +268,10 @@ def _render_buttons(classes, chosen):
 # %% ../../nbs/auditing/04_reviewer.ipynb #bda5b11f
 def _render_figure(reviewer, path, image):
     "An image with its label, its decision and its path"
-    label = html.escape(reviewer.labels.get(path, ''))
+    label = escape_html(reviewer.labels.get(path, ''))
     decided = reviewer.decided.get(path)
-    note = html.escape(f" (decided: {' '.join(decided[:2]).strip()})") if decided else ''
-    caption = f'<b>{label}</b>{note}<br>{html.escape(path)}'
+    note = escape_html(f" (decided: {' '.join(decided[:2]).strip()})") if decided else ''
+    caption = f'<b>{label}</b>{note}<br>{escape_html(path)}'
     return f'<figure>{image}<figcaption>{caption}</figcaption></figure>'
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #58e847bb
@@ -296,9 +297,9 @@ def render_page(
     figures = ''.join(_render_figure(reviewer, path, images[path]) for path in shown)
     more = len(now['others'][5:])
     if more: figures += f'and {more} more of this group'
-    return (f'<p><b>{reviewer.progress}</b> · {html.escape("; ".join(now["says"]))}</p>'
+    return (f'<p><b>{reviewer.progress}</b> · {escape_html("; ".join(now["says"]))}</p>'
         f'<p>{_render_buttons(reviewer.classes, now["chosen"])}</p>'
-        f'<p role="alert">{html.escape(notice)}</p><div>{figures}</div>'
+        f'<p role="alert">{escape_html(notice)}</p><div>{figures}</div>'
         f'<p><small>{_help}</small></p>')
 
 # %% ../../nbs/auditing/04_reviewer.ipynb #c7e7b8dd

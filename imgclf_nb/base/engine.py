@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from papermill.engines import NBClientEngine, papermill_engines
 
+from .quoting import clean_outputs
+
 # %% ../../nbs/base/03a_engine.ipynb #e5399239
 @contextmanager
 def save_sparingly(
@@ -27,16 +29,19 @@ def save_sparingly(
         saved = time.monotonic()
     manager.save = save_now_and_then
     try: yield
-    finally: manager.save = save
+    finally:
+        manager.save = save
+        clean_outputs(manager.nb)  # before the last save
 
 # %% ../../nbs/base/03a_engine.ipynb #28451a3f
 class SparingEngine(NBClientEngine):
-    "papermill's engine with fewer saves"
+    "papermill's engine with fewer saves; no cell begins after Ctrl-C"
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
-        "Execute the notebook; see `papermill.engines.NBClientEngine`"
-        with save_sparingly(nb_man): super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+    def execute_managed_notebook(cls, nb_man, kernel_name, stop, **kwargs):
+        "Execute the notebook; see `papermill.engines.NBClientEngine`. `stop` is a `NotebookStop`"
+        with save_sparingly(nb_man), stop.watch(nb_man):
+            super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 
 # %% ../../nbs/base/03a_engine.ipynb #2697c829
 ENGINE = 'imgclf'  # its name for `papermill.execute_notebook`

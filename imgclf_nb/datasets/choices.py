@@ -6,8 +6,9 @@
 __all__ = ['CHOICES', 'clean_name', 'clean_folder', 'get_choices', 'get_decisions_path', 'ask_which', 'ask']
 
 # %% ../../nbs/datasets/03b_choices.ipynb #2d6eda13
-import csv, io, shlex, unicodedata
+import csv, io, unicodedata
 
+from ..base.quoting import quote_words
 from ..core import UserError, get_records
 from .cards import DataSet, open_set
 
@@ -65,7 +66,7 @@ def _make_command(dataset, action, values):
     name = dataset.name if isinstance(dataset, DataSet) else str(dataset)
     words = ['imgclf_audit', name]
     for path,value in values.items(): words += ['--decide', path, action, value]
-    return shlex.join(words)
+    return quote_words(words)
 
 # %% ../../nbs/datasets/03b_choices.ipynb #23d47207
 def ask_which(

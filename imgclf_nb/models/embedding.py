@@ -62,7 +62,7 @@ def _plot_classes(ax, xy, predictions):
     if rest.any(): draw(rest, c='#cccccc', label='others')
     for i,name in enumerate(chosen):
         draw(predictions.label == name, c=_colours[i % 8], marker='o^'[i//8],
-            label=textwrap.shorten(str(name), 16, placeholder='…'))
+            label=' ' + textwrap.shorten(str(name), 16, placeholder='…'))  # _a would be left out
 
 # %% ../../nbs/models/03b_embedding.ipynb #7cbcbeb7
 def _plot_mistakes(ax, xy, wrong):

@@ -6,14 +6,15 @@
 __all__ = ['describe_reproduction', 'make_card', 'write_card']
 
 # %% ../../nbs/reporting/02_model_card.ipynb #d41c5741
-import json, re, shlex
+import json, keyword, re
 from pathlib import Path
 
+from ..base.quoting import quote_word
 from ..base.reading import is_there
 from ..base.run_files import read_model_record
 from ..base.running import get_defaults
 from ..base.runs import open_run
-from ..core import UserError, write_text
+from ..core import UserError, make_printable, write_text
 from ..datasets.cards import fill_recipe
 from .checklist import describe_checklist
 from .facts import SPLITS, collect
@@ -39,27 +40,41 @@ def _get_given(o, notebook):
 _LOOKS_NUMERIC = re.compile(r'None|True|False|[-+.\d][-+.\deE_]*|nan|inf')  # -p would convert it
 
 def _as_flag(k, v):
-    "One parameter in papermill's notation, quoted for the shell"
-    if isinstance(v, (list, dict)): return '-y ' + shlex.quote(json.dumps({k: v}))
+    "One parameter in papermill's notation, quoted for the shell; '' for a name that cannot be one"
+    if not str(k).isidentifier() or keyword.iskeyword(k): return ''
+    if isinstance(v, (list, dict)): return '-y ' + quote_word(json.dumps({k: v}))
     flag = '-r' if isinstance(v, str) and _LOOKS_NUMERIC.fullmatch(v) else '-p'
-    return f'{flag} {k} {shlex.quote(str(v))}'
+    return f'{flag} {k} {quote_word(v)}'
+
+# %% ../../nbs/reporting/02_model_card.ipynb #6c11f840
+def _make_block(lines):
+    "Lines as a block of shell code, behind a fence that no line can close"
+    longest = max(map(len, re.findall('`+', '\n'.join(lines))), default=0)
+    fence = '`'*max(3, longest + 1)
+    return '\n'.join([f'{fence}bash', *lines, fence])
+
+# %% ../../nbs/reporting/02_model_card.ipynb #1ab02928
+def _get_plain(o, key, pattern, default=''):
+    "An entry of run.json if it looks as it should, else the default"
+    value = str(o.at(key) or '')
+    return value if re.fullmatch(pattern, value) else default
 
 # %% ../../nbs/reporting/02_model_card.ipynb #99865593
 def describe_reproduction(
     o, # from `collect`
 )->str:
     "The commands that make the run again, as a block of shell code"
-    notebook = o.at('notebook') or '04_train'
-    run = shlex.quote(o.run)
-    commit = (o.at('git_commit') or '').removesuffix('-dirty')[:12]
-    flags = ' '.join(_as_flag(k, v) for k,v in _get_given(o, notebook).items())
-    evaluation = f'papermill nbs/05_evaluation.ipynb runs/{run}/05_evaluation.ipynb -p run {run}'
+    notebook = _get_plain(o, 'notebook', r'\w+', '04_train')
+    commit = _get_plain(o, 'git_commit', r'[0-9a-f]{7,64}(-dirty)?').removesuffix('-dirty')[:12]
+    run, folder = quote_word(o.run), quote_word(f'runs/{o.run}')
+    flags = ' '.join(filter(None, (_as_flag(k, v) for k,v in _get_given(o, notebook).items())))
+    evaluation = f'papermill nbs/05_evaluation.ipynb {folder}/05_evaluation.ipynb -p run {run}'
     lines = [
         commit and f'git checkout {commit}',
-        f'mkdir -p runs/{run}',
-        f'papermill nbs/{notebook}.ipynb runs/{run}/{notebook}.ipynb {flags} -p run {run}',
+        f'mkdir -p {folder}',
+        f'papermill nbs/{notebook}.ipynb {folder}/{notebook}.ipynb {flags} -p run {run}',
         o.number('test_opened') and evaluation]
-    block = '\n'.join(['```bash', *filter(None, lines), '```'])
+    block = _make_block(list(filter(None, lines)))
     if not o.private: return block
     return f'Replace {escape(o.name)} with the path of your own folder or file.\n\n{block}'
 
@@ -96,7 +111,7 @@ _HUB_METRICS = dict(  # the Hub's type, and a name to show
 def _get_results(o, hub):
     "The metrics of the split that counts, in the Hub's form"
     from huggingface_hub import EvalResult
-    name = o.card.title + ' (synthetic miniature)'*o.mini
+    name = make_printable(o.card.title) + ' (synthetic miniature)'*o.mini
     where = dict(task_type='image-classification', dataset_name=name)
     where['dataset_type'] = hub or re.sub(r'[^\w.-]+', '_', o.name)
     results = []
@@ -123,7 +138,7 @@ def _get_metadata(o):
         datasets=[hub] if hub else None,
         metrics=[r.metric_type for r in results] or None,
         eval_results=results or None,
-        model_name=o.run if results else None)
+        model_name=make_printable(o.run) if results else None)
 
 # %% ../../nbs/reporting/02_model_card.ipynb #7c41a61f
 def _summarise(o):

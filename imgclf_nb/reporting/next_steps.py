@@ -6,9 +6,10 @@
 __all__ = ['get_run_name', 'describe_next']
 
 # %% ../../nbs/reporting/03_next_steps.ipynb #54b79d42
-import os, shlex
+import os
 from pathlib import Path
 
+from ..base.quoting import quote_word
 from ..base.run_names import shorten_name
 from ..base.runs import get_runs_root
 
@@ -45,7 +46,7 @@ _TARGETS = dict(
 def _get_lines(names, **values):
     "These commands with their values: make targets if `make` started this process"
     templates = _TARGETS if 'MAKELEVEL' in os.environ else _COMMANDS
-    quoted = {name: shlex.quote(str(value)) for name,value in values.items()}
+    quoted = {name: quote_word(value) for name,value in values.items()}
     return [templates[name].format(**quoted) for name in names]
 
 # %% ../../nbs/reporting/03_next_steps.ipynb #72067bf7

@@ -12,13 +12,13 @@ from .result_sections import describe_abstention, describe_calibration
 from .result_sections import describe_explanation, describe_groups
 from .result_sections import describe_metrics, describe_operating_point
 from .result_sections import describe_robustness, describe_slices, get_slices
-from .wording import escape, get_number, look_up, make_bullets
+from .wording import escape, get_number, look_up, make_bullets, make_code
 from .wording import make_markdown_table, say_names, say_number
 
 # %% ../../nbs/reporting/01_sections.ipynb #fee0affc
 def _describe_network(o):
     "Architecture, parameters and operations"
-    text = f'Network: `{o.arch}` of [timm](https://github.com/huggingface/pytorch-image-models)'
+    text = f'Network: {make_code(o.arch)} of [timm](https://github.com/huggingface/pytorch-image-models)'
     units = dict(parameters='parameters', macs='multiply–accumulate operations per image')
     for k,unit in units.items():
         if n := o.number(f'cost.{k}'): text += f', {n/1e6:,.1f} million {unit}'
@@ -27,7 +27,7 @@ def _describe_network(o):
 # %% ../../nbs/reporting/01_sections.ipynb #94a422a2
 def _describe_input(o):
     "Size of the input and number of classes, or ''"
-    size = look_up(o.model, 'preprocessing.size')
+    size = get_number(look_up(o.model, 'preprocessing.size'))
     if not size: return ''
     return (f"Input: an image of {size} × {size} pixels. Output: a probability for each of "
         f"{len(o.classes) or 'its'} classes. `model.json` defines the preprocessing.")
@@ -139,7 +139,8 @@ def _describe_decisions(o):
 # %% ../../nbs/reporting/01_sections.ipynb #12f482c8
 def _describe_sizes(o):
     "Images in each split, or ''"
-    counts = {SPLITS.get(k, k): o.number(f'split_sizes.{k}') for k in o.at('split_sizes') or {}}
+    counts = {SPLITS.get(k, escape(k)): o.number(f'split_sizes.{k}')
+        for k in o.at('split_sizes') or {}}
     listed = ', '.join(f'{n:,} for {name}' for name,n in counts.items() if n is not None)
     return listed and f'Images: {listed}.'
 
@@ -147,7 +148,7 @@ def _describe_sizes(o):
 def _describe_set(o):
     "Title and source of the data set"
     home = f'[{o.source}]({o.source.page})' if o.source else 'not public'
-    if o.mini: home = f'`{o.name}`, a synthetic miniature'
+    if o.mini: home = f'{make_code(o.name)}, a synthetic miniature'
     return f'Data set: {escape(o.card.title)} ({home}).'
 
 # %% ../../nbs/reporting/01_sections.ipynb #22ed9677
@@ -166,7 +167,7 @@ def describe_data(
         _describe_decisions(o),
         _describe_ceiling(o),
         o.card.defects and f'Known defects of this set: {escape(o.card.defects)}.',
-        data_hash and f'Fingerprints: data `{data_hash}`, split `{split_hash}`.'])
+        data_hash and f'Fingerprints: data {make_code(data_hash)}, split {make_code(split_hash)}.'])
 
 # %% ../../nbs/reporting/01_sections.ipynb #9068c168
 _COSTS = dict(
@@ -182,6 +183,14 @@ def _describe_cost(o):
     device = escape(o.at('environment.device') or 'an unknown machine')
     return spent and f'Cost: {spent}, on {device}.'
 
+# %% ../../nbs/reporting/01_sections.ipynb #fdf246f7
+def _describe_lock(lock):
+    "Whether the versions of the packages are those of the lock file, or '' where there is none"
+    if not lock: return ''
+    digest = f"requirements.lock (sha256 {make_code(str(lock.get('sha256'))[:12])})"
+    if lock.get('matches'): return f'All packages have the versions of {digest}.'
+    return f"{get_number(lock.get('differ')) or 'Some'} packages differ from {digest}."
+
 # %% ../../nbs/reporting/01_sections.ipynb #0cc4675c
 def _describe_environment(o):
     "Interruptions, commit and packages, each a sentence or ''"
@@ -191,9 +200,10 @@ def _describe_environment(o):
     dirty = ', with uncommitted changes' if commit and commit.endswith('-dirty') else ''
     return [
         resumed and f'Interruptions after which it was resumed: {len(resumed)}.',
-        commit and f'Code: commit `{commit[:12]}`{dirty}.',
-        packages and f"Python {env.get('python')} on {escape(env.get('platform'))}, "
-            f'{escape(packages)}.']
+        commit and f'Code: commit {make_code(commit[:12])}{dirty}.',
+        packages and f"Python {escape(env.get('python'))} on {escape(env.get('platform'))}, "
+            f'{escape(packages)}.',
+        _describe_lock(env.get('lock'))]
 
 # %% ../../nbs/reporting/01_sections.ipynb #dc2bdff7
 def describe_training(
@@ -203,7 +213,7 @@ def describe_training(
     text = make_bullets([_describe_cost(o), *_describe_environment(o)])
     named = {k: v for k,v in o.p.items() if k not in ('dataset', 'run', 'arch') and v is not None}
     if not named: return text
-    rows = [(f'`{k}`', escape(v)) for k,v in named.items()]
+    rows = [(make_code(k), escape(v)) for k,v in named.items()]
     return text + '\n\n' + make_markdown_table(['parameter', 'value'], rows)
 
 # %% ../../nbs/reporting/01_sections.ipynb #8899cd48

@@ -6,10 +6,11 @@
 __all__ = ['check_rows_folder', 'get_page_command', 'get_setting_row', 'write_settings', 'show_page_rows']
 
 # %% ../../nbs/results/06d_kept_settings.ipynb #a0601eb3
-import math, shlex
+import math
 from dataclasses import replace
 from pathlib import Path
 
+from ..base.quoting import quote_word
 from ..base.reading import read_json
 from ..base.running import get_defaults
 from ..base.runs import Run, get_runs_root
@@ -55,9 +56,9 @@ def _say_option(
     "The parameter as papermill takes it"
     if isinstance(value, list):
         listed = ', '.join(map(str, value))
-        return f"-y {shlex.quote(f'{name}: [{listed}]')}"
+        return f"-y {quote_word(f'{name}: [{listed}]')}"
     text = Path(value).name if isinstance(value, str) and '/' in value else str(value)
-    return f'-p {name} {shlex.quote(text)}'
+    return f'-p {name} {quote_word(text)}'
 
 # %% ../../nbs/results/06d_kept_settings.ipynb #c550b4e2
 def get_page_command(
