@@ -232,7 +232,7 @@ def test_a_store_of_an_earlier_version_is_used(items, monkeypatch):
 def test_features(birds, items):
     from imgclf_nb.models.features import get_frozen_features
     from imgclf_nb.backbones import get_backbone
-    model, some = get_backbone('test_resnet', weights='none'), items.head(3)
+    model, some = get_backbone('test_resnet', weights='none'), items.head(2)
     def ask(): return get_frozen_features(some, 'test_resnet', 32, weights='none', model=model).tobytes()
     ask()
     store, = (birds/'cache'/'features').glob('*.npz')
@@ -268,6 +268,17 @@ def test_suspicions(birds, items):
     store, = (birds/'cache'/'suspicion').glob('*.csv')
     assert check_mutants(store, ask) == 0
     patch.undo()
+
+
+def test_plans(birds, monkeypatch):
+    "The execution plan and the precision that were measured: a changed digit would change the results"
+    from imgclf_nb.training import autotune
+    plan = dict(layout='channels_last', precision='fp32', micro=8)
+    monkeypatch.setattr(autotune, '_find_plan', lambda *args: (dict(plan), [dict(seconds=.25)]))
+    def ask(): return autotune.get_execution_plan(None, 'test_resnet', 32, 16)
+    ask()
+    store, = (birds/'cache'/'tuning').glob('test_resnet-*.json')
+    assert check_mutants(store, ask) == 0
 
 
 CARD = dict(arch='test_resnet', classes=['crow', 'wren'], temperature=1.25, preprocessing=dict(size=32, channels=3, mean=[.485]*3))

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..backbones import get_backbone, get_features
 from ..base.architectures import get_expected, get_safe_name
+from ..base.checksums import add_checksum
 from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
 from ..base.reading import keep_cached, read_cached
@@ -124,7 +125,8 @@ def choose_precision(
     if found: return found
     seconds = _time_precisions(model, size, device)
     best = 'bf16' if 1.2*seconds['bf16'] < seconds['fp32'] else 'fp32'
-    with keep_cached(store): write_json(store, dict(key=key, precision=best, seconds=seconds))
+    content = add_checksum(dict(key=key, precision=best, seconds=seconds))
+    with keep_cached(store): write_json(store, content)
     return best
 
 # %% ../../nbs/models/01_features.ipynb #e24b483f
