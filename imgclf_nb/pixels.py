@@ -236,6 +236,7 @@ def _fill(items, pre, views, folders, workers):
 # %% ../nbs/01c_pixels.ipynb #f67c2049
 def _keep_quiet(message): "What is damaged is told when it is mended"
 
+# %% ../nbs/01c_pixels.ipynb #dc72b86c
 def _are_filled(items, pre, views, folders):
     "Whether every store holds all items, intact"
     for view,folder in zip(views, folders):

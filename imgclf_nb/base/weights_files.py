@@ -47,6 +47,7 @@ class Placeholder(list):
     def __init__(self, *args, **kw): super().__init__()
     def __setstate__(self, state): pass
 
+# %% ../../nbs/base/09_weights_files.ipynb #cf6bf7a1
 def _make_dict(*args):
     "Stands for a `defaultdict`, without what makes its defaults"
     return {}
@@ -63,6 +64,7 @@ def _get_full_name(value):
     renamed = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return '.'.join(renamed)
 
+# %% ../../nbs/base/09_weights_files.ipynb #0179fd9d
 def _list_globals(stream, n=1):
     "The names of all functions and classes in `n` pickles, one after the other in a stream"
     names, texts = set(), []
@@ -156,9 +158,9 @@ def _read_pickle(path, kind):
     try: return _load_pickle(path, kind)
     except UserError: raise
     except Exception as error:  # torch's own words would advise to switch the protection off
-        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}): it {_DAMAGED}, "
-            f"or was not written by torch.save. {_AGAIN} Safest is .safetensors.",
-            'weights') from None
+        kind = type(error).__name__
+        raise UserError(f'{path} cannot be read as weights ({kind}): it {_DAMAGED}, or was not '
+            f'written by torch.save. {_AGAIN} Safest is .safetensors.', 'weights') from None
 
 # %% ../../nbs/base/09_weights_files.ipynb #13864328
 def _check_path(path):
@@ -169,7 +171,8 @@ def _check_path(path):
         hint = f'weights={found[0]}' if found else 'the file in it'
         raise UserError(f'{path} is a folder: give {hint}.', 'weights')
     if path.is_file(): return
-    hint = ' it is an address. Download the file first, and' if re.match(r'\w\w+:/', str(path)) else ''
+    is_address = re.match(r'\w\w+:/', str(path))
+    hint = ' it is an address. Download the file first, and' if is_address else ''
     raise UserError(f"There is no weights file {path}:{hint} "
         "give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
 

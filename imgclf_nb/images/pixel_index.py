@@ -7,7 +7,6 @@ __all__ = ['ROW', 'make_row', 'get_ends', 'load_index', 'find_rows', 'drop_damag
 
 # %% ../../nbs/images/03_pixel_index.ipynb #343cfcc4
 import os, zlib
-from pathlib import Path
 
 import numpy as np
 
@@ -123,6 +122,7 @@ def _is_intact(place, pixels, check):
     "Whether a row and its pixels have this checksum"
     return _get_check(place.tobytes(), pixels) == check
 
+# %% ../../nbs/images/03_pixel_index.ipynb #029624e8
 def drop_damaged(
     table,       # from `load_index`
     folder,      # of the store

@@ -85,6 +85,7 @@ def _unpack(a):
     "An array, or the number that is stored as one"
     return a if a.ndim else a.item()
 
+# %% ../../nbs/models/02_linear_heads.ipynb #1f6217b5
 def _read_head(store):
     "The stored head; None if there is none or the file is damaged"
     if not store.exists(): return None
