@@ -1,0 +1,1 @@
+"""Attacks on files, archives, servers, caches, weights, processes, commands and names: one module a group"""
