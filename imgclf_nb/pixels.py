@@ -20,6 +20,8 @@ from .base.reading import keep_cached
 from .core import UserError, explain_disk_errors, get_cache, write_json
 from .datasets.cards import open_set
 from .images.contents import read_bytes
+from .images.pixel_index import ROW, drop_damaged, find_rows, get_ends, load_index
+from .images.pixel_index import make_row
 from .images.preprocessing import get_decoder
 
 # %% ../nbs/01c_pixels.ipynb #67814c34
@@ -83,12 +85,6 @@ def decode(
 
 # %% ../nbs/01c_pixels.ipynb #c6cb740a
 VERSION = 1  # of the format
-_ROW = np.dtype([
-    ('sha256', 'S64'),
-    ('offset', 'i8'),
-    ('height', 'i4'),
-    ('width', 'i4'),
-    ('channels', 'i4')])
 
 def _get_recipe(pre, view):
     "Everything that determines the pixels of a view"
@@ -109,46 +105,6 @@ def get_store(
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     return get_cache('pixels')/open_set(dataset).key/f'{view}-{preprocessing.size}-{digest}'
 
-# %% ../nbs/01c_pixels.ipynb #f347f7c4
-def _load_index(folder, recipe):
-    "The table on disk; `ValueError` for another recipe or other columns"
-    if json.loads((folder/'recipe.json').read_text()) != recipe: raise ValueError('another recipe')
-    table = np.load(folder/'index.npy', mmap_mode='r')  # memory-mapped: not loaded into memory
-    if table.dtype != _ROW: raise ValueError('other columns')
-    return table
-
-# %% ../nbs/01c_pixels.ipynb #8797c7c3
-def _drop_cut_off(table, folder):
-    "The rows whose pixels are completely inside the file"
-    sizes = table['height'].astype(np.int64)*table['width']*table['channels']
-    whole = table['offset'] + sizes <= (folder/'pixels.bin').stat().st_size
-    if whole.all(): return table
-    lost = (~whole).sum()
-    print(f"{folder.name} is incomplete: {lost} of its {len(table)} images are decoded again.")
-    return table[whole]
-
-# %% ../nbs/01c_pixels.ipynb #8b754aa4
-def _read_index(folder, recipe):
-    "The usable rows of a store: none if a file is missing, damaged or of another recipe"
-    files = [folder/name for name in ('index.npy', 'pixels.bin', 'recipe.json')]
-    if not all(file.exists() for file in files): return np.empty(0, _ROW)
-    try: table = _load_index(folder, recipe)
-    except (ValueError, EOFError) as e:
-        print(f"{folder.name} is damaged or of another version ({e}): "
-            "its images are decoded again.")
-        return np.empty(0, _ROW)
-    return _drop_cut_off(table, folder)
-
-# %% ../nbs/01c_pixels.ipynb #b313320d
-def _find(table, hashes):
-    "The row of each SHA-256 in the table, -1 if there is none"
-    hashes = np.asarray(hashes, 'S64')
-    if not len(table): return np.full(len(hashes), -1)
-    order = np.argsort(table['sha256'])
-    places = np.searchsorted(table['sha256'], hashes, sorter=order)
-    rows = order[places.clip(max=len(table) - 1)]
-    return np.where(table['sha256'][rows] == hashes, rows, -1)
-
 # %% ../nbs/01c_pixels.ipynb #b25913ec
 class _Writer:
     "Appends images to a store; its table on disk never lists pixels that the disk does not hold"
@@ -156,12 +112,23 @@ class _Writer:
         folder.mkdir(parents=True, exist_ok=True)
         delete_leftovers(folder, 600)
         self.folder = folder
-        self.rows = _read_index(folder, recipe).tolist()
+        table = load_index(folder, recipe)
+        self.rows = self.take_intact(table)
         self.known = {row[0].decode() for row in self.rows}
-        self.end = max([start + h*w*channels for _,start,h,w,channels in self.rows], default=0)
+        self.end = get_ends(table).max(initial=0)  # another process may read all that is listed
         self.kept = time.time()
         write_json(folder/'recipe.json', recipe)
         self.open_file()
+
+# %% ../nbs/01c_pixels.ipynb #dd034e9b
+@patch
+def take_intact(self:_Writer, table):
+    "The rows of the intact images; the number of the others is printed"
+    intact = drop_damaged(table, self.folder)
+    lost = len(table) - len(intact)
+    if lost: print(f'{self.folder.name} is damaged: {lost} of its {len(table)} images are decoded '
+        'again.')
+    return intact.tolist()
 
 # %% ../nbs/01c_pixels.ipynb #5f9b21af
 @patch
@@ -181,7 +148,7 @@ def keep(self:_Writer):
     os.fsync(self.file.fileno())
     temporary = self.folder/f'.index.{os.getpid()}.npy'
     try:
-        np.save(temporary, np.array(self.rows, _ROW))
+        np.save(temporary, np.array(self.rows, ROW))
         os.replace(temporary, self.folder/'index.npy')
     finally: temporary.unlink(missing_ok=True)
     self.kept = time.time()
@@ -193,7 +160,7 @@ def add(self:_Writer, sha256, a):
     if sha256 in self.known: return
     self.file.write(a)
     self.known.add(sha256)
-    self.rows.append((sha256.encode(), self.end, *a.shape))
+    self.rows.append(make_row(sha256, self.end, a))
     self.end += a.size
     if time.time() - self.kept > 5: self.keep()
 
@@ -268,11 +235,15 @@ def _fill(items, pre, views, folders, workers):
         for writer in writers: writer.close()
 
 # %% ../nbs/01c_pixels.ipynb #f67c2049
+def _keep_quiet(message): "What is damaged is told when it is mended"
+
+# %% ../nbs/01c_pixels.ipynb #dc72b86c
 def _are_filled(items, pre, views, folders):
-    "Whether every store holds all items"
+    "Whether every store holds all items, intact"
     for view,folder in zip(views, folders):
-        table = _read_index(folder, _get_recipe(pre, view))
-        if (_find(table, items.sha256) < 0).any(): return False
+        table = load_index(folder, _get_recipe(pre, view), say=_keep_quiet)
+        intact = drop_damaged(table, folder, items.sha256)
+        if (find_rows(intact, items.sha256) < 0).any(): return False
     return True
 
 # %% ../nbs/01c_pixels.ipynb #7cc6b931
@@ -300,7 +271,9 @@ class PixelView:
     "Images by number as `uint8 (h, w, 1 or 3)`, read from a store"
     def __init__(self, folder, hashes):
         table = np.load(folder/'index.npy', mmap_mode='r')
-        rows = _find(table, hashes)
+        rows = find_rows(table, hashes)
+        if (rows < 0).any():
+            raise UserError(f'{folder} was changed by another process: run again.', 'cache')
         self.offsets = table['offset'][rows]
         self.shapes = np.stack([table[name][rows] for name in ('height', 'width', 'channels')], 1)
         self.data = np.memmap(folder/'pixels.bin', np.uint8, 'r')

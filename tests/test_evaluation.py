@@ -119,11 +119,13 @@ def nan_weights(d):
     from safetensors.torch import load_file, save_file
     s = load_file(d/'model.safetensors')
     save_file({k: v*float('nan') if v.is_floating_point() else v for k,v in s.items()}, d/'model.safetensors')
+    edit_model(lambda m: m.pop('weights_sha256'))(d)
 
 
 def edit_model(change):
     def act(d):
         m = json.loads((d/'model.json').read_text())
+        m.pop('checksum', None)  # as in runs of earlier versions
         change(m); (d/'model.json').write_text(json.dumps(m))
     return act
 

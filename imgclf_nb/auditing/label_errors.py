@@ -11,8 +11,9 @@ import hashlib
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
-from ..base.reading import keep_cached, read_cached_table
-from ..core import get_cache, write_csv
+from ..base.checksums import DamagedError, read_checked_table, write_checked_table
+from ..base.reading import is_there, keep_cached
+from ..core import get_cache
 from ..images.duplicates import get_blocks
 from ..images.preprocessing import open_image
 from ..models.logistic import choose_c, cross_predict
@@ -74,7 +75,19 @@ def _get_store(items, name):
     "The cache file for these images, labels, blocks and this model"
     columns = ['file', 'sha256', 'label', 'group', 'copies', 'sequence', 'frame']
     key = name + items[columns].sort_values('file').to_csv(index=False)
-    return get_cache('suspicion')/f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:20]}.csv"
+    digest = hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()
+    return get_cache('suspicion')/f'{digest[:20]}.csv'
+
+# %% ../../nbs/auditing/01_label_errors.ipynb #44b114b3
+def _recall(store, files):
+    "The cached table about these files; None if there is none, or it is damaged"
+    if not is_there(store): return None
+    try: found = read_checked_table(store, _columns[:3], _columns[3:])
+    except (DamagedError, OSError) as error: reason = error
+    else:
+        if {*found.file} <= files: return found
+        reason = 'it is about other files'
+    print(f'{store} is damaged ({reason}): the labels are compared again.')
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #b64468f6
 def recall_suspicious(
@@ -84,11 +97,10 @@ def recall_suspicious(
 )->pd.DataFrame:
     "`find_suspicious`, cached for these images, labels, blocks and this model"
     store = _get_store(items, name)
-    known = read_cached_table(store, 'the labels are compared again',
-        ('file', 'label', 'suggested'), ('probability',))
+    known = _recall(store, {*items.file})
     if known is not None: return known
     found = find_suspicious(items, get_x() if len(items) else None)
-    with keep_cached(store): write_csv(store, found)
+    with keep_cached(store): write_checked_table(store, found)
     return found
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #24a4dd5a

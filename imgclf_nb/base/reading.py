@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from .checksums import DamagedError, check_values
 from ..core import DiskError, UserError, explain_disk_errors, read_csv
 
 # %% ../../nbs/base/00b_reading.ipynb #b9280b88
@@ -277,7 +278,8 @@ def read_cached(
 ):
     "Its checked content; None if there is none, or, in a line, if it is damaged"
     if not is_there(path): return None
-    try: return read_json(path, again, schema)
+    try: return check_values(read_json(path, again, schema))
+    except DamagedError as error: print(f'{path} is damaged ({error}): {again}.')
     except UserError as error: print(error)
 
 # %% ../../nbs/base/00b_reading.ipynb #e1afe57f

@@ -78,7 +78,7 @@ def read_model_record(
         except DamagedError as error: raise FileFault(f'is damaged ({error})') from None
     return {name: value for name,value in content.items() if name != 'checksum'}
 
-# %% ../../nbs/base/00c_run_files.ipynb #c5032694
+# %% ../../nbs/base/00c_run_files.ipynb #a36135a9
 def write_model_record(
     folder,       # of a run
     content:dict, # as in `MODEL`, and more

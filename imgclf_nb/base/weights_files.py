@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Placeholder', 'read_weights', 'find_stated_arch']
 
-# %% ../../nbs/base/09_weights_files.ipynb #aa5e45af
+# %% ../../nbs/base/09_weights_files.ipynb #84ef158b
 import json, pickletools, re, zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from .checksums import DamagedError, read_safetensors
 from ..core import UserError
 
-# %% ../../nbs/base/09_weights_files.ipynb #85a28a4c
+# %% ../../nbs/base/09_weights_files.ipynb #bbdc5ebe
 _PAGE = 'a web page: the address was wrong, or wants a login. Download the file again'
 _ARCHIVE = 'a compressed archive: unpack it and give the file inside'
 _OTHERS = {  # a regular expression for the first bytes: what the file is, and what to do
@@ -27,7 +27,7 @@ _OTHERS = {  # a regular expression for the first bytes: what the file is, and w
     rb'\xff\xd8\xff|\x89PNG|GIF8|RIFF|%PDF': 'an image or a document: give a weights file',
     rb'\0{64}': 'only zeros at its beginning: copy or download it again'}
 
-# %% ../../nbs/base/09_weights_files.ipynb #818f8243
+# %% ../../nbs/base/09_weights_files.ipynb #ecc75b28
 _UNKNOWN = 'no file of weights that is known here: give a .safetensors or .pth file'
 
 def _get_format(path, start):
@@ -40,18 +40,19 @@ def _get_format(path, start):
     what.append('ONNX: give weights of PyTorch' if Path(path).suffix == '.onnx' else _UNKNOWN)
     raise UserError(f'{path} is {what[0]}.', 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #e88a2dbe
+# %% ../../nbs/base/09_weights_files.ipynb #d903784f
 class Placeholder(list):
     "Stands for an object of a class that is not imported: accepts everything, does nothing"
     def __new__(cls, *args, **kw): return super().__new__(cls)
     def __init__(self, *args, **kw): super().__init__()
     def __setstate__(self, state): pass
 
+# %% ../../nbs/base/09_weights_files.ipynb #cf6bf7a1
 def _make_dict(*args):
     "Stands for a `defaultdict`, without what makes its defaults"
     return {}
 
-# %% ../../nbs/base/09_weights_files.ipynb #825b5a81
+# %% ../../nbs/base/09_weights_files.ipynb #8c6064b3
 _HOSTILE = re.compile(r'(os|posix|nt|sys|subprocess|shutil|importlib|runpy|socket|ctypes|pty|code'
     r'|codeop|pdb|timeit|cProfile|webbrowser|multiprocessing|asyncio|urllib|http|marshal|types'
     r'|pip|torch\.hub|torch\.jit|torch\.load)(\.|$)'
@@ -63,15 +64,20 @@ def _get_full_name(value):
     renamed = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return '.'.join(renamed)
 
+# %% ../../nbs/base/09_weights_files.ipynb #0179fd9d
 def _list_globals(stream, n=1):
     "The names of all functions and classes in `n` pickles, one after the other in a stream"
-    names = set()
+    names, texts = set(), []
     for _ in range(n):
-        operations = pickletools.genops(stream)
-        names |= {_get_full_name(value) for code,value,_ in operations if code.name == 'GLOBAL'}
+        try:
+            for code,value,_ in pickletools.genops(stream):
+                if code.name == 'GLOBAL': names.add(_get_full_name(value))
+                if code.name == 'STACK_GLOBAL': names.add('.'.join(texts[-2:]))
+                if isinstance(value, str): texts.append(value)
+        except (ValueError, EOFError): break  # what torch cannot read either, or no pickle any more
     return names
 
-# %% ../../nbs/base/09_weights_files.ipynb #a00f06ea
+# %% ../../nbs/base/09_weights_files.ipynb #8eee83a8
 def _read_globals(path, kind):
     "The names in the pickles of a file of torch; an older file has five"
     if kind == 'pickle':
@@ -80,7 +86,7 @@ def _read_globals(path, kind):
         name = next(name for name in archive.namelist() if name.endswith('data.pkl'))
         with archive.open(name) as file: return _list_globals(file)
 
-# %% ../../nbs/base/09_weights_files.ipynb #283f778f
+# %% ../../nbs/base/09_weights_files.ipynb #808b5ca9
 def _refuse_code(path, names):
     "`UserError` if one of these names is of a function that runs commands or code"
     found = sorted(name for name in names if _HOSTILE.match(name))
@@ -89,18 +95,19 @@ def _refuse_code(path, names):
         "executed. Delete the file, and get the weights from their authors, as .safetensors.",
         'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #4ac1d785
+# %% ../../nbs/base/09_weights_files.ipynb #1d4387ca
 def _load_pickle(path, kind):
     "The content of a file of torch, with placeholders; raises what torch raises"
     import torch
-    try: names = _read_globals(path, kind)
-    except (ValueError, EOFError): names = set()  # torch will say no, too
+    names = _read_globals(path, kind)
     _refuse_code(path, names)
     known = [(Placeholder, name) for name in names if name != 'collections.defaultdict']
-    with torch.serialization.safe_globals([*known, (_make_dict, 'collections.defaultdict')]):
-        return torch.load(path, map_location='cpu', weights_only=True)
+    known.append((_make_dict, 'collections.defaultdict'))
+    # a file, since torch would believe the suffix of a path
+    with torch.serialization.safe_globals(known), open(path, 'rb') as file:
+        return torch.load(file, map_location='cpu', weights_only=True)
 
-# %% ../../nbs/base/09_weights_files.ipynb #9d4e0af1
+# %% ../../nbs/base/09_weights_files.ipynb #dcdb5456
 _DAMAGED = 'is damaged or not complete'
 _AGAIN = 'Copy or download it again.'
 
@@ -120,7 +127,7 @@ def _check_zip(path):
         raise UserError(f'{path} is an archive without weights of PyTorch: unpack it and give the '
             'file inside.', 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #d0db691e
+# %% ../../nbs/base/09_weights_files.ipynb #b0ea6eda
 def _name_tensors(content, prefix=''):
     "Yields `(name, tensor)` of all tensors in nested dictionaries and lists"
     import torch
@@ -131,7 +138,7 @@ def _name_tensors(content, prefix=''):
     for key,value in content.items():
         if isinstance(key, str): yield from _name_tensors(value, f'{prefix}{key}.')
 
-# %% ../../nbs/base/09_weights_files.ipynb #60974be6
+# %% ../../nbs/base/09_weights_files.ipynb #420a0c63
 _EXPORT = 'Where the file was made, save the tensors: safetensors.torch.save_file('
 
 def _explain_nothing(path, content):
@@ -144,18 +151,18 @@ def _explain_nothing(path, content):
     return UserError(f"{path} holds {what}, not the tensors of a model by name. {_EXPORT}"
         "model.state_dict(), 'weights.safetensors').", 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #bb896156
+# %% ../../nbs/base/09_weights_files.ipynb #345b2893
 def _read_pickle(path, kind):
     "The content of a file of torch; `UserError` if it cannot be read"
     if kind == 'zip': _check_zip(path)
     try: return _load_pickle(path, kind)
     except UserError: raise
     except Exception as error:  # torch's own words would advise to switch the protection off
-        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}): it {_DAMAGED}, "
-            f"or was not written by torch.save. {_AGAIN} Safest is .safetensors.",
-            'weights') from None
+        kind = type(error).__name__
+        raise UserError(f'{path} cannot be read as weights ({kind}): it {_DAMAGED}, or was not '
+            f'written by torch.save. {_AGAIN} Safest is .safetensors.', 'weights') from None
 
-# %% ../../nbs/base/09_weights_files.ipynb #f353df8a
+# %% ../../nbs/base/09_weights_files.ipynb #13864328
 def _check_path(path):
     "`UserError` if there is no such file"
     names = 'model.safetensors pytorch_model.safetensors pytorch_model.bin model.pth'.split()
@@ -164,11 +171,12 @@ def _check_path(path):
         hint = f'weights={found[0]}' if found else 'the file in it'
         raise UserError(f'{path} is a folder: give {hint}.', 'weights')
     if path.is_file(): return
-    hint = ' it is an address. Download the file first, and' if re.match(r'\w\w+:/', str(path)) else ''
+    is_address = re.match(r'\w\w+:/', str(path))
+    hint = ' it is an address. Download the file first, and' if is_address else ''
     raise UserError(f"There is no weights file {path}:{hint} "
         "give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
 
-# %% ../../nbs/base/09_weights_files.ipynb #4d5f783f
+# %% ../../nbs/base/09_weights_files.ipynb #11161637
 def _read_content(path):
     "All that a file holds; `UserError` for a file that is not there or not readable"
     path = Path(path).expanduser()
@@ -184,7 +192,7 @@ def _read_content(path):
         raise UserError(f'{path} cannot be read ({error.strerror or error}): make it readable.',
             'weights') from None
 
-# %% ../../nbs/base/09_weights_files.ipynb #71b4d84a
+# %% ../../nbs/base/09_weights_files.ipynb #d931b726
 def read_weights(
     path, # a file of safetensors or torch
 )->dict:
@@ -194,7 +202,7 @@ def read_weights(
     if not tensors: raise _explain_nothing(path, content)
     return tensors
 
-# %% ../../nbs/base/09_weights_files.ipynb #b4e2333b
+# %% ../../nbs/base/09_weights_files.ipynb #c7601554
 def find_stated_arch(
     path, # a file that `read_weights` can read
 )->str:

@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np, pandas as pd
 
 from ..base.machine import show_progress
-from ..core import get_cache, read_csv, write_csv
+from ..base.checksums import DamagedError, read_checked_table, write_checked_table
+from ..core import get_cache
 from .contents import are_unchanged, get_key
 from .neighbours import find_close, find_nearest, get_components
 from .neighbours import get_tree_order
@@ -178,6 +179,17 @@ def _compare(facts, distance, alike):
     rows = [(pixels[i], pixels[j], similarity, mirror) for i,j,similarity,mirror in found]
     return pd.DataFrame(rows, columns=['x', 'y', 'alike', 'mirrored'])
 
+# %% ../../nbs/images/02_duplicates.ipynb #5fac99fa
+def _recall_pairs(store, pixels):
+    "The cached pairs of images with these hashes; None if there are none, or they are damaged"
+    if not store.exists(): return None
+    try: found = read_checked_table(store, ['x', 'y'], ['alike', 'mirrored'])
+    except (DamagedError, OSError) as error: reason = error
+    else:
+        if {*found.x, *found.y} <= pixels: return found
+        reason = 'it has pairs of other images'
+    print(f'{store} is damaged ({reason}): the images are compared again.')
+
 # %% ../../nbs/images/02_duplicates.ipynb #3125fdd5
 def _compare_once(facts, *limits):
     "The result of `_compare`, cached"
@@ -185,10 +197,11 @@ def _compare_once(facts, *limits):
     name = hashlib.sha256(contents.encode()).hexdigest()[:20]
     try: store = get_cache('copies')/f'{name}.csv'
     except OSError: return _compare(facts, *limits)  # `measure_images` has reported this
-    if store.exists(): return read_csv(store, dtype=dict(x=str, y=str))
+    known = _recall_pairs(store, {*facts.pixels})
+    if known is not None: return known
     found = _compare(facts, *limits)
     if not are_unchanged(facts): return found  # not of these contents
-    try: write_csv(store, found)
+    try: write_checked_table(store, found)
     except OSError as e:
         print(f"Duplicates are not remembered: {store} cannot be written ({e.strerror}).")
     return found

@@ -6,14 +6,16 @@
 __all__ = ['measure_image', 'measure_images', 'get_thumbs']
 
 # %% ../../nbs/images/01_properties.ipynb #3c2a2c03
-import base64, hashlib, os, time
+import base64, csv, hashlib, io, os, time
 
 import numpy as np, pandas as pd
 from PIL import ExifTags, Image
 
 from ..base.machine import show_progress
 from ..base.parallel import map_forked
-from ..core import get_cache, read_csv, write_csv
+from ..base.checksums import add_line_checksums, take_intact_lines
+from ..base.reading import keep_cached
+from ..core import get_cache, write_text
 from .contents import KEY, find_changed, get_key, is_settled
 from .depth import (
     get_array, get_kind, get_stated_range, measure_range, read_colours, read_values)
@@ -177,21 +179,50 @@ def _get_store(paths):
     except OSError as e:
         print(f"Nothing is remembered between runs: {e.filename} cannot be written ({e.strerror}).")
 
+# %% ../../nbs/images/01_properties.ipynb #559e45b5
+def _parse_rows(data):
+    "The table in these bytes of CSV; `ValueError` if a number is none"
+    types = dict.fromkeys(_texts, str)
+    table = pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values={'quality': ''},
+        dtype=types)
+    if not isinstance(table.index, pd.RangeIndex): raise ValueError('a line has more values')
+    numbers = [name for name in table if name not in _texts and len(table)]
+    odd = [name for name in numbers if table[name].dtype.kind not in 'if']
+    if odd: raise ValueError(f'{odd[0]} is not a number in each row')
+    return table
+
+# %% ../../nbs/images/01_properties.ipynb #2b130c26
+def _read_rows(store):
+    "The intact rows of a file; those of earlier versions have no checksums. Raises `ValueError`"
+    data = store.read_bytes()
+    if data.startswith(','.join([*_columns, 'seen\n']).encode()): return _parse_rows(data)
+    intact, lost = take_intact_lines(data)
+    if not intact.startswith(b'"path",'): raise ValueError('its first line is not a header')
+    if lost:
+        print(f'{store} is damaged: the images of {lost} of its lines are read again.')
+        with keep_cached(store): write_text(store, add_line_checksums(intact.decode()))
+    return _parse_rows(intact)
+
 # %% ../../nbs/images/01_properties.ipynb #132d6d7c
 def _recall(store):
     "Cached rows by key, with `seen` at the end; none from another version"
     if not store or not store.exists(): return {}
-    types = {name: str for name in _texts}
-    old = read_csv(store, keep_default_na=False, na_values={'quality': ''}, dtype=types)
+    try: old = _read_rows(store)
+    except (ValueError, OverflowError, OSError) as error:
+        print(f'{store} is damaged or of another version ({error}): all images are read again.')
+        return {}
     if list(old.columns) != [*_columns, 'seen']: return {}
     settled = old[is_settled(old)]
     return {row[:len(KEY)]: row for row in settled.itertuples(index=False, name=None)}
 
 # %% ../../nbs/images/01_properties.ipynb #1dc6e03b
 def _remember(store, rows):
-    "Store the rows of readable files; a file with an error may be repaired, so it is read again"
+    "Store the rows, each on a line, of readable files; one with an error may have been repaired"
     table = pd.DataFrame(rows, columns=[*_columns, 'seen'])
-    try: write_csv(store, table[table.error == ''])
+    names = table.path + table.taken + table.camera + table.patient
+    kept = table[(table.error == '') & ~names.str.contains('\n', regex=False)]
+    text = kept.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    try: write_text(store, add_line_checksums(text))
     except OSError as e:
         print(f"Nothing is remembered between runs: {store} cannot be written ({e.strerror}).")
 

@@ -7,12 +7,12 @@ __all__ = ['get_preprocessing', 'choose_precision', 'get_frozen_features']
 
 # %% ../../nbs/models/01_features.ipynb #0571ea07
 import hashlib, json, os, time
-from zipfile import BadZipFile
 
 import numpy as np
 
 from ..backbones import get_backbone, get_features
 from ..base.architectures import get_expected, get_safe_name
+from ..base.checksums import add_checksum
 from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
 from ..base.reading import keep_cached, read_cached
@@ -47,8 +47,9 @@ def _read_store(store):
     if not store.exists(): return {}
     try:
         with np.load(store) as arrays: return dict(zip(arrays['sha256'].tolist(), arrays['x']))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as e:
-        print(f'{store.name} is damaged ({e}): its features are computed again.')
+    except Exception as error:  # zipfile and numpy raise what the bytes make them raise
+        kind = type(error).__name__  # not numpy's words, which would advise to load a pickle
+        print(f'{store.name} is damaged ({kind}): its features are computed again.')
         return {}
 
 # %% ../../nbs/models/01_features.ipynb #4778f444
@@ -124,7 +125,8 @@ def choose_precision(
     if found: return found
     seconds = _time_precisions(model, size, device)
     best = 'bf16' if 1.2*seconds['bf16'] < seconds['fp32'] else 'fp32'
-    with keep_cached(store): write_json(store, dict(key=key, precision=best, seconds=seconds))
+    content = add_checksum(dict(key=key, precision=best, seconds=seconds))
+    with keep_cached(store): write_json(store, content)
     return best
 
 # %% ../../nbs/models/01_features.ipynb #e24b483f

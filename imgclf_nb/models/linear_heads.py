@@ -7,7 +7,6 @@ __all__ = ['get_logistic_head', 'get_head', 'get_reader', 'fit_head']
 
 # %% ../../nbs/models/02_linear_heads.ipynb #57d9aaa7
 import hashlib, json, os, time
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -80,14 +79,21 @@ def _get_store(x, y, units, k, balanced, mirror):
     return get_cache('heads')/f'{digest.hexdigest()[:24]}.npz'
 
 # %% ../../nbs/models/02_linear_heads.ipynb #86523010
+_HEAD = ('weight', 'bias', 'c', 'temperature', 'accuracy')
+
+def _unpack(a):
+    "An array, or the number that is stored as one"
+    return a if a.ndim else a.item()
+
+# %% ../../nbs/models/02_linear_heads.ipynb #1f6217b5
 def _read_head(store):
     "The stored head; None if there is none or the file is damaged"
     if not store.exists(): return None
     try:
         with np.load(store) as arrays:
-            return {name: a if a.ndim else a.item() for name,a in arrays.items()}
-    except (OSError, ValueError, EOFError, BadZipFile) as e:
-        print(f'{store.name} is damaged ({e}): the head is computed again.')
+            return {name: _unpack(arrays[name]) for name in _HEAD}
+    except Exception as error:  # zipfile and numpy raise what the bytes make them raise
+        print(f'{store.name} is damaged ({type(error).__name__}): the head is computed again.')
         return None
 
 # %% ../../nbs/models/02_linear_heads.ipynb #6baf171e

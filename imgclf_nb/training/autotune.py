@@ -11,6 +11,7 @@ import copy, hashlib, json, math, os, time
 import torch
 
 from ..base.architectures import get_safe_name
+from ..base.checksums import add_checksum
 from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor
 from ..base.reading import Maybe, keep_cached, read_cached
@@ -171,5 +172,5 @@ def get_execution_plan(
     plan, trial = _find_plan(model, size, batch_size, precisions, whole)
     plan['trial'] = trial
     delete_leftovers(store.parent, 600)
-    with keep_cached(store): write_json(store, dict(key=key, way=plan))
+    with keep_cached(store): write_json(store, add_checksum(dict(key=key, way=plan)))
     return plan
