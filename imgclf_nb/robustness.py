@@ -12,6 +12,7 @@ import numpy as np, pandas as pd, seaborn as sns
 
 from .backbones import get_probabilities
 from .base.machine import get_plt, show_progress
+from .base.quoting import quote_word
 from .core import UserError
 from .stats.intervals import get_share, get_unit_share, resample_units
 import imgclf_nb.baseline  # registers our own networks with timm
@@ -24,7 +25,7 @@ def check_evaluated(
     if run.record.get('summary'): return
     name = run.path.name
     raise UserError(f'Run {name} is not evaluated yet: run 05_evaluation on it first '
-        f'(papermill nbs/05_evaluation.ipynb … -p run {name}).', 'run')
+        f'(papermill nbs/05_evaluation.ipynb … -p run {quote_word(name)}).', 'run')
 
 # %% ../nbs/05a_robustness.ipynb #56f8d79e
 STRENGTHS = dict(  # from weak to strong

@@ -14,12 +14,14 @@ from imgclf_nb.base.parameters import check_parameters
 from imgclf_nb.base.quoting import clean_output, quote_word
 from imgclf_nb.base.running import run_notebook
 from imgclf_nb.core import ParameterError, UserError, mark_formulas, read_csv, unmark_formulas, write_csv
+from imgclf_nb.datasets.labels import find_several
 from imgclf_nb.datasets.records import decide, log_opening, read_decisions, read_ledger
 from imgclf_nb.images.preprocessing import Preprocessing
 from imgclf_nb.reporting.facts import get_example
 from imgclf_nb.reporting.model_card import make_card
 from imgclf_nb.results.artifacts import read_predictions, tabulate
-from imgclf_nb.results.manifest import get_run_manifest, read_run_manifest
+from imgclf_nb.results.manifest import get_hint, get_run_manifest, read_run_manifest
+from imgclf_nb.robustness import check_evaluated
 
 HOSTILE = [
     '<script>alert(1)</script>', '](javascript:alert(1))', '![x](http://e/x.png)', 'a|b', '`x`', '```\n<b>', '````', '$x$',
@@ -168,3 +170,14 @@ def test_the_audit_page_shows_and_never_obeys(bad, tmp_path):
 def test_no_control_code_reaches_a_message_or_an_output(text):
     for shown in (str(UserError(f'There is no class {text}.')), clean_output(f'There is no class {text}.\n').rstrip('\n')):
         assert shown.isprintable() and shown.startswith('There is no class ') and shown.encode('utf-8')
+
+
+@pytest.mark.parametrize('label', ['{[1]}', '{{}: 1}', '[' + '-'*5000 + '1]', '['*300 + ']'*300, '[\x00]', "['a'"], ids=lambda o: o[:8])
+def test_a_label_in_the_syntax_of_python_is_only_read(label): assert find_several([label, 'b']) is None
+
+
+def test_messages_quote_the_name_of_a_run(tmp_path):
+    "A command in a message is copied, too"
+    run = SimpleNamespace(path=tmp_path/'a; touch x', record={})
+    assert "imgclf_evaluate 'a; touch x' --dataset" in get_hint(run)
+    with pytest.raises(UserError, match="-p run 'a; touch x'"): check_evaluated(run)

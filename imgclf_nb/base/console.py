@@ -49,6 +49,12 @@ def _try(output, method, *args):
     try: getattr(output.stream, method)(*args)
     except (OSError, ValueError) as error: _lose(output, error)  # ValueError: it is closed
 
+# %% ../../nbs/base/11_console.ipynb #e7eda168
+def _clean(text):
+    "The text without codes that a terminal obeys"
+    from imgclf_nb.base.quoting import clean_output
+    return clean_output(text)
+
 # %% ../../nbs/base/11_console.ipynb #5bbb3ed7
 class Output:
     "A stream that a command prints to; what cannot be written is discarded"
@@ -61,7 +67,7 @@ class Output:
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='imgclf', line_buffering=True)
 
     def __getattr__(self, name): return getattr(self.stream, name)
-    def write(self, text): _try(self, 'write', text)
+    def write(self, text): _try(self, 'write', _clean(text))
     def flush(self): _try(self, 'flush')
 
 # %% ../../nbs/base/11_console.ipynb #1282e9db

@@ -20,17 +20,23 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
 # %% ../../nbs/base/03_kernels.ipynb #287da72d
-@cache
-def _make_folder(pid):
+_folders = {}  # by process number: a fork does not use the folder of its parent
+_LONGEST = 80  # characters: the path of a socket, at most 107, begins with the folder
+
+def _make_folder():
     "A new temporary folder, deleted when this process ends"
-    folder = tempfile.mkdtemp(prefix='imgclf-')
+    place = tempfile.gettempdir()
+    if len(place) > _LONGEST - len('/imgclf-12345678'): place = '/tmp'
+    folder = tempfile.mkdtemp(prefix='imgclf-', dir=place)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 # %% ../../nbs/base/03_kernels.ipynb #a9f78d1c
 def make_sockets()->str:
-    "The folder for the sockets of this process; other processes have their own"
-    return _make_folder(os.getpid())  # a fork does not use the folder of its parent
+    "The folder for the sockets of this process, made again if something has deleted it"
+    known = _folders.get(os.getpid(), '')
+    if not os.path.isdir(known): _folders[os.getpid()] = _make_folder()
+    return _folders[os.getpid()]
 
 # %% ../../nbs/base/03_kernels.ipynb #ae243364
 PRELOADED = '''ipykernel.kernelapp numpy pandas scipy.stats sklearn.metrics sklearn.linear_model
@@ -157,6 +163,16 @@ def _prepare_server():
     gc.collect()
     gc.freeze()  # forks do not collect what is loaded: it is faster, and the memory stays shared
 
+# %% ../../nbs/base/03_kernels.ipynb #13e75216
+def _open_door(door, path):
+    "Let clients find this socket; False if its folder is gone, as when the asking process has ended"
+    try:
+        door.bind(f'{path}.new')
+        door.listen(64)
+        os.rename(f'{path}.new', path)
+    except OSError: return False
+    return True
+
 # %% ../../nbs/base/03_kernels.ipynb #3c62e5ba
 def serve_kernels(
     path:str, # of the socket
@@ -165,9 +181,7 @@ def serve_kernels(
     setting = _get_setting(os.environ)
     _prepare_server()
     with socket.socket(socket.AF_UNIX) as door:
-        door.bind(f'{path}.new')
-        door.listen(64)
-        os.rename(f'{path}.new', path)  # from now on clients find it
+        if not _open_door(door, path): return
         while 0 not in select.select([door, 0], [], [])[0]: _answer(door, setting)
 
 # %% ../../nbs/base/03_kernels.ipynb #e7f7b2ae

@@ -68,7 +68,7 @@ def _list_parts(label):
     "The labels of a cell in the syntax of a list; [] for other cells"
     if not re.fullmatch(r'[\[({].*[\])}]', label): return []
     try: parts = ast.literal_eval(label)
-    except (ValueError, SyntaxError): return []
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError): return []
     return [str(o) for o in parts] if isinstance(parts, (list, tuple, set)) else []
 
 # %% ../../nbs/datasets/04k_labels.ipynb #a46ae460

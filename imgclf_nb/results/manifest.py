@@ -15,6 +15,7 @@ from unicodedata import normalize
 
 import pandas as pd
 
+from ..base.quoting import quote_word
 from ..base.reading import is_there, read_table
 from ..base.runs import is_gone
 from ..core import UserError, write_csv
@@ -129,8 +130,9 @@ def get_hint(
     run, # a `Run`
 )->str:
     "How to name the place of a run's images, as a sentence"
-    return (f'If the images are at another place now, name it: imgclf_evaluate {run.path.name} '
-        '--dataset PLACE, or -p dataset PLACE for a notebook.')
+    return ('If the images are at another place now, name it: '
+        f'imgclf_evaluate {quote_word(run.path.name)} --dataset PLACE, '
+        'or -p dataset PLACE for a notebook.')
 
 # %% ../../nbs/results/00a_manifest.ipynb #9c726a96
 def get_known_place(
