@@ -1,11 +1,12 @@
 """Nothing changes in silence: mutants of everything that is read, kills, signals and hostile names.
 
-`.venv/bin/python benchmarks/attack.py [--quick] [--group archives] [--seed 0] [--n 100] [--case 17]`
+`.venv/bin/python benchmarks/attack.py [--quick] [--group archives] [--seed 0] [--case 17]`
 
-Prints one table: group, tried, survived, lost, silent, tracebacks. *Survived*: proven right, the same result or one sentence.
-*Lost*: what existed before is gone or is not counted. *Silent*: another result without a word. *Tracebacks*: also what hung or
-died. Each failure comes with the command that repeats it. Rows go to runs/bench/attack.csv (runs/bench-quick with --quick), and
-the exit code is 1 if anything failed. --self-test plants wrong readers and demands that they are reported.
+Prints one table: group, tried, survived, lost, silent, tracebacks. *Survived*: proven right, the same
+result or one sentence. *Lost*: what existed before is gone or is not counted. *Silent*: another result
+without a word. *Tracebacks*: also what hung or died. Each failure comes with the command that repeats
+it. Rows go to runs/bench/attack.csv (runs/bench-quick with --quick), and the exit code is 1 if anything
+failed. --self-test plants wrong readers and demands that they are reported.
 """
 import argparse, json, os, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,23 +20,24 @@ import pandas as pd
 from attacks.workers import GROUPS, load, run_group, work
 from common import get_folder
 
-SECONDS = dict(images=110, archives=110, servers=80, caches=80, weights=80, small_files=110, kills=240,
-    commands=240, injection=150)  # on one core
+SECONDS = dict(images=110, archives=110, servers=80, caches=80, weights=80, small_files=110,
+    kills=240, commands=240, injection=150)  # on one core
 QUICK = .1
 COLUMNS = ('survived', 'lost', 'silent', 'traceback')
 
 
 def get_options():
     "The command line"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='about a minute, into runs/bench-quick')
     parser.add_argument('--group', nargs='+', default=list(GROUPS), choices=GROUPS)
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--n', type=int, help='cases of each group (default: as many as fit into the time)')
+    parser.add_argument('--n', type=int, help='cases of each group (default: what fits into the time)')
     parser.add_argument('--case', type=int, help='only this case of one group')
     parser.add_argument('--minutes', type=float, default=10, help='for all groups, on two cores')
     parser.add_argument('--jobs', type=int, default=2, help='groups at a time')
-    parser.add_argument('--self-test', action='store_true', help='plant wrong readers: each must be reported')
+    parser.add_argument('--self-test', action='store_true', help='plant wrong readers')
     parser.add_argument('--worker', help='used by the script itself')
     return parser.parse_args()
 

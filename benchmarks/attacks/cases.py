@@ -155,7 +155,8 @@ def judge(attack, case, seconds):
     if found[0] == 'survived' and 'Traceback (most recent call last)' in said:
         found = 'traceback', shorten(said[said.index('Traceback'):])
     outcome, reason = found
-    return dict(number=case.number, name=case.name, tried=case.tried, outcome=outcome, reason=reason)
+    return dict(number=case.number, name=case.name, tried=case.tried, outcome=outcome,
+        reason=reason)
 
 
 def write_line(file, row):

@@ -1,4 +1,4 @@
-"""Damaged, giant and false images: read as Pillow reads them, or unreadable with a reason; all are counted"""
+"""Damaged, giant and false images: read as Pillow reads them, or unreadable with a reason"""
 import io, os, resource, struct, warnings, zlib
 from hashlib import sha256
 from pathlib import Path
@@ -86,7 +86,8 @@ def draw_dicom():
 def make_png(width, height, rows=b'', colour=0, depth=8):
     "A PNG with this header and these compressed rows"
     def chunk(name, data):
-        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+        crc = struct.pack('>I', zlib.crc32(name + data))
+        return struct.pack('>I', len(data)) + name + data + crc
     head = struct.pack('>IIBBBBB', width, height, depth, colour, 0, 0, 0)
     return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
 
@@ -185,11 +186,13 @@ def check_counts(case, files, items):
     rows = [*items.attrs['unreadable'], *items.attrs['passed_over']]
     known = {*items.file, *(row['file'] for row in rows)}
     names = {str(name.relative_to('set').as_posix()) for name in files}
-    if len(items) + len(rows) != len(names): raise Lost(f'{len(items)} + {len(rows)} of {len(names)} files')
+    counted = len(items) + len(rows)
+    if counted != len(names): raise Lost(f'{counted} of {len(names)} files are counted')
     if names - known: raise Lost(f'{sorted(names - known)[:3]} are not counted')
     for row in rows:
         reason = row['reason']
-        if not reason or '\n' in reason or len(reason) > 400: raise Shown(f"reason of {row['file']}: {reason!r}")
+        plain = reason and '\n' not in reason and len(reason) < 400
+        if not plain: raise Shown(f"reason of {row['file']}: {reason!r}")
     good = {name for name in names if '/good' in name} - set(items.file)
     if good: raise Lost(f'{sorted(good)} are whole and are not read')
 
@@ -239,15 +242,10 @@ def accept(shared):
     real = properties.measure_image
     def bad(path):
         facts = real(path)
-        if facts['error'] and facts['bytes']: facts = real(BytesFile.path) | dict(error='', sha256=facts['sha256'])
+        if facts['error'] and facts['bytes']: facts = real(good) | dict(sha256=facts['sha256'])
         return facts
-    BytesFile.path = write_good(shared)
+    good = write_good(shared)
     properties.measure_image = bad
-
-
-class BytesFile:
-    "A good image"
-    path = ''
 
 
 def write_good(shared):

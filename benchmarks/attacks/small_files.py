@@ -1,4 +1,4 @@
-"""Damaged JSON, CSV and text files of runs and records: a sentence, and nothing is deleted or overwritten"""
+"""Damaged JSON, CSV and text files of runs and records: a sentence, and nothing is deleted"""
 import json, os, shutil
 from pathlib import Path
 
@@ -77,7 +77,8 @@ def read_predictions(place): return artifacts.read_predictions(runs.open_run('fi
 def compare(place): return comparison.compare_many(['first', 'second'], draws=100)
 
 
-def compare_test(place): return comparison.compare_many(['second', 'first'], split='test', draws=100)
+def compare_test(place):
+    return comparison.compare_many(['second', 'first'], split='test', draws=100)
 
 
 def rank(place):
@@ -294,7 +295,7 @@ def take_state(place):
 
 
 def check_state(before, place, written=()):
-    "`Lost` if a file is gone or has another content; some may be `written`, and then keep their lines"
+    "`Lost` if a file is gone or changed; those that may be `written` keep their lines"
     after = take_state(place)
     for name,content in before.items():
         if name not in after: raise Lost(f'{name} is gone')
@@ -328,7 +329,8 @@ def use(function, place):
     try: return ask(function, place)
     except UserError: raise
     except Exception as error:
-        raise Shown(f'{function.__name__}: {type(error).__name__}: {error} {get_place(error)}') from error
+        what = f'{function.__name__}: {type(error).__name__}: {error}'
+        raise Shown(f'{what} {get_place(error)}') from error
 
 
 def get_place(error):
@@ -396,7 +398,7 @@ def attack_folder(case, place):
         run = use(lambda _: runs.get_run('04_train', parameters), place)[0]
         if run: run.close()
     own = {'run.json'} if kind in ('plain', 'twice') else set()
-    kept = {path.name for path in home.iterdir() if path.name in own or path.read_text() == 'precious'}
+    kept = {o.name for o in home.iterdir() if o.name in own or o.read_text() == 'precious'}
     ours = {'.run.json.999999'}  # looks like a file of ours
     gone = sorted(set(PRECIOUS) - kept - ours)
     if gone: raise Lost(f'{gone} deleted')

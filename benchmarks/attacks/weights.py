@@ -208,14 +208,14 @@ def make_odd(case):
     one = {**state, first: state[first]*float('inf')}
     page = b'<!DOCTYPE html><html><head><title>404</title></head></html>'
     pointer = b'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n'
-    return {'empty.pth': lambda p: p.touch(), 'empty.safetensors': lambda p: p.touch(),
+    return {'hostile.pth': lambda p: save({'x': Hostile(case.folder/'canary')}, p),
+        'empty.pth': lambda p: p.touch(), 'empty.safetensors': lambda p: p.touch(),
         'page.pth': lambda p: p.write_bytes(page),
         'page.safetensors': lambda p: p.write_bytes(page),
         'pointer.pth': lambda p: p.write_bytes(pointer),
         'pointer.safetensors': lambda p: p.write_bytes(pointer),
         'nan.pth': lambda p: save(nan, p), 'inf.pth': lambda p: save(one, p),
         'nan.safetensors': lambda p: save_file(nan, p), 'model.pth': lambda p: save(make_model(), p),
-        'hostile.pth': lambda p: save({'x': Hostile(case.folder/'canary')}, p),
         'list.pth': lambda p: save([1, 2], p), 'number.pth': lambda p: save(3, p),
         'nothing.pth': lambda p: save({}, p), 'text.pth': lambda p: save({'model': 'x'}, p),
         'numbers.pth': lambda p: save({'a': 1}, p), 'keys.pth': lambda p: save({1: torch.ones(2)}, p),
@@ -277,8 +277,9 @@ def raise_inner(shared):
 
 def unpickle(shared):
     "A reader that runs pickles"
-    def bad(path): return torch.load(path, map_location='cpu', weights_only=False)
-    backbones._read_weights = bad
+    real = torch.load
+    def bad(path, **given): return real(path, **given | dict(weights_only=False))
+    torch.load = bad
 
 
 PLANTS = {'silent': trust, 'traceback': raise_inner, 'traceback-pickle': unpickle}

@@ -57,7 +57,8 @@ def work(group, seed, numbers, seconds, out, plant=None):
 
 def start(group, seed, first, n, seconds, plant):
     "The process that runs these cases"
-    args = [sys.executable, str(SCRIPT), '--worker', json.dumps([group, seed, first, n, seconds, plant])]
+    given = json.dumps([group, seed, first, n, seconds, plant])
+    args = [sys.executable, str(SCRIPT), '--worker', given]
     return subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         start_new_session=True, cwd=ROOT)
 
@@ -105,7 +106,7 @@ def describe_end(process, limit):
 
 
 def run_group(group, seed, first, n, seconds, plant=None, report=print):
-    "The rows of a group, reported as they come; its process starts again after a case that hung or died"
+    "The rows of a group; its process starts again after a case that hung or died"
     limit = load_limit(group)
     rows, until, last = [], time.time() + seconds, first + n
     while first < last and time.time() < until:
