@@ -71,7 +71,7 @@ def get_fixed_dls(side, arch, size, n):
         return TensorImage(x), TensorCategory(torch.from_numpy(rng.integers(0, CLASSES, BATCH)))
     some = [one() for _ in range(4)]
     dls = DataLoaders(*(DataLoader([some[i % 4] for i in range(k)], bs=None, num_workers=0) for k in (n, 1)), device=torch.device(get_device()))
-    dls.c = CLASSES
+    dls.c, dls.vocab = CLASSES, list(range(CLASSES))
     return dls
 
 

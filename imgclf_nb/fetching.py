@@ -6,16 +6,19 @@
 __all__ = ['fetch', 'get_fetch_folder', 'report_arrived']
 
 # %% ../nbs/00b_fetching.ipynb #5ebc447e
-import hashlib, json, re, shutil
+import hashlib, re, shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+from .base.reading import Maybe, is_there, read_cached, read_json
 from .base.runs import get_now
 from .core import UserError, get_data_root, get_records, get_root, write_json, write_text
 from .data import get_data_hash, get_items, get_manifest
-from .datasets.archives import DiskFullError, check_name, check_disk_space, find_columns
+from .datasets.archives import DiskFullError, check_disk_space
 from .datasets.archives import unpack, unpack_parquet
 from .datasets.cards import get_card
+from .datasets.members import check_name
+from .datasets.parquet import find_columns
 from .datasets.retries import check_reachable, explain_failure, get_size, retry
 from .datasets.sources import Source
 
@@ -23,7 +26,8 @@ from .datasets.sources import Source
 def _read_note(part):
     "Tag and size of the file, as the server sent them with the bytes downloaded so far"
     note = part.with_suffix('.json')
-    return json.loads(note.read_text()) if note.exists() else {}
+    schema = dict(tag=Maybe(str), size=Maybe(int))
+    return read_cached(note, 'the download begins again', schema) or {}
 
 # %% ../nbs/00b_fetching.ipynb #5bc93cb4
 def _get_request_headers(note, have):
@@ -282,6 +286,16 @@ def _keep(source, folder, record):
     print(f"{folder} exists already ({what}). To fetch it again, move it away.")
     return folder
 
+# %% ../nbs/00b_fetching.ipynb #1ed88168
+_OPEN = dict(asked=None, revision=None, sha256=None)  # what need not be known
+_RECORD = dict(kind=str, address=str, fetched=str, **{key: Maybe(str) for key in _OPEN})
+
+def _read_source(path):
+    "What is recorded about a fetched folder, in a source.json; `UserError` if it is damaged"
+    if not is_there(path): return {}
+    again = 'restore it, or move it away: then nothing is known about where the images came from'
+    return _OPEN | read_json(path, again, _RECORD)
+
 # %% ../nbs/00b_fetching.ipynb #870e2a8f
 def _pick(source, arrived):
     "The folder of the data set: the innermost one that matches `source.folder`"
@@ -342,7 +356,7 @@ def fetch(
     from filelock import FileLock
     folder = Path(folder).expanduser().absolute()
     path = get_records(folder.name)/'source.json'
-    record = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    record = _read_source(path)
     if folder.exists(): return _keep(source, folder, record)
     work = folder.with_name(f'.fetch-{folder.name}')
     place = work/hashlib.sha256(str(source).encode()).hexdigest()[:8]  # each source has its own

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
+from .base.leftovers import delete_leftovers
 from .base.machine import show_progress
 from .base.parallel import map_forked
-from .core import UserError, get_cache, delete_leftovers, write_json
+from .core import UserError, get_cache, write_json
 from .datasets.cards import open_set
 from .images.contents import read_bytes
 from .images.preprocessing import get_decoder

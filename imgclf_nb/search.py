@@ -7,7 +7,7 @@ __all__ = ['check_space', 'suggest', 'open_study', 'get_search_folder', 'get_los
            'plot_trials']
 
 # %% ../nbs/07d_search.ipynb #843f7c6f
-import time
+import importlib.util, time
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -24,12 +24,14 @@ from .results.studies import name_run
 def check_space(
     params:dict, # checked parameters of this chapter
 ):
-    "`ParameterError` for an empty range or list"
+    "`ParameterError` for an empty range or list; `UserError` where Optuna is missing"
     low, high = params['lr_low'], params['lr_high']
     if low >= high:
         raise ParameterError(f'lr_low = {low} must be below lr_high = {high}.', 'lr_low')
     for name in ('policies', 'batch_sizes', 'smoothings'):
         if not params[name]: raise ParameterError(f'{name} needs at least one entry.', name)
+    if importlib.util.find_spec('optuna') is None:
+        raise UserError("Optuna is not installed: pip install -e '.[search]'")
 
 # %% ../nbs/07d_search.ipynb #b50c039e
 def suggest(
@@ -45,10 +47,8 @@ def suggest(
 
 # %% ../nbs/07d_search.ipynb #113931d5
 def _open_journal(folder):
-    "Optuna's storage in `optuna.jsonl`; `UserError` where Optuna is missing"
-    try: import optuna
-    except ModuleNotFoundError:
-        raise UserError("Optuna is not installed: pip install -e '.[search]'") from None
+    "Optuna's storage in `optuna.jsonl`"
+    import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = str(Path(folder)/'optuna.jsonl')

@@ -11,7 +11,8 @@ import hashlib
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
-from ..core import get_cache, read_csv, write_csv
+from ..base.reading import keep_cached, read_cached_table
+from ..core import get_cache, write_csv
 from ..images.duplicates import get_blocks
 from ..images.preprocessing import open_image
 from ..models.logistic import choose_c, cross_predict
@@ -70,12 +71,10 @@ def find_suspicious(
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #64c5459a
 def _get_store(items, name):
-    "The cache file for these images, labels, blocks and this model; None if there is no cache"
+    "The cache file for these images, labels, blocks and this model"
     columns = ['file', 'sha256', 'label', 'group', 'copies', 'sequence', 'frame']
     key = name + items[columns].sort_values('file').to_csv(index=False)
-    try: folder = get_cache('suspicion')
-    except OSError: return None  # the folder cannot be written
-    return folder/f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:20]}.csv"
+    return get_cache('suspicion')/f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:20]}.csv"
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #b64468f6
 def recall_suspicious(
@@ -85,11 +84,11 @@ def recall_suspicious(
 )->pd.DataFrame:
     "`find_suspicious`, cached for these images, labels, blocks and this model"
     store = _get_store(items, name)
-    if store and store.exists():
-        texts = dict(file=str, label=str, suggested=str)
-        return read_csv(store, keep_default_na=False, dtype=texts)
+    known = read_cached_table(store, 'the labels are compared again',
+        ('file', 'label', 'suggested'), ('probability',))
+    if known is not None: return known
     found = find_suspicious(items, get_x() if len(items) else None)
-    if store: write_csv(store, found)
+    with keep_cached(store): write_csv(store, found)
     return found
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #24a4dd5a

@@ -35,12 +35,13 @@ def save_sparingly(
 
 # %% ../../nbs/base/03a_engine.ipynb #28451a3f
 class SparingEngine(NBClientEngine):
-    "papermill's engine with fewer saves"
+    "papermill's engine with fewer saves; no cell begins after Ctrl-C"
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
-        "Execute the notebook; see `papermill.engines.NBClientEngine`"
-        with save_sparingly(nb_man): super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+    def execute_managed_notebook(cls, nb_man, kernel_name, stop, **kwargs):
+        "Execute the notebook; see `papermill.engines.NBClientEngine`. `stop` is a `NotebookStop`"
+        with save_sparingly(nb_man), stop.watch(nb_man):
+            super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 
 # %% ../../nbs/base/03a_engine.ipynb #2697c829
 ENGINE = 'imgclf'  # its name for `papermill.execute_notebook`

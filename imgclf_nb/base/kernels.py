@@ -19,6 +19,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
+import imgclf_nb.core  # before albumentations, which would ask a server for its version
+
 # %% ../../nbs/base/03_kernels.ipynb #287da72d
 @cache
 def _make_folder(pid):

@@ -6,10 +6,11 @@
 __all__ = ['describe_content', 'check_archive', 'check_images']
 
 # %% ../../nbs/datasets/02a_archive_contents.ipynb #2c6dfc72
-import re, tarfile, zipfile
+import re, zipfile
 from pathlib import Path
 
 from ..core import UserError
+from .members import is_tar
 
 # %% ../../nbs/datasets/02a_archive_contents.ipynb #34c73679
 _by_hand = 'unpack it with 7-Zip, and give the folder'
@@ -48,6 +49,7 @@ def describe_content(
     "`(what it is, what to do)` by its first bytes"
     with open(path, 'rb') as file: start = file.read(4096)
     if not start: return 'an empty file', _again
+    if not start.strip(b'\0'): return 'a file that begins with zeros only', _again
     for magic,found in _starts.items():
         if start.startswith(magic): return found
     text = start.decode('utf-8', 'replace').rstrip('\ufffd')  # it may end within a letter
@@ -62,15 +64,9 @@ def check_archive(
 ):
     "`UserError` with what the file really is, if it is neither a zip nor a tar archive"
     path = Path(path)
-    if zipfile.is_zipfile(path) or _is_tar(path): return
+    if is_tar(path) or zipfile.is_zipfile(path): return
     what, do = describe_content(path)
     raise UserError(f'{path.name} cannot be unpacked: it is {what}. Please {do}.')
-
-# %% ../../nbs/datasets/02a_archive_contents.ipynb #aea0a600
-def _is_tar(path):
-    "Whether a file begins as a tar archive, compressed or not"
-    try: return tarfile.is_tarfile(path)
-    except (EOFError, OSError): return False  # it breaks off
 
 # %% ../../nbs/datasets/02a_archive_contents.ipynb #00ba63d0
 _archives = ('.zip', '.tar', '.tgz', '.gz', '.bz2', '.xz', '.7z', '.rar')
@@ -80,8 +76,10 @@ def check_images(
     archive, # the archive, for the error message
     folder,  # its unpacked files
 ):
-    "`UserError` if there is nothing but archives"
+    "`UserError` if there is nothing, or nothing but archives"
     files = [path for path in Path(folder).rglob('*') if path.is_file()]
+    if not files:
+        raise UserError(f"{Path(archive).name} holds no files: fetch it again, or use another source.")
     inner = sorted(path.name for path in files if path.suffix.lower() in _archives)
     others = [path for path in files if path.suffix.lower() not in (*_archives, *_notes)]
     if not inner or others: return

@@ -8,13 +8,14 @@ __all__ = ['COMPUTER_PARTS', 'PETS', 'VERSION', 'MINIATURES', 'draw_shape', 'dra
            'get_planted_defects']
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #4bfcc330
-import json, os, shutil, tempfile
+import os, shutil, tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..core import UserError, get_root, read_csv, write_csv, write_json
+from ..base.reading import is_there, read_json, read_table
+from ..core import UserError, get_root, write_csv, write_json
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #532c91c5
 COMPUTER_PARTS = dict(
@@ -425,20 +426,27 @@ def _draw_miniature(name, parent):
     return tmp
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #bc363940
-def _is_current(folder):
-    "Whether the folder holds a miniature of the current version"
-    about = folder/'miniature.json'
-    return about.exists() and json.loads(about.read_text())['version'] == VERSION
+_ABOUT = dict(name=str, version=int, about=str)
+
+def _get_version(folder):
+    "The version of a miniature; None if the folder holds none. `UserError` if this cannot be read"
+    path = folder/'miniature.json'
+    if not is_there(path): return None
+    about = read_json(path, f'move {folder} away, and it is drawn again', _ABOUT, 'dataset')
+    return about['version'] if 'imgclf_nb' in about['about'] else None
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #557dcd0a
 def _put_folder(tmp, folder):
     "Give a new miniature its final name; `UserError` if something else has that name"
-    is_old = (folder/'miniature.json').exists() and not _is_current(folder)
-    if is_old: shutil.rmtree(folder)
+    version = _get_version(folder)
+    if version not in (None, VERSION):  # somebody may have added images to it: it is kept
+        kept = tempfile.mkdtemp(prefix=f'{folder.name}-version-{version}-', dir=folder.parent)
+        os.rename(folder, kept)
+        print(f'{folder.name} is drawn again by this version; the older one is {kept} now.')
     try: os.rename(tmp, folder)
     except OSError:
         shutil.rmtree(tmp)
-        if _is_current(folder): return  # another process was faster
+        if _get_version(folder) == VERSION: return  # another process was faster
         raise UserError(f"{folder} exists and is not a miniature of this project: move it, or "
             f"rename it.", 'dataset') from None
 
@@ -449,7 +457,7 @@ def get_miniature(
 )->Path:
     "The folder of a miniature, made at the first call; `UserError` if its name is taken"
     folder = Path(root or get_root()/'data')/name
-    if _is_current(folder): return folder
+    if _get_version(folder) == VERSION: return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     _put_folder(_draw_miniature(name, folder.parent), folder)
     return folder
@@ -459,5 +467,6 @@ def get_planted_defects(
     name:str, # one of `MINIATURES`
 ):
     "The planted defects, a `DataFrame`: `path` (relative), `kind`, `detail`"
-    import pandas as pd
-    return read_csv(get_miniature(name)/'truth.csv')
+    folder = get_miniature(name)
+    again = f'move {folder} away, and it is drawn again'
+    return read_table(folder/'truth.csv', again, ('path', 'kind'))

@@ -7,14 +7,15 @@ __all__ = ['IMAGE_ACTIONS', 'ACTIONS', 'read_decisions', 'decide', 'find_moved_d
            'apply_decisions', 'get_test_hash', 'read_ledger', 'log_opening']
 
 # %% ../../nbs/datasets/05_records.ipynb #c423effc
-import hashlib, posixpath
+import hashlib, os, posixpath
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 import pandas as pd
 
-from ..core import UserError, get_records, read_csv, unmark_formulas
+from ..base.reading import explain_fault, is_there, read_lines, read_small, read_table
+from ..core import UserError, explain_disk_errors, get_records, unmark_formulas
 from ..core import write_csv, write_text
 from .cards import open_set
 from .choices import CHOICES, clean_name, get_choices, get_decisions_path
@@ -64,8 +65,11 @@ def read_decisions(
 )->pd.DataFrame:
     "`path, action, value, reason` as text; a `UserError` names the first invalid line"
     path = get_decisions_path(dataset)
-    if not path.exists(): return pd.DataFrame(columns=_columns, dtype=str)
-    table = read_delimited(path, path.read_bytes())
+    if not is_there(path): return pd.DataFrame(columns=_columns, dtype=str)
+    again = 'restore the file, or move it away to go on without its decisions'
+    with explain_fault(path, again, 'dataset'):
+        data = read_small(path, 1 << 30)
+    table = read_delimited(path, data)
     missing = {'path', 'action'} - set(table.columns)
     if missing:
         raise UserError(f"{path} has no column {' and no '.join(sorted(missing))}: it needs path, "
@@ -81,6 +85,16 @@ def _make_folder(folder):
     except OSError as e:
         raise UserError(f"{folder} cannot be written ({e.strerror}): set IMGCLF_RECORDS to a "
             f"writable folder.", 'dataset') from None
+
+# %% ../../nbs/datasets/05_records.ipynb #851fbe78
+@contextmanager
+def _lock_record(
+    path, # of the record, such as ledger.csv
+):
+    "A context that holds the record's lock; `UserError` where it cannot be written"
+    from filelock import FileLock
+    _make_folder(path.parent)
+    with explain_disk_errors(path), FileLock(path.with_name(f'.{path.stem}.lock')): yield
 
 # %% ../../nbs/datasets/05_records.ipynb #4b585b58
 def _get_decisions(paths, action, values, reason):
@@ -112,17 +126,21 @@ def decide(
     reason:str='', # for later readers
 )->int:
     "Save decisions and return their total number; `UserError` for an invalid decision"
-    from filelock import FileLock
     new = _get_decisions(paths, action, values, reason)
     if action != 'forget':
         for row in new.itertuples(): _check_decision(row, f'Decision on {row.path}')
     file = get_decisions_path(dataset)
-    _make_folder(file.parent)
-    with FileLock(file.with_name('.decisions.lock')):
+    with _lock_record(file):
         decisions = _replace_decisions(read_decisions(dataset), new, action)
         write_csv(file, decisions)
         write_text(file.with_name('place.txt'), str(open_set(dataset).root))
     return len(decisions)
+
+# %% ../../nbs/datasets/05_records.ipynb #5d51aa5a
+def _read_place(file):
+    "The place that decisions were made for; None, in a line, if the file is damaged"
+    try: return '\n'.join(read_lines(file, 'write the folder of its data set into it'))
+    except UserError as error: print(f'These decisions are passed over: {error}')
 
 # %% ../../nbs/datasets/05_records.ipynb #3b439b79
 def find_moved_decisions(
@@ -132,7 +150,8 @@ def find_moved_decisions(
     "The decisions.csv of a set that is gone, if this set has most of its images; else None"
     for place in sorted(get_records('').glob('*/place.txt')):
         file = place.with_name('decisions.csv')
-        if Path(place.read_text()).exists() or not file.exists(): continue
+        made_for = _read_place(place)
+        if not made_for or os.path.exists(made_for) or not is_there(file): continue
         try: paths = read_decisions(replace(found, decisions=file)).path
         except UserError: continue  # damaged, which matters to whoever has that set
         if len(paths) and paths.isin(files).mean() > .5: return file
@@ -201,38 +220,74 @@ def get_test_hash(
     lines = [f'{content}\t{label}\n' for content,label in zip(test.sha256, test.label)]
     return hashlib.sha256(''.join(sorted(lines)).encode('utf-8', 'replace')).hexdigest()
 
+# %% ../../nbs/datasets/05_records.ipynb #9868df90
+_KEEP = ('it counts how often test images were used: correct that line, or restore the file; a new '
+    'one would begin at 0')
+
+def _find_bad_use(
+    ledger, # from a ledger.csv
+)->str:
+    "The first row of a ledger that no opening wrote, in words; '' if there is none"
+    good = ledger.test_hash.str.fullmatch('[0-9a-f]{16,64}') & (ledger.pictures % 1 == 0)
+    good &= ledger.time.str.match(r'\d{4}-\d\d-\d\d') & (ledger.run != '')
+    if good.all(): return ''
+    row = ledger[~good].iloc[0]
+    return f"row {row.name + 1}: {', '.join(str(row[name]) for name in ledger.columns)}"
+
 # %% ../../nbs/datasets/05_records.ipynb #858848cb
 def _read_ledger(file):
-    "The uses in one ledger.csv"
-    types = dict(time=str, run=str, test_hash=str)
-    return read_csv(file, dtype=types, keep_default_na=False)
+    "The uses in one ledger.csv; `UserError` if it is damaged"
+    texts = ('time', 'run', 'test_hash')
+    ledger = read_table(file, _KEEP, texts, ('pictures',), parameter='dataset')
+    bad = _find_bad_use(ledger)
+    if bad: raise UserError(f'{file} is damaged ({bad}): {_KEEP}.', 'dataset')
+    return ledger
 
 # %% ../../nbs/datasets/05_records.ipynb #71181f14
 def read_ledger(
     dataset, # a set's name, a folder or a CSV, or a `DataSet`
 )->pd.DataFrame:
-    "All uses of the set's test images, in order: `time, run, pictures, test_hash`"
+    "All uses of the set's test images: `time, run, pictures, test_hash`; `UserError` if damaged"
     path = get_records(open_set(dataset).key)/'ledger.csv'
-    if not path.exists(): return pd.DataFrame(columns=['time', 'run', 'pictures', 'test_hash'])
-    return _read_ledger(path)
+    if is_there(path): return _read_ledger(path)
+    if list(path.parent.glob('tests/*.txt')):
+        raise UserError(f'{path} is missing, and {path.parent}/tests holds test sets that were '
+            'used: restore it, or delete that folder if no result is kept.', 'dataset')
+    return pd.DataFrame(columns=['time', 'run', 'pictures', 'test_hash'])
+
+# %% ../../nbs/datasets/05_records.ipynb #e5996a91
+def _read_contents(file):
+    "The contents of an earlier test set, 16 digits each; none, in a line, if the file is damaged"
+    if not is_there(file): return set()
+    again = 'an opening counts only if all of the test images are the same'
+    try: return set(read_lines(file, again))
+    except UserError as error: print(error)
+    return set()
 
 # %% ../../nbs/datasets/05_records.ipynb #a272c38a
 def _is_same_test(folder, test_hash, test):
     "Whether at least half of the images are the same: dropping one does not make a new test set"
-    file = folder/'tests'/f'{test_hash[:16]}.txt'
-    earlier = set(file.read_text().split()) if file.exists() else set()
+    if test_hash == get_test_hash(test): return True
+    earlier = _read_contents(folder/'tests'/f'{test_hash[:16]}.txt')
     now = set(test.sha256.str[:16])
     smaller = min(len(now), len(earlier)) if earlier else len(now)
     return 2*len(now & earlier) >= smaller
 
+# %% ../../nbs/datasets/05_records.ipynb #927c94ed
+def _find_in_ledger(file, test):
+    "The uses of these test images, or of most of them, in one ledger; none, in a line, if damaged"
+    try: ledger = _read_ledger(file)
+    except UserError as error:
+        print(f'Its uses are not counted: {error}')
+        return None
+    is_same = {o: _is_same_test(file.parent, o, test) for o in ledger.test_hash.unique()}
+    return ledger[ledger.test_hash.map(is_same).astype(bool)]
+
 # %% ../../nbs/datasets/05_records.ipynb #8d23dda1
 def _find_openings(test):
     "All uses of these test images, or of most of them, in the ledgers of all sets: a set may move"
-    found = []
-    for file in sorted(get_records('').glob('*/ledger.csv')):
-        ledger = _read_ledger(file)
-        is_same = {o: _is_same_test(file.parent, o, test) for o in ledger.test_hash.unique()}
-        found.append(ledger[ledger.test_hash.map(is_same).astype(bool)])
+    files = sorted(get_records('').glob('*/ledger.csv'))
+    found = [_find_in_ledger(file, test) for file in files]
     return pd.concat(found, ignore_index=True).sort_values('time', kind='stable')
 
 # %% ../../nbs/datasets/05_records.ipynb #5f3fde99
@@ -242,15 +297,14 @@ def log_opening(
     test,    # test items, with labels
 )->pd.DataFrame:
     "Record a use in the ledger; returns all uses of these test images, or of most of them"
-    from filelock import FileLock
-    folder = get_records(open_set(dataset).key)
+    file = get_records(open_set(dataset).key)/'ledger.csv'
     test_hash = get_test_hash(test)
     time = datetime.now().astimezone().isoformat(timespec='seconds')
     line = dict(time=time, run=run, pictures=len(test), test_hash=test_hash)
-    _make_folder(folder/'tests')
-    with FileLock(folder/'.ledger.lock'):
+    with _lock_record(file):
         ledger = pd.DataFrame([*read_ledger(dataset).to_dict('records'), line])
-        contents = sorted(test.sha256.str[:16])
-        write_text(folder/'tests'/f'{test_hash[:16]}.txt', '\n'.join(contents))
-        write_csv(folder/'ledger.csv', ledger)
+        _make_folder(file.parent/'tests')
+        write_csv(file, ledger)  # before the contents: without a ledger they show that it is lost
+        contents = '\n'.join(sorted(test.sha256.str[:16]))
+        write_text(file.parent/'tests'/f'{test_hash[:16]}.txt', contents)
     return _find_openings(test)

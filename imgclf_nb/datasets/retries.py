@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 from ..base.machine import explain_unreachable
 from ..core import UserError
-from .archives import describe_error
+from .compression import describe_error
 from .sources import Source
 
 # %% ../../nbs/datasets/03a_retries.ipynb #f3a01e53

@@ -10,7 +10,8 @@ import hashlib, io, json, os, time
 
 import numpy as np, pandas as pd
 
-from ..core import UserError, get_cache
+from ..base.reading import FileFault, is_there, keep_cached, read_small
+from ..core import UserError, get_cache, write_text
 from .opening import read_file
 
 # %% ../../nbs/images/00a_contents.ipynb #4c820dd6
@@ -41,15 +42,34 @@ def is_settled(
     "Whether the key identifies the content: the file was last changed well before it was seen"
     recent = table.ctime > table.seen - _TICK
     recent |= (table.mtime - table.seen).abs() < _TICK  # a camera's clock may be years ahead
-    distrusted = table.path.map(_read_distrusted()).fillna(0)
-    return ~recent & (table.seen > distrusted)
+    notes = _read_distrusted()
+    distrusted = table.path.map(notes).fillna(0)
+    return ~recent & (table.seen > distrusted) & (table.seen > notes.get('', 0))
+
+# %% ../../nbs/images/00a_contents.ipynb #61e4c3ad
+def _parse_note(line):
+    "`(path, time)` of a line, None if it is damaged"
+    try: path, time = json.loads(line)
+    except (ValueError, TypeError, RecursionError): return None
+    return (path, time) if isinstance(path, str) and isinstance(time, int) else None
+
+# %% ../../nbs/images/00a_contents.ipynb #534dfd17
+def _repair_notes(file, notes):
+    "The notes with one about all files, since it is not known what was lost; written, too"
+    notes = [*notes, ('', time.time_ns())]
+    with keep_cached(file): write_text(file, ''.join(f'{json.dumps(note)}\n' for note in notes))
+    return notes
 
 # %% ../../nbs/images/00a_contents.ipynb #63da78fa
 def _read_distrusted():
-    "For each noted path, the time of the last note, ns"
-    try: lines = (get_cache('facts')/'changed.jsonl').read_text().splitlines()
-    except OSError: return {}  # nothing is noted
-    return dict(json.loads(line) for line in lines)
+    "For each noted path, the time of the last note, ns; '' stands for all paths"
+    file = get_cache('facts')/'changed.jsonl'
+    if not is_there(file): return {}
+    try: notes = [_parse_note(line) for line in read_small(file).splitlines()]
+    except FileFault: notes = [None]
+    if None not in notes: return dict(notes)
+    print(f'{file} is damaged: all images are read again.')
+    return dict(_repair_notes(file, [note for note in notes if note]))
 
 # %% ../../nbs/images/00a_contents.ipynb #0c52371c
 def distrust(

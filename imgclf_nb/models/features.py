@@ -13,8 +13,10 @@ import numpy as np
 
 from ..backbones import get_backbone, get_features
 from ..base.architectures import get_expected, get_safe_name
+from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
-from ..core import UserError, get_cache, replace_file, delete_leftovers, write_json
+from ..base.reading import keep_cached, read_cached
+from ..core import UserError, get_cache, replace_file, write_json
 from ..images.contents import CheckedReader
 from ..images.preprocessing import Preprocessing, get_batches, get_decoder
 
@@ -104,11 +106,8 @@ def _get_key(arch, size, device):
 # %% ../../nbs/models/01_features.ipynb #a4d064a3
 def _read_precision(store):
     "The precision that was found before; None if there is none"
-    if not store.exists(): return None
-    try: return json.loads(store.read_text())['precision']
-    except (ValueError, KeyError, TypeError):
-        print(f'{store.name} is damaged: the precision is measured again.')
-        return None
+    found = read_cached(store, 'the precision is measured again', dict(precision=str)) or {}
+    return found.get('precision') if found.get('precision') in ('fp32', 'bf16') else None
 
 # %% ../../nbs/models/01_features.ipynb #635fd3f8
 def choose_precision(
@@ -125,7 +124,7 @@ def choose_precision(
     if found: return found
     seconds = _time_precisions(model, size, device)
     best = 'bf16' if 1.2*seconds['bf16'] < seconds['fp32'] else 'fp32'
-    write_json(store, dict(key=key, precision=best, seconds=seconds))
+    with keep_cached(store): write_json(store, dict(key=key, precision=best, seconds=seconds))
     return best
 
 # %% ../../nbs/models/01_features.ipynb #e24b483f

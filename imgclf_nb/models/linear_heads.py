@@ -11,8 +11,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ..base.leftovers import delete_leftovers
 from ..base.machine import set_allocator
-from ..core import get_cache, delete_leftovers
+from ..core import get_cache
 from .features import get_frozen_features
 from .logistic import choose_c, cross_predict, fit_logistic
 from ..pixels import get_pixel_batches, get_pixels

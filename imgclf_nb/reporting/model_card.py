@@ -10,6 +10,8 @@ import json, keyword, re
 from pathlib import Path
 
 from ..base.quoting import quote_word
+from ..base.reading import is_there
+from ..base.run_files import read_model_record
 from ..base.running import get_defaults
 from ..base.runs import open_run
 from ..core import UserError, make_printable, write_text
@@ -173,9 +175,9 @@ def write_card(
     "Write the card into the run's README.md, atomically; `UserError` where there is no model"
     run = run if hasattr(run, 'record') else open_run(str(run))
     path = run.path/'model.json'
-    if not path.exists():
+    if not is_there(path):
         raise UserError(f'{run.path.name} has no model.json: its training did not finish. '
             'The same command resumes it.', 'run')
-    model = json.loads(path.read_text(encoding='utf-8'))
+    model = read_model_record(run.path)
     write_text(run.path/'README.md', make_card(run.record, model, people))
     return run.path/'README.md'

@@ -6,10 +6,11 @@
 __all__ = ['get_run_name', 'describe_next']
 
 # %% ../../nbs/reporting/03_next_steps.ipynb #54b79d42
-import os, re
+import os
 from pathlib import Path
 
 from ..base.quoting import quote_word
+from ..base.run_names import shorten_name
 from ..base.runs import get_runs_root
 
 # %% ../../nbs/reporting/03_next_steps.ipynb #eb0d1bb1
@@ -24,8 +25,8 @@ def get_run_name(
     "The default name of a run: data set, model, seed"
     from imgclf_nb.datasets.cards import fill_recipe
     full = fill_recipe(dict(parameters, arch=parameters.get('arch')))
-    name = f"{_get_bare_name(full['dataset'])}-{full['arch']}-s{full.get('seed', 0)}"
-    return re.sub(r'[^\w.-]+', '_', name)
+    named = f"{_get_bare_name(full['dataset'])}-{full['arch']}"
+    return f"{shorten_name(named, 150)}-s{full.get('seed', 0)}"
 
 # %% ../../nbs/reporting/03_next_steps.ipynb #78daf554
 _COMMANDS = dict(

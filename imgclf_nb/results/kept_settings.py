@@ -6,14 +6,15 @@
 __all__ = ['check_rows_folder', 'get_page_command', 'get_setting_row', 'write_settings', 'show_page_rows']
 
 # %% ../../nbs/results/06d_kept_settings.ipynb #a0601eb3
-import json, math
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from ..base.quoting import quote_word
+from ..base.reading import read_json
 from ..base.running import get_defaults
 from ..base.runs import Run, get_runs_root
-from ..core import ParameterError, get_root, write_text
+from ..core import ParameterError, get_root, write_json
 from ..datasets.miniatures import MINIATURES
 from .measured import get_results_folder, get_run_provenance
 from .measured import keep_measured, read_measured
@@ -42,8 +43,9 @@ def _prepare_folder(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder/'settings.json'
     if path.exists(): return folder
-    content = json.loads((get_results_folder()/'settings.json').read_text(encoding='utf-8'))
-    write_text(path, json.dumps(content | dict(rows=[]), indent=1, ensure_ascii=False) + '\n')
+    again = 'restore it with git checkout benchmarks/results/settings.json'
+    content = read_json(get_results_folder()/'settings.json', again)
+    write_json(path, content | dict(rows=[]))
     return folder
 
 # %% ../../nbs/results/06d_kept_settings.ipynb #c6993831

@@ -14,9 +14,10 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..base.runs import Run, get_runs_root
-from ..core import UserError, read_csv, write_csv
+from ..core import UserError, write_csv
 from ..datasets.cards import complete_parameters
 from ..datasets.miniatures import MINIATURES
+from .artifacts import read_history
 from .paired_predictions import find_items, get_answers, get_prediction_units
 from .paired_predictions import get_tables, select_complete_runs, get_unusable_reason
 from ..stats.paired_tests import LIMITS, METRICS, get_value
@@ -260,7 +261,7 @@ def plot_leaderboard(
 # %% ../../nbs/results/03_leaderboard.ipynb #2a65bbfc
 def _get_last_losses(runs):
     "Training and validation loss of the last epoch, averaged over the runs"
-    last = [read_csv(run.path/'history.csv').iloc[-1] for run in runs]
+    last = [read_history(run).iloc[-1] for run in runs]
     return pd.DataFrame(last)[['train_loss', 'valid_loss']].mean()
 
 # %% ../../nbs/results/03_leaderboard.ipynb #9e66ba96

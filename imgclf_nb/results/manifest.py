@@ -16,8 +16,9 @@ from unicodedata import normalize
 import pandas as pd
 
 from ..base.quoting import quote_word
+from ..base.reading import is_there, read_table
 from ..base.runs import is_gone
-from ..core import UserError, read_csv, write_csv
+from ..core import UserError, write_csv
 from ..datasets.cards import DataSet, get_card, open_set
 from ..datasets.choices import get_decisions_path
 from ..datasets.records import get_decisions_hash, read_decisions
@@ -65,10 +66,11 @@ def check_kept_decisions(
 def read_run_manifest(
     run, # a `Run`
 )->pd.DataFrame:
-    "Its manifest.csv; None for a run that has none, from an earlier version"
+    "Its manifest.csv; None for a run of an earlier version. `UserError` if it is damaged"
     path = run.path/'manifest.csv'
-    if not path.exists(): return None
-    return read_csv(path, dtype=str, keep_default_na=False)
+    if not is_there(path): return None
+    texts = ('path', 'sha256', 'labelled', 'split')
+    return read_table(path, 'restore the file, or train again', texts, parameter='run')
 
 # %% ../../nbs/results/00a_manifest.ipynb #b0730b9f
 def _spell(paths):

@@ -7,12 +7,13 @@ __all__ = ['get_results_folder', 'list_measured', 'get_fields', 'MeasuredTable',
            'keep_measured', 'describe_machine', 'get_provenance', 'get_run_provenance']
 
 # %% ../../nbs/results/06_measured.ipynb #cd3f6635
-import json, math, os, platform, re, string
+import math, os, platform, re, string
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 from ..base.machine import get_commit, get_device, get_processor
+from ..base.reading import Maybe, read_json
 from ..core import UserError, get_root, suggest_names, write_json
 
 # %% ../../nbs/results/06_measured.ipynb #7da1246f
@@ -148,12 +149,12 @@ def _check_measured(path, record):
         'or write its rows again by the command with --keep.')
 
 # %% ../../nbs/results/06_measured.ipynb #cda6c9d5
+_LISTS = dict(keys=Maybe([str]), columns=Maybe([dict]), rows=Maybe([dict]), group_by=Maybe([str]))
+
 def _read_json(path):
-    "The content of a JSON file; `UserError` if it is damaged"
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} is damaged ({error}): restore it with '
-            f'git checkout benchmarks/results/{path.name}.') from None
+    "The content of a table's file; `UserError` if it is damaged"
+    again = f'restore it with git checkout benchmarks/results/{path.name}'
+    return read_json(path, again, _LISTS)
 
 # %% ../../nbs/results/06_measured.ipynb #44b156cb
 def read_measured(

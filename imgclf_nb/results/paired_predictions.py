@@ -26,8 +26,7 @@ from ..stats.paired_tests import Answers, LIMITS
 # %% ../../nbs/results/01_paired_predictions.ipynb #c578ef9a
 def _is_run(text):
     "Whether a text is the name or the folder of one run"
-    try: return any((Path(folder)/'run.json').exists() for folder in (get_runs_root()/text, text))
-    except (OSError, ValueError): return False  # longer than a name may be: several names
+    return any(os.path.lexists(Path(folder)/'run.json') for folder in (get_runs_root()/text, text))
 
 def _get_notebook(run):
     "The notebook that made a run; None if run.json is damaged, which its reader reports"
@@ -84,9 +83,6 @@ def _why_table_unusable(table, classes):
         if unknown:
             return (f"the column {column} of its predictions.csv holds {unknown[0]!r}, which is "
                 f"none of its classes: delete the folder and train it again")
-    probs = table[columns].apply(pd.to_numeric, errors='coerce').to_numpy(float)
-    if not np.isfinite(probs).all():
-        return 'its predictions.csv holds probabilities that are not finite numbers: train it again'
     return ''
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #46e651c9
@@ -101,7 +97,7 @@ def get_unusable_reason(
     again = 'delete the folder and train it again'
     if not (run.path/'predictions.csv').exists(): return f'its predictions.csv is missing: {again}'
     try: table = read_predictions(run)
-    except (ValueError, OSError) as e: return f'its predictions.csv cannot be read ({e}): {again}'
+    except UserError as e: return f'its predictions.csv cannot be read: {e}'
     return _why_table_unusable(table, record['classes'])
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #751516c2

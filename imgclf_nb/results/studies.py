@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
+from ..base.run_names import shorten_name
 from ..base.running import TimeUp, get_defaults, run_notebook
 from ..base.runs import Run, get_runs_root
 from ..core import UserError
@@ -52,8 +53,8 @@ def name_run(
     p = fill_parameters({k: v for k,v in parameters.items() if k != 'run'}, notebook)
     setting = {k: v for k,v in p.items() if k not in ('seed', 'fold')}
     parts = [
-        Path(str(p['dataset'])).name.removesuffix('.csv'),
-        p.get('arch'),
+        shorten_name(Path(str(p['dataset'])).name.removesuffix('.csv'), 60),
+        shorten_name(p['arch'], 80) if p.get('arch') else '',
         'scratch' if p.get('weights') == 'none' else '',
         p.get('policy', ''),
         f"n{p['pictures']}" if p.get('pictures') else '',

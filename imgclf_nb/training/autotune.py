@@ -11,8 +11,10 @@ import copy, hashlib, json, math, os, time
 import torch
 
 from ..base.architectures import get_safe_name
+from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor
-from ..core import get_cache, delete_leftovers, write_json
+from ..base.reading import Maybe, keep_cached, read_cached
+from ..core import get_cache, write_json
 from .learner import get_autocast, get_layout, is_out_of_memory, keep_depthwise_in_fp32
 
 # %% ../../nbs/training/04_autotune.ipynb #99577808
@@ -103,27 +105,34 @@ def _get_trial_size(batch_size, device):
     "Images per step of the trial: few on a processor, the whole batch on a GPU"
     return batch_size if device == 'cuda' else min(batch_size, 8)
 
+# %% ../../nbs/training/04_autotune.ipynb #b7369738
+def _get_parts(few, batch_size):
+    "Images in a pass, from few to the whole batch, each about twice as many as before"
+    parts = [few]
+    while parts[-1] < batch_size: parts.append(min(2*parts[-1], batch_size))
+    return parts
+
 # %% ../../nbs/training/04_autotune.ipynb #bebed1f2
 def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
-    "`(plan, rows)` of the trial; micro-batches only if few images are faster than the batch"
+    "`(plan, rows)` of the trial; larger passes only while they are faster per image"
     until = time.time() + seconds
-    few = _get_trial_size(batch_size, get_device())
+    few, *more = _get_parts(_get_trial_size(batch_size, get_device()), batch_size)
     rows = _time_plans(model, _list_plans(precisions), size, few, until)
     best = _choose(rows)
     plan = {name: best[name] for name in ('layout', 'precision', 'micro')}
-    if whole or few == batch_size or batch_size < 16 or time.time() > until: return plan, rows
-    full = _time_plans(model, [plan], size, batch_size, until)
-    rows += full
-    if _get_speed(full[0])*1.05 > _get_speed(best): return plan, rows
-    half = _time_plans(model, [dict(plan, micro=batch_size//2)], size, batch_size, until)
-    rows += half
-    return dict(plan, micro=_choose(full + half)['micro']), rows
+    if whole: return plan, rows
+    for n in more:
+        rows += _time_plans(model, [plan], size, n, until)
+        if _choose([best, rows[-1]]) is best: break
+        best = rows[-1]
+    plan['micro'] = best['pictures'] if best['pictures'] < batch_size else None
+    return plan, rows
 
 # %% ../../nbs/training/04_autotune.ipynb #58877763
 def _get_key(arch, size, batch_size, precision, whole):
     "All that a plan depends on"
     return dict(arch=arch, size=size, batch_size=batch_size, precision=precision, whole=whole,
-        allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=4,
+        allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=5,
         device=get_processor(), threads=torch.get_num_threads(), torch=torch.__version__)
 
 # %% ../../nbs/training/04_autotune.ipynb #60766b4d
@@ -135,10 +144,9 @@ def _get_store(key):
 # %% ../../nbs/training/04_autotune.ipynb #119543e7
 def _read_plan(store):
     "The plan in a file; None if there is none or the file is damaged"
-    if not store.exists(): return None
-    try: return json.loads(store.read_text())['way']
-    except (ValueError, KeyError, TypeError):
-        print(f'{store.name} is damaged: the trial is repeated.')
+    plan = dict(layout=str, precision=str, micro=Maybe(int), trial=list)
+    found = read_cached(store, 'the trial is repeated', dict(way=plan))
+    return found and found['way']
 
 # %% ../../nbs/training/04_autotune.ipynb #a809245e
 def get_execution_plan(
@@ -163,5 +171,5 @@ def get_execution_plan(
     plan, trial = _find_plan(model, size, batch_size, precisions, whole)
     plan['trial'] = trial
     delete_leftovers(store.parent, 600)
-    write_json(store, dict(key=key, way=plan))
+    with keep_cached(store): write_json(store, dict(key=key, way=plan))
     return plan

@@ -17,7 +17,8 @@ from fastai.callback.schedule import LRFinder, valley
 from fastcore.basics import patch
 
 from ..base.machine import get_plt
-from ..core import read_csv, write_csv
+from ..base.reading import is_there, read_table
+from ..core import write_csv
 from .callbacks import Averaged, EpochLine, KeepBest
 from .learner import Trainer
 
@@ -134,7 +135,8 @@ def show_rates(
 ):
     "The plot of a run's test, which is also kept as figures/lr_find.png; None if there was none"
     file = run.path/'lr_find.csv'
-    if not file.exists(): return None
+    if not is_there(file): return None
     found = run.record['lr_find']
-    ax = plot_rates(read_csv(file), found['chosen'], found['suggested'])
+    rates = read_table(file, 'delete it to go on without this plot', numbers=('lr', 'loss'))
+    ax = plot_rates(rates, found['chosen'], found['suggested'])
     return run.keep_figure(ax, 'lr_find')
