@@ -211,7 +211,7 @@ def write_text(
     tmp = get_temporary(path)
     with explain_disk_errors(path), contextlib.ExitStack() as stack:
         stack.callback(tmp.unlink, missing_ok=True)
-        # a byte of a file name that is not UTF-8 becomes \udcff, which JSON reads back
+        # a byte of a file name that is not UTF-8 becomes \udcff
         with open(tmp, 'wb') as file: file.write(text.encode('utf-8', 'backslashreplace'))
         replace_file(tmp, path)
 
