@@ -13,6 +13,7 @@ from forking import run_forked, wait_for_servers
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get('IMGCLF_REAL', ROOT.parent/'shared'/'data'))
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')  # also where a test loads libraries alone
 
 
 def get_notebooks():

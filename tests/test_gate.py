@@ -44,7 +44,7 @@ RANK = {o: i for i,line in enumerate(ORDER.strip().splitlines()) for o in line.s
 EFFECTS = {
     'imgclf_nb.base.kernels': 'papermill finds its PrivateKernel by name',
     'imgclf_nb.baseline': 'registers our networks with timm, so that whoever builds a model by its name finds them',
-    'imgclf_nb.core': 'keeps a warning of fastai quiet, if it comes first',
+    'imgclf_nb.core': 'keeps a warning of fastai quiet, and albumentations from asking a server, if it comes first',
     'fastai.vision.data': "teaches fastai's show_batch about images",
     'fastai.callback.schedule.fit_one_cycle': 'patches Learner, which get_learner hands out',
     'imagehash': 'loaded once before worker processes are forked',

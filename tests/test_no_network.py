@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MODULES, NOTEBOOKS, ROOT
+from conftest import MODULES, NOTEBOOKS, ROOT, get_source
 from imgclf_nb.base.kernels import PRELOADED, can_fork
 
 # Loaded by every Python process of an environment, before anything else: kernels and workers too
@@ -61,28 +61,29 @@ def test_the_watch_sees_what_it_is_for(watched, code, says):
 
 IMPORTS = '''
 import importlib, json, os, sys
-modules, libraries, after = map(json.loads, sys.argv[1:])
+modules, libraries, users, after = map(json.loads, sys.argv[1:])
 for name in libraries: importlib.import_module(name)
 for module in modules:
     if os.fork():
         assert os.wait()[1] == 0, module
         continue
     importlib.import_module(f'imgclf_nb.{module}')
-    for name in after: importlib.import_module(name)
+    for name in after if module in users else []: importlib.import_module(name)
     os._exit(0)
 '''
+# those that load albumentations, also in a function, and the first that a command loads
+USERS = [m for m in MODULES if 'import albumentations' in get_source(m)] + ['core', 'base.kernels', 'commands']
 
 
+@pytest.mark.xdist_group('heavy')
 @pytest.mark.skipif(not can_fork(), reason='forks are for Linux without a GPU')
 def test_no_import_opens_a_socket(watched):
-    "Each module is the first of ours that a process loads; then what libraries load for it"
+    "Each module is the first of ours that a process loads; then the libraries that it loads later"
     env, report = watched
     libraries = [name for name in PRELOADED if name != 'albumentations']
-    code, said = run(env, '-c', IMPORTS, *map(json.dumps, (MODULES, libraries, [])))
-    assert code == 0 and not report.read_text(), said + report.read_text()
-    first = ['core', 'augmentation', 'base.kernels', 'training.loaders', 'training.augmentation_check', 'robustness', 'commands']
-    code, said = run(env, '-c', IMPORTS, *map(json.dumps, (first, libraries, ['albumentations', 'kagglehub', 'huggingface_hub'])))
-    assert code == 0 and not report.read_text(), said + report.read_text()
+    after = ['albumentations', 'kagglehub', 'huggingface_hub', 'papermill']
+    code, said = run(env, '-c', IMPORTS, *map(json.dumps, (MODULES, libraries, USERS, after)))
+    assert len(USERS) > 5 and code == 0 and not report.read_text(), said + report.read_text()
 
 
 def test_a_kernel_server_opens_no_socket(watched):

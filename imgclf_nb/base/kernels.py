@@ -19,6 +19,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
+import imgclf_nb.core  # before albumentations, which would ask a server for its version
+
 # %% ../../nbs/base/03_kernels.ipynb #287da72d
 _folders = {}  # by process number: a fork does not use the folder of its parent
 _LONGEST = 80  # characters: the path of a socket, at most 107, begins with the folder

@@ -46,7 +46,8 @@ _MOVES = re.compile(r'(\r|\n|\x1b\[A)+')  # written by a progress bar by themsel
 def _clean_line(line):
     "One line of output; a bar begins its lines with \\r, perhaps several of them at once"
     ends = line.endswith('\r')  # of a line that ends with \r\n
-    parts = line.removesuffix('\r').split('\r') if line.startswith('\r') else [line[:len(line)-ends]]
+    whole = line.removesuffix('\r')
+    parts = whole.split('\r') if line.startswith('\r') else [whole]
     return '\r'.join(map(make_printable, parts)) + '\r'*ends
 
 def clean_output(

@@ -18,7 +18,8 @@ from .wording import make_markdown_table, say_names, say_number
 # %% ../../nbs/reporting/01_sections.ipynb #fee0affc
 def _describe_network(o):
     "Architecture, parameters and operations"
-    text = f'Network: {make_code(o.arch)} of [timm](https://github.com/huggingface/pytorch-image-models)'
+    text = (f'Network: {make_code(o.arch)} of '
+        '[timm](https://github.com/huggingface/pytorch-image-models)')
     units = dict(parameters='parameters', macs='multiply–accumulate operations per image')
     for k,unit in units.items():
         if n := o.number(f'cost.{k}'): text += f', {n/1e6:,.1f} million {unit}'
