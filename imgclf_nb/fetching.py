@@ -189,7 +189,7 @@ def _check_sums(source, files, folder):
 
 # %% ../nbs/00b_fetching.ipynb #668700f6
 def _take(hub, name, out):
-    "Unpack an archive into a folder with its name; move any other file; `UserError` if one is there"
+    "Unpack an archive into a folder with its name, move any other file; `UserError` if it exists"
     archive = re.fullmatch(r'(.+?)\.(zip|tar|tgz|tar\.\w+)', name.as_posix())
     target = out/(archive[1] if archive else name)
     if target.exists():

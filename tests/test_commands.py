@@ -174,9 +174,9 @@ LONG = "for i in range(300): print('a line of output', i, flush=True)"
 
 @POSIX
 def test_head_closes_the_pipe(tmp_path):
-    "The work goes on, says so once, and its results are there"
+    "The work continues, says so once, and its results are there"
     rc, out, err = run_in_shell(tmp_path, '$C | head -n 1', LONG)
-    assert rc == 0 and out == b'begins\n' and err.count('The work goes on') == 1, err
+    assert rc == 0 and out == b'begins\n' and err.count('The work continues') == 1, err
     assert 'Traceback' not in err and 'BrokenPipe' not in err
     assert get_files(tmp_path) == ['99_stub.ipynb']
 

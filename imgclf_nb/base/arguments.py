@@ -113,12 +113,15 @@ def read_given(
     return {name: read_value(text, kinds.get(name, str), name in optional) for name,text in pairs}
 
 # %% ../../nbs/base/07_arguments.ipynb #6f8d3774
-_YES = {'true': 'True', 'yes': 'True', 'on': 'True', 'false': 'False', 'no': 'False', 'off': 'False'}
+_YES = {
+    'true': 'True', 'yes': 'True', 'on': 'True',
+    'false': 'False', 'no': 'False', 'off': 'False'}
 
 def _read_node(node, kind, optional):
     "The value of a YAML node"
     import yaml
-    if not isinstance(node, yaml.ScalarNode): return yaml.SafeLoader('').construct_object(node, True)
+    if not isinstance(node, yaml.ScalarNode):
+        return yaml.SafeLoader('').construct_object(node, True)
     text = node.value
     if node.style: return text  # quoted
     if kind is bool: text = _YES.get(text.lower(), text)

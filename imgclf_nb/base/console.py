@@ -187,7 +187,7 @@ def _read_options(f):
     return {name: value for name,value in given.items() if name in signature(f).parameters}
 
 # %% ../../nbs/base/11_console.ipynb #db93b44c
-_GOES_ON = ('The output is closed. The work goes on, and its results are kept in files; '
+_GOES_ON = ('The output is closed. The work continues, and its results are kept in files; '
     'Ctrl-C stops it.')
 
 def console_command(

@@ -167,7 +167,7 @@ def _prepare_server():
 
 # %% ../../nbs/base/03_kernels.ipynb #13e75216
 def _open_door(door, path):
-    "Let clients find this socket; False if its folder is gone, as when the asking process has ended"
+    "Let clients find this socket; False if its folder is gone: the asking process has ended"
     try:
         door.bind(f'{path}.new')
         door.listen(64)

@@ -252,6 +252,15 @@ def _check_columns(table, texts, numbers):
         line = int(values.isna().to_numpy().argmax())
         raise FileFault(f'is damaged (row {line + 1}: {name} is {table[name][line]!r})')
 
+# %% ../../nbs/base/00b_reading.ipynb #511f1c70
+def _fill_gaps(table, gaps):
+    "Make numbers of these columns, NaN where a value is empty; `FileFault` for a text"
+    for name in gaps:
+        if name not in table: raise FileFault(f'is damaged (it has no column {name})')
+        empty = table[name].astype(str) == ''
+        _check_columns(table[~empty].reset_index(drop=True), (), (name,))
+        table[name] = table[name].mask(empty).astype(float)
+
 # %% ../../nbs/base/00b_reading.ipynb #54eeb065
 def read_table(
     path,      # a CSV of this project
@@ -259,6 +268,7 @@ def read_table(
     texts=(),  # columns that must be there and hold texts
     numbers=(),# columns that must be there and hold numbers in each row
     optional=(), # columns that hold texts where they are there
+    gaps=(),   # columns that must be there and hold numbers, or nothing
     parameter:str=None, # the notebook parameter that names it
 ):
     "A checked `DataFrame`; `UserError` with the path, what is wrong, and what to do next"
@@ -268,6 +278,7 @@ def read_table(
         _check_end(data)
         table = _read_table(data, (*texts, *optional))
         _check_columns(table, texts, numbers)
+        _fill_gaps(table, gaps)
         return table
 
 # %% ../../nbs/base/00b_reading.ipynb #9140f434

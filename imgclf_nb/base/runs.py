@@ -174,8 +174,8 @@ def make_run_folder(
 def _get_record(notebook, parameters):
     "run.json as a run begins"
     keys = '''run notebook dataset parameters status error began started seconds seed split_seed
-        data_hash split_hash git_commit environment split_sizes unreadable passed_over classes positive_class
-        metrics test_opened resumed cost'''.split()
+        data_hash split_hash git_commit environment split_sizes unreadable passed_over classes
+        positive_class metrics test_opened resumed cost'''.split()
     known = dict(
         notebook=notebook, parameters=parameters, status='running', started=get_now(),
         git_commit=get_commit(), environment=get_environment(),

@@ -79,7 +79,8 @@ def check_images(
     "`UserError` if there is nothing, or nothing but archives"
     files = [path for path in Path(folder).rglob('*') if path.is_file()]
     if not files:
-        raise UserError(f"{Path(archive).name} holds no files: fetch it again, or use another source.")
+        raise UserError(f"{Path(archive).name} holds no files: fetch it again, "
+            "or use another source.")
     inner = sorted(path.name for path in files if path.suffix.lower() in _archives)
     others = [path for path in files if path.suffix.lower() not in (*_archives, *_notes)]
     if not inner or others: return

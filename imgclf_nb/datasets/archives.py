@@ -285,9 +285,11 @@ def _read_images(files):
 def _check_images(files, images, written, size, max_files, max_bytes):
     "`UserError` if parquet files hold too many images, too large ones, or too many bytes"
     what = f'{files[0].name} and its {len(files) - 1} other parts' if files[1:] else files[0].name
-    if images > max_files: raise UserError(f"{what} hold more than {max_files:,} images: check them.")
+    if images > max_files:
+        raise UserError(f"{what} hold more than {max_files:,} images: check them.")
     if size > MAX_BYTES:
-        raise UserError(f"{what} hold an image of {size:,} bytes, more than {MAX_BYTES:,}: check it.")
+        raise UserError(f"{what} hold an image of {size:,} bytes, more than {MAX_BYTES:,}: "
+            "check it.")
     if written + size > max_bytes:
         raise UserError(f"{what} unpack to more than {max_bytes:,} bytes, from "
             f"{sum(file.stat().st_size for file in files):,}: images do not compress this much. "

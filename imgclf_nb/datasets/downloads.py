@@ -53,7 +53,8 @@ def find_change(
 # %% ../../nbs/datasets/03j_downloads.ipynb #22179baa
 def _is_note(note):
     "Whether this is the content of a note"
-    if not isinstance(note, dict) or not isinstance(note.get('size', 0), (int, type(None))): return False
+    if not isinstance(note, dict): return False
+    if not isinstance(note.get('size', 0), (int, type(None))): return False
     return all(isinstance(note.get(name), str) for name in ('etag', 'modified', 'encoding'))
 
 # %% ../../nbs/datasets/03j_downloads.ipynb #8f79ff24
@@ -229,7 +230,8 @@ def _save(response, note, part, have):
     with check_disk_space(part.parent, (size or have) - have):
         if not have:
             part.unlink(missing_ok=True)  # a note never stands beside bytes of another version
-            write_json(part.with_suffix('.json'), dict(describe_version(response.headers), size=size))
+            version = describe_version(response.headers)
+            write_json(part.with_suffix('.json'), dict(version, size=size))
         _write_arriving(response, part, have, size)
 
 # %% ../../nbs/datasets/03j_downloads.ipynb #da9963aa

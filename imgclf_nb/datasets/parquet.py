@@ -77,7 +77,7 @@ def name_class(
     names, # of the classes, in their order, or None
     file,  # for the message
 ):
-    "The class of a label, None for a missing one (None, NaN, -1); `UserError` for an unknown number"
+    "The class of a label, None for a missing one (None, NaN, -1); `UserError` if unknown"
     if label is None or label != label or label == -1: return None
     if not names or isinstance(label, str): return label
     number = _get_number(label)
@@ -116,7 +116,8 @@ def read_batches(
             found += batch.num_rows
             yield batch
         announced = table.metadata.num_rows
-        if found != announced: raise DamagedError(f'{announced:,} rows are announced, {found:,} are there')
+        if found == announced: return
+        raise DamagedError(f'{announced:,} rows are announced, {found:,} are there')
 
 # %% ../../nbs/datasets/02d_parquet.ipynb #e09dcec6
 def read_rows(

@@ -74,7 +74,8 @@ def explain_failure(
         wait = _get_requested_wait(error)
         return f"{source} is busy and asks to wait {wait} s: run the same command again after that."
     what = 'The connection kept breaking' if _is_broken(error) else 'Something unexpected happened'
-    return f"{what} at {source} ({describe_error(error)}). The same command resumes where it stopped."
+    why = describe_error(error)
+    return f"{what} at {source} ({why}). The same command resumes where it stopped."
 
 # %% ../../nbs/datasets/03a_retries.ipynb #d17f3d43
 def check_reachable(

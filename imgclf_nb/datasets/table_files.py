@@ -95,7 +95,8 @@ def _check_columns(schema, path):
     "`UserError` if a Parquet file holds the images themselves"
     import pyarrow.types as pt
     for column in schema:
-        if pt.is_binary(column.type) or pt.is_large_binary(column.type) or pt.is_struct(column.type):
+        tests = (pt.is_binary, pt.is_large_binary, pt.is_struct)
+        if any(test(column.type) for test in tests):
             raise UserError(f"{path} holds the images themselves (column {column.name}): "
                 f"`datasets.archives.unpack_parquet` writes them into class folders.", 'dataset')
 
@@ -110,7 +111,8 @@ def _read_cells(path, schema):
     for batch in read_batches(path, schema.names):
         size += batch.nbytes
         if size > MAX_TABLE:
-            raise UserError(f"{path.name} unpacks to more than {MAX_TABLE:,} bytes: check it by hand.")
+            raise UserError(f"{path.name} unpacks to more than {MAX_TABLE:,} bytes: "
+                "check it by hand.")
         for name in cells: cells[name] += [_to_text(value) for value in batch[name].to_pylist()]
     return cells
 

@@ -178,7 +178,7 @@ def _is_folder(entry):
 
 # %% ../../nbs/datasets/03e_trees.ipynb #404468f0
 def _is_odd(entry):
-    "Whether an entry is a device or a pipe; a link to nothing or to itself is a file that is missing"
+    "Whether an entry is a device or a pipe; a link to nothing or itself is a missing file"
     try: return not entry.is_file() and os.path.exists(entry.path)
     except OSError: return False
 

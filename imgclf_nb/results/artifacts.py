@@ -148,9 +148,9 @@ def read_history(
     run, # a `Run`
 )->pd.DataFrame:
     "Its history.csv, one row an epoch; `UserError` if it is missing or damaged"
-    losses = ('train_loss', 'valid_loss')
+    losses = ('train_loss', 'valid_loss')  # epoch 0 has no training loss: its body is frozen
     path = run.path/'history.csv'
-    return read_table(path, 'train it again', numbers=losses, parameter='run')
+    return read_table(path, 'train it again', gaps=losses, parameter='run')
 
 # %% ../../nbs/results/00_artifacts.ipynb #bcff4845
 def format_share(

@@ -20,7 +20,8 @@ from ..datasets.cards import complete_parameters
 from ..datasets.miniatures import MINIATURES
 from .artifacts import read_history
 from .paired_predictions import find_items, get_answers, get_prediction_units
-from .paired_predictions import get_tables, select_complete_runs, get_unusable_reason
+from .paired_predictions import get_tables, get_unusable_reason
+from .paired_predictions import select_complete_runs
 from ..stats.paired_tests import LIMITS, METRICS, get_value
 
 # %% ../../nbs/results/03_leaderboard.ipynb #ec6b9e88

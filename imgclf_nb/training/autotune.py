@@ -16,7 +16,8 @@ from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor
 from ..base.reading import Maybe, keep_cached, read_cached
 from ..core import get_cache, write_json
-from .learner import get_autocast, get_layout, is_out_of_memory, keep_depthwise_in_fp32
+from .learner import get_autocast, get_layout, is_out_of_memory
+from .learner import keep_depthwise_in_fp32
 
 # %% ../../nbs/training/04_autotune.ipynb #99577808
 def _get_copy(model, plan, device):
