@@ -22,6 +22,7 @@ from fastcore.script import Param
 from .base.console import check_writable, choose_command, console_command
 from .base.console import run_command
 from .base.arguments import add_parameters, check_given, read_options
+from .base.run_files import check_run_folder
 from .base.running import get_defaults, rescue_notebooks, run_notebook
 from .base.runs import Run, check_run, get_run_folder, get_runs_root, is_gone, is_refused
 from .base.runs import open_run
@@ -200,7 +201,9 @@ def _read_run_arguments(words=None):
     named = parameters.pop('run', None)
     find_dataset(str(parameters['dataset']))  # refuses an unknown name before papermill is loaded
     _check_run(parameters, args.quick)
-    return args.run or named or get_run_name(parameters), parameters, args.quick
+    name = args.run or named or get_run_name(parameters)
+    check_run_folder(get_run_folder(name))
+    return name, parameters, args.quick
 
 # %% ../nbs/12_commands.ipynb #942eabc4
 @console_command('The same command resumes this run.', works=True)

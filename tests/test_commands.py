@@ -343,3 +343,12 @@ def test_a_complete_notebook_of_a_killed_command_gets_its_name(tmp_path, monkeyp
     monkeypatch.setattr(commands, '_is_same', lambda *args: True)
     commands.train('x', dataset='pc_parts_mini')
     assert sorted(path.name for path in (tmp_path/'x').iterdir()) == ['04_train.ipynb', 'run.json']
+
+
+def test_a_folder_with_other_files_is_refused_before_the_first_answer(tmp_path):
+    photos = tmp_path/'photos'
+    photos.mkdir()
+    (photos/'holiday.jpg').write_bytes(b'1')
+    with pytest.raises(UserError, match='holds other files than a run'):
+        commands._read_run_arguments(['pc_parts_mini', '--run', str(photos)])
+    assert os.listdir(tmp_path) == ['photos'] and os.listdir(photos) == ['holiday.jpg']
