@@ -365,3 +365,9 @@ def test_a_table_of_images_is_not_read_to_be_refused(tmp_path, monkeypatch):
         rows = [dict(path='1.png', label='x'*(1_200_000//n))]*n
         pq.write_table(pa.Table.from_pylist(rows), path, compression='zstd')
         with pytest.raises(UserError, match=says): read_table_file(path)
+
+
+def test_a_program_that_unpacks_itself_may_compare_with_the_signature(tmp_path):
+    code = b'\x81\x3d' + b'PK\3\4' + b'\x75\x10\x8b\x45\xfc\x50\xe8'  # cmp dword [x], 0x04034b50; jne
+    data = b'MZ' + bytes(500) + code + bytes(500) + make_zip(FILES)
+    assert read_back(tmp_path, data) == FILES
