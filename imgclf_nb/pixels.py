@@ -7,7 +7,7 @@ __all__ = ['MARGIN', 'LONGEST', 'VIEWS', 'VERSION', 'get_view_size', 'decode', '
            'FileView', 'get_pixels', 'to_rgb', 'get_pixel_batches']
 
 # %% ../nbs/01c_pixels.ipynb #ce70ff84
-import dataclasses, hashlib, io, json, math, os, shutil, time
+import dataclasses, errno, hashlib, io, json, math, os, shutil, time
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +228,7 @@ def _fill(items, pre, views, folders, workers):
             writers.append(_Writer(folder, _get_recipe(pre, view)))
         _decode_missing(items, pre, views, writers, workers)
     except OSError as e:
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS): raise  # nothing is kept then
         raise UserError(f"{e.strerror} at {folders[0].parent}: free some space (`imgclf_cache` "
             "lists what can be made again) and run again; what was decoded is kept.",
             'cache') from None
@@ -263,7 +264,8 @@ def fill_stores(
     with explain_disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(lock).acquire()
-    with held: _fill(items, preprocessing, views, folders, workers)
+    with held, explain_disk_errors(folders[0].parent):
+        _fill(items, preprocessing, views, folders, workers)
     return folders
 
 # %% ../nbs/01c_pixels.ipynb #e4a0d977

@@ -274,3 +274,17 @@ def test_a_damaged_file_of_the_hub_is_named(state, tmp_path, monkeypatch):
     save_file(state, stored)
     monkeypatch.setattr(backbones, '_find_hub', lambda model: (stored, 'hub cache a/b'))
     with pytest.raises(UserError, match='Delete this file, and run again'): get_backbone(ARCH, 5)
+
+
+@pytest.mark.parametrize('old', [False, True], ids=['zip', 'before_1.6'])
+def test_settings_in_a_plain_namespace_are_no_code(old, state, tmp_path):
+    content = dict(model=state, args=types.SimpleNamespace(lr=.1))
+    torch.save(content, tmp_path/'w.pth', _use_new_zipfile_serialization=not old)
+    check_loaded(tmp_path/'w.pth', state)
+
+
+def test_a_file_that_torch_wrote_without_checksums(state, tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try: torch.save(state, tmp_path/'w.pth')
+    finally: torch.serialization.set_crc32_options(True)
+    check_loaded(tmp_path/'w.pth', state)

@@ -170,3 +170,14 @@ def test_a_batch_larger_than_the_set_and_a_set_of_one(mini):
     assert [len(y) for _,y in dls.train] == [3] and [len(y) for _,y in dls.valid] == [1]
     one = items.head(2).assign(split=['train', 'valid'])
     assert [tuple(x.shape) for x,_ in get_dls(one, pre, 'medium', 32).train] == [(1, 3, 48, 48)]
+
+
+def test_a_store_that_may_not_be_written_is_not_called_a_full_disk(mini, capsys, monkeypatch):
+    "The folder of another user, in a cache that is shared: the lock can be taken, the store not be made"
+    import imgclf_nb.pixels as m
+    items, pre = mini
+    def refuse(*args): raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(m._Writer, 'open_file', refuse)
+    check(items, pre)
+    said = capsys.readouterr().out
+    assert 'cannot be written (Permission denied)' in said and 'free some space' not in said

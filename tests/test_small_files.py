@@ -544,3 +544,12 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch):
     monkeypatch.setenv('IMGCLF_CACHE', str(tmp_path/'file'))
     said, error = call(lambda: (recall(), recall()))
     assert not error and said.count('cannot be used') == 1 and (tmp_path/'file').read_text() == 'here'
+
+
+def test_a_study_lists_the_models_that_it_left_out(places):
+    "The run.json of a model study is read again, as it always was; its card does not take the list for a number"
+    folder = places/'runs'/'study'
+    folder.mkdir()
+    for left_out in ([], [dict(arch='vit_huge', error='no weights')], 3):
+        write_json(folder/'run.json', dict(run='study', status='done', notebook='07b_model_study', left_out=left_out))
+        assert Run(folder).record['left_out'] == left_out

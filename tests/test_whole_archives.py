@@ -365,3 +365,24 @@ def test_a_table_of_images_is_not_read_to_be_refused(tmp_path, monkeypatch):
         rows = [dict(path='1.png', label='x'*(1_200_000//n))]*n
         pq.write_table(pa.Table.from_pylist(rows), path, compression='zstd')
         with pytest.raises(UserError, match=says): read_table_file(path)
+
+
+def test_a_program_that_unpacks_itself_may_compare_with_the_signature(tmp_path):
+    code = b'\x81\x3d' + b'PK\3\4' + b'\x75\x10\x8b\x45\xfc\x50\xe8'  # cmp dword [x], 0x04034b50; jne
+    data = b'MZ' + bytes(500) + code + bytes(500) + make_zip(FILES)
+    assert read_back(tmp_path, data) == FILES
+
+
+@pytest.mark.parametrize('kind', ['binary', 'large_binary', 'binary_view'])
+def test_images_are_found_whatever_kind_of_bytes_the_writer_chose(kind, tmp_path):
+    data = [FILES[f'cat/{i:03}.jpg'] for i in range(9)]
+    images = pa.StructArray.from_arrays([pa.array(data, getattr(pa, kind)()), pa.array(['']*9)], ['bytes', 'path'])
+    pq.write_table(pa.table(dict(image=images, label=['cat']*9)), tmp_path/'a.parquet')
+    folder = unpack_parquet([tmp_path/'a.parquet'], tmp_path/'set')
+    assert sorted(file.read_bytes() for file in (folder/'cat').iterdir()) == sorted(data)
+
+
+def test_several_labels_for_an_image_are_a_sentence(tmp_path):
+    image = dict(bytes=FILES['cat/000.jpg'], path='')
+    pq.write_table(pa.table(dict(image=[image], label=[['cat', 'dog']])), tmp_path/'a.parquet')
+    with pytest.raises(UserError, match='several labels'): unpack_parquet([tmp_path/'a.parquet'], tmp_path/'set')

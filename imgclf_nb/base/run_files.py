@@ -27,7 +27,8 @@ RECORD = dict(
     environment=Maybe(dict(python=_text, platform=_text, device=_text, packages=Maybe(Each(str)))),
     split_sizes=Maybe(Each(int)), classes=Maybe([str]), metrics=Maybe(Each(dict)),
     test_opened=Maybe(int), resumed=Maybe([dict(epoch=int, step=int, time=str)]),
-    cost=Maybe(Each(_number)), decisions=Maybe(dict(sha256=_text)), left_out=Maybe(int),
+    cost=Maybe(Each(_number)), decisions=Maybe(dict(sha256=_text)),
+    left_out=Maybe(object),  # a number of images; a study lists the models that it left out
     unreadable=Maybe(int), passed_over=Maybe(int), notes=Maybe(list), slices=Maybe(list),
     operating_point=Maybe(dict(threshold=_number)))
 

@@ -82,6 +82,22 @@ def _find_gaps(data, archive):
     if at > archive.start_dir: raise DamagedError('its last file overlaps its table of contents')
     yield at, archive.start_dir
 
+# %% ../../nbs/datasets/02c_members.ipynb #8334e307
+_METHODS = {*range(20), 93, 94, 95, 96, 97, 98, 99}  # of compression, as PKWARE numbers them
+
+def _is_entry(data, place):
+    "Whether the signature of a zip's entry begins an entry: a program may hold it as a number"
+    if place + 30 > len(data): return False
+    version, method, name = struct.unpack_from('<H2xH16xH', data, place + 4)
+    return version & 0xff <= 63 and method in _METHODS and name > 0
+
+# %% ../../nbs/datasets/02c_members.ipynb #f9559adc
+def _find_entry(data, start, end):
+    "Where the first entry of a zip begins between two places; -1 if none does"
+    place = data.find(b'PK\3\4', start, end)
+    while place >= 0 and not _is_entry(data, place): place = data.find(b'PK\3\4', place + 4, end)
+    return place
+
 # %% ../../nbs/datasets/02c_members.ipynb #6ef80c58
 _programs = (b'MZ', b'\x7fELF', b'#!', b'PK00', b'PK\7\x08')  # of archives that unpack themselves
 
@@ -89,7 +105,7 @@ def _check_gaps(data, archive, after):
     "`DamagedError` if a zip holds files that its table of contents does not list"
     gaps = list(_find_gaps(data, archive))
     for start,end in [*gaps, (after, len(data))]:
-        place = data.find(b'PK\3\4', start, end)
+        place = _find_entry(data, start, end)
         if place >= 0:
             raise DamagedError(f'its table of contents does not list the file at byte {place:,}')
     if gaps[0][1] and not data[:4].startswith(_programs):

@@ -49,7 +49,7 @@ def _holds_images(column):
     import pyarrow.types as pt
     if not pt.is_struct(column.type) or column.type.get_field_index('bytes') < 0: return False
     kind = column.type.field('bytes').type
-    return pt.is_binary(kind) or pt.is_large_binary(kind)
+    return pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_binary_view(kind)
 
 # %% ../../nbs/datasets/02d_parquet.ipynb #265dc139
 def find_columns(
@@ -78,6 +78,9 @@ def name_class(
     file,  # for the message
 ):
     "The class of a label, None for a missing one (None, NaN, -1); `UserError` if unknown"
+    if isinstance(label, (list, dict)):
+        raise UserError(f"{file.name} gives an image several labels, such as {str(label)[:40]}: this "
+            "project needs one each. Use another source.")
     if label is None or label != label or label == -1: return None
     if not names or isinstance(label, str): return label
     number = _get_number(label)

@@ -6,7 +6,7 @@
 __all__ = ['fill_parameters', 'name_run', 'fill_scale', 'Study', 'run_study']
 
 # %% ../../nbs/results/04_studies.ipynb #bd1b3cee
-import hashlib, json, re, time
+import hashlib, json, os, re, time
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -43,18 +43,13 @@ def _hash(content, length):
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
-# %% ../../nbs/results/04_studies.ipynb #2becf3f4
-def name_run(
-    parameters:dict,          # given ones, at least `dataset`
-    data_hash:str,            # of the items
-    notebook:str='04_train',  # that makes the run
-)->str:
-    "Data set, model, policy, number of training images, seed, fold and a hash of all parameters"
-    p = fill_parameters({k: v for k,v in parameters.items() if k != 'run'}, notebook)
+# %% ../../nbs/results/04_studies.ipynb #7c74493b
+def _join_name(p, dataset, arch, notebook, data_hash):
+    "The name of a run with these filled parameters, from what stands for the set and the model"
     setting = {k: v for k,v in p.items() if k not in ('seed', 'fold')}
     parts = [
-        shorten_name(Path(str(p['dataset'])).name.removesuffix('.csv'), 60),
-        shorten_name(p['arch'], 80) if p.get('arch') else '',
+        dataset,
+        arch,
         'scratch' if p.get('weights') == 'none' else '',
         p.get('policy', ''),
         f"n{p['pictures']}" if p.get('pictures') else '',
@@ -63,6 +58,21 @@ def name_run(
         f"f{p['fold']}" if p.get('folds') else '',
         _hash([notebook, p, data_hash], 6)]
     return re.sub(r'[^\w.-]+', '_', '-'.join(str(part) for part in parts if part))
+
+# %% ../../nbs/results/04_studies.ipynb #2becf3f4
+def name_run(
+    parameters:dict,          # given ones, at least `dataset`
+    data_hash:str,            # of the items
+    notebook:str='04_train',  # that makes the run
+)->str:
+    """Data set, model, policy, number of training images, seed, fold and a hash of all parameters;
+    the name from an earlier version, which cut nothing, if there is such a run"""
+    p = fill_parameters({k: v for k,v in parameters.items() if k != 'run'}, notebook)
+    dataset, arch = Path(str(p['dataset'])).name.removesuffix('.csv'), p.get('arch') or ''
+    whole = _join_name(p, dataset, arch, notebook, data_hash)
+    if os.path.isdir(get_runs_root()/whole): return whole
+    dataset, arch = shorten_name(dataset, 60), arch and shorten_name(arch, 80)
+    return _join_name(p, dataset, arch, notebook, data_hash)
 
 # %% ../../nbs/results/04_studies.ipynb #8e83b3e4
 def fill_scale(
