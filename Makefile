@@ -46,6 +46,7 @@ help: ## list the verbs
 		/^##= /{printf "  %-20s %s\n", "", substr($$0, 5)} \
 		/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# --no-compile: Python compiles what it imports; all 20,000 files would take a minute
 setup: $(VENV)/$(if $(filter-out 0,$(value LOCK)),.locked,.ready) ## make .venv with all requirements (once, 2 to 5 minutes)
 ##= make setup LOCK=1                exactly the versions of requirements.lock
 $(VENV)/.ready: settings.ini setup.py pyproject.toml
@@ -53,7 +54,7 @@ $(VENV)/.ready: settings.ini setup.py pyproject.toml
 	@echo "Setting up $(VENV) (2 to 5 minutes with a fast connection):"
 	$(call quietly,making the environment,$(PYTHON) -m venv $(VENV))
 	$(call quietly,updating pip,$(BIN)/python -m pip install --upgrade pip)
-	$(call quietly,installing the package and its requirements,$(BIN)/python -m pip install -e '.[dev]')
+	$(call quietly,installing the package and its requirements,$(BIN)/python -m pip install --no-compile -e '.[dev]')
 	@touch $@
 
 # --no-build-isolation: the build uses the setuptools of the lock
@@ -61,7 +62,7 @@ $(VENV)/.locked: requirements.lock setup.py pyproject.toml
 	@$(PYTHON) tests/dependencies.py check-machine
 	@echo "Setting up $(VENV) from requirements.lock (2 to 5 minutes with a fast connection):"
 	$(call quietly,making the environment,$(PYTHON) -m venv $(VENV))
-	$(call quietly,installing the requirements by their hashes,$(BIN)/python -m pip install --require-hashes --no-deps -r requirements.lock)
+	$(call quietly,installing the requirements by their hashes,$(BIN)/python -m pip install --no-compile --require-hashes --no-deps -r requirements.lock)
 	$(call quietly,installing the package,$(BIN)/python -m pip install --no-deps --no-build-isolation -e .)
 	@touch $(VENV)/.ready $@
 
