@@ -21,7 +21,7 @@ from fastcore.script import Param
 
 from .base.console import check_writable, choose_command, console_command
 from .base.console import run_command
-from .base.arguments import add_parameters, check_given, read_options
+from .base.arguments import add_parameters, check_given, join_given, read_options
 from .base.run_files import check_run_folder
 from .base.running import get_defaults, rescue_notebooks, run_notebook
 from .base.runs import Run, check_run, get_run_folder, get_runs_root, is_gone, is_refused
@@ -194,14 +194,13 @@ def _read_run_arguments(words=None):
     "`(name of the run, parameters, quick)` from these words or the command line"
     from imgclf_nb.datasets.cards import find_dataset
     args = _get_run_parser().parse_args(words)
-    parameters = dict(dataset=args.dataset)
-    if args.arch: parameters['arch'] = args.arch
-    kinds = '04a_probe' if args.quick else '04_train'
-    parameters.update(read_options(kinds, args))
-    named = parameters.pop('run', None)
+    if args.quick: given = read_options('04a_probe', args, '04_train')
+    else: given = read_options('04_train', args)
+    said = dict(arch=args.arch or None, run=args.run or None)
+    parameters = join_given(given, dataset=args.dataset, **said)
     find_dataset(str(parameters['dataset']))  # refuses an unknown name before papermill is loaded
     _check_run(parameters, args.quick)
-    name = args.run or named or get_run_name(parameters)
+    name = parameters.pop('run', '') or get_run_name(parameters)
     check_run_folder(get_run_folder(name))
     return name, parameters, args.quick
 
@@ -278,12 +277,12 @@ def imgclf_evaluate():
     args = _get_evaluate_parser().parse_args()
     given = read_options('05_evaluation', args)
     check_given('05_evaluation', given)
-    if args.dataset: given['dataset'] = args.dataset
+    given = join_given(given, run=' '.join(args.run), dataset=args.dataset or None)
+    del given['run']
     from imgclf_nb.evaluation import check_done
     from imgclf_nb.results.paired_predictions import find_runs
     runs = [run for name in args.run for run in find_runs(name)]
-    for run in runs:
-        check_done(run)
+    for run in runs: check_done(run)
     for run in runs: evaluate_run(str(run.path), **given)
     over = _describe_over_seeds(runs)
     for run in runs:

@@ -25,7 +25,7 @@ def check_evaluated(
     if run.record.get('summary'): return
     name = run.path.name
     raise UserError(f'Run {name} is not evaluated yet: run 05_evaluation on it first '
-        f'(papermill nbs/05_evaluation.ipynb … -p run {quote_word(name)}).', 'run')
+        f'(papermill nbs/05_evaluation.ipynb … -r run {quote_word(name)}).', 'run')
 
 # %% ../nbs/05a_robustness.ipynb #56f8d79e
 STRENGTHS = dict(  # from weak to strong

@@ -249,13 +249,20 @@ def test_python_m(tmp_path):
 
 
 TEXTS = ['2026_01_09', '0123', '1e5', 'true', 'True', 'null', 'None', '[a]', '0x10', '12:30', '7',
-    '-7', '1_0', 'inf', '1.0', '.5', '~', 'yes', '2026-01-09', '0b1', '0o7', ' 7']
+    '1_0', 'inf', '1.0', '.5', 'yes', '2026-01-09', '0b1', '0o7']
 
 @pytest.mark.parametrize('text', TEXTS)
 def test_a_name_that_looks_like_a_number_stays_as_typed(text):
     for words in (['-p', 'run', text], ['-r', 'run', text], ['-y', f'run: "{text}"']):
         given = commands._read_run_arguments(['pc_parts_mini', *words])
         assert given[0] == text
+
+
+@pytest.mark.parametrize('text', ['-7', '~', ' 7'])
+def test_a_name_that_cannot_be_one_is_refused_as_typed(text):
+    for words in (['-p', 'run', text], ['-r', 'run', text], ['-y', f'run: "{text}"']):
+        with pytest.raises(UserError, match=f'^run = {text!r} begins'):
+            commands._read_run_arguments(['pc_parts_mini', *words])
 
 
 @pytest.mark.parametrize('text', ['2026_01_09', '0123', '1e5', 'true', '0x10', '12:30', '2026-01-09'])
@@ -275,6 +282,29 @@ def test_a_plain_name_in_yaml_stays_as_typed(text, tmp_path):
 def test_other_values_are_refused(words, says):
     with pytest.raises(UserError, match=says):
         commands._read_run_arguments(['pc_parts_mini', *words])
+
+
+def test_the_first_answer_takes_the_parameters_of_a_training():
+    name, parameters, quick = commands._read_run_arguments(
+        ['pc_parts_mini', '--quick', '-p', 'epochs', '1', '-y', 'lr: 1e-3'])
+    assert quick and (parameters['epochs'], parameters['lr']) == (1, .001)
+
+
+@pytest.mark.parametrize('words, says', [
+    (['-y', 'run: [a]'], 'must be a string'), (['-y', 'run: {a: 1}'], 'must be a string'),
+    (['--run', 'a', '-p', 'run', 'b'], 'run is given twice, as a and as b'),
+    (['--arch', 'resnet18', '-p', 'arch', 'resnet34'], 'arch is given twice'),
+    (['-p', 'dataset', 'cats_vs_dogs_mini'], 'dataset is given twice')])
+def test_what_is_given_twice_is_not_chosen_in_silence(words, says):
+    with pytest.raises(UserError, match=says):
+        commands._read_run_arguments(['pc_parts_mini', *words])
+
+
+def test_a_run_given_twice_to_evaluate_is_a_sentence():
+    done = subprocess.run([sys.executable, '-m', 'imgclf_nb.commands', 'evaluate', 'one', '-p', 'run',
+        'other'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and 'run is given twice, as one and as other' in done.stderr
+    assert 'Traceback' not in done.stderr
 
 
 @pytest.mark.parametrize('value', [20260109, 1.5, True, None, ['a']])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_value', 'get_kinds', 'check_given', 'get_optional', 'read_given', 'read_yaml', 'read_yaml_file',
-           'add_parameters', 'read_options']
+           'add_parameters', 'read_options', 'join_given']
 
 # %% ../../nbs/base/07_arguments.ipynb #57efcebd
 import ast, json, re
@@ -184,14 +184,37 @@ def add_parameters(
         help='a file of YAML')
 
 # %% ../../nbs/base/07_arguments.ipynb #60c50f64
-def read_options(
-    notebook:str, # its name in nbs/
-    args,         # parsed arguments of `add_parameters`
-)->dict:
-    "The given parameters with values of their types"
+def _read_options(notebook, args):
+    "The given parameters with values of the types that this notebook gives them"
     given = {}
     for path in args.parameters_file: given.update(read_yaml_file(notebook, path))
     for text in args.parameters_yaml: given.update(read_yaml(notebook, text))
     given.update(read_given(notebook, args.parameter))
     given.update(dict(args.parameters_raw))
     return given
+
+# %% ../../nbs/base/07_arguments.ipynb #6858f584
+def read_options(
+    notebook:str, # its name in nbs/
+    args,         # parsed arguments of `add_parameters`
+    other:str=None,# a notebook whose further parameters are taken too
+)->dict:
+    "The given parameters with values of their types"
+    given = _read_options(notebook, args)
+    if other is None: return given
+    known = get_kinds(notebook)
+    further = _read_options(other, args)
+    return {name: given[name] if name in known else further[name] for name in given}
+
+# %% ../../nbs/base/07_arguments.ipynb #0ce3933d
+def join_given(
+    given:dict, # parameters by name, from `read_options`
+    **words     # of the command itself, by the parameter that each is; None: not given
+)->dict:
+    "All that is given; `ParameterError` for a parameter that is given twice, with two values"
+    said = {name: word for name,word in words.items() if word is not None}
+    for name,word in said.items():
+        if given.get(name, word) == word: continue
+        raise ParameterError(f'{name} is given twice, as {word} and as {given[name]}: '
+            'leave one of them out.', name)
+    return {**said, **given}

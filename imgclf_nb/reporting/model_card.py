@@ -37,7 +37,9 @@ def _get_given(o, notebook):
     return {k: v for k,v in p.items() if k in ('dataset', 'arch') or not is_default(k)}
 
 # %% ../../nbs/reporting/02_model_card.ipynb #7930f628
-_LOOKS_NUMERIC = re.compile(r'None|True|False|[-+.\d][-+.\deE_]*|nan|inf')  # -p would convert it
+# what -p would convert, also in capitals and between spaces
+_LOOKS_NUMERIC = re.compile(
+    r'\s*(None|True|False|[-+.\d][-+.\de_]*|[-+]?(nan|inf|infinity))\s*', re.IGNORECASE)
 
 def _as_flag(k, v):
     "One parameter in papermill's notation, quoted for the shell; '' for a name that cannot be one"
@@ -66,13 +68,13 @@ def describe_reproduction(
     "The commands that make the run again, as a block of shell code"
     notebook = _get_plain(o, 'notebook', r'\w+', '04_train')
     commit = _get_plain(o, 'git_commit', r'[0-9a-f]{7,64}(-dirty)?').removesuffix('-dirty')[:12]
-    run, folder = quote_word(o.run), quote_word(f'runs/{o.run}')
+    run, folder = _as_flag('run', o.run), quote_word(f'runs/{o.run}')
     flags = ' '.join(filter(None, (_as_flag(k, v) for k,v in _get_given(o, notebook).items())))
-    evaluation = f'papermill nbs/05_evaluation.ipynb {folder}/05_evaluation.ipynb -p run {run}'
+    evaluation = f'papermill nbs/05_evaluation.ipynb {folder}/05_evaluation.ipynb {run}'
     lines = [
         commit and f'git checkout {commit}',
         f'mkdir -p {folder}',
-        f'papermill nbs/{notebook}.ipynb {folder}/{notebook}.ipynb {flags} -p run {run}',
+        f'papermill nbs/{notebook}.ipynb {folder}/{notebook}.ipynb {flags} {run}',
         o.number('test_opened') and evaluation]
     block = _make_block(list(filter(None, lines)))
     if not o.private: return block

@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from ..base.machine import get_plt
 from ..base.reading import find_each
 from ..base.runs import Run, get_runs_root
-from ..core import UserError, explain_disk_errors, write_csv
+from ..core import UserError, explain_disk_errors, make_printable, write_csv
 from ..datasets.cards import complete_parameters
 from ..datasets.miniatures import MINIATURES
 from .artifacts import read_history
@@ -158,10 +158,16 @@ def _why_apart(t):
         reasons.append('some models are pretrained and others are trained from scratch')
     return reasons
 
+# %% ../../nbs/results/03_leaderboard.ipynb #f2b54191
+def _make_texts_printable(row):
+    "The row as a table takes it: a byte of a folder's name that is not UTF-8 is shown by its number"
+    return {k: make_printable(o) if isinstance(o, str) else o for k,o in row.items()}
+
 # %% ../../nbs/results/03_leaderboard.ipynb #e86e45ee
 def _make_board(rows, metric):
     "The rows as a ranked table; without rows its columns alone"
-    if rows: return _rank(pd.DataFrame(rows), METRICS[metric])
+    table = pd.DataFrame(map(_make_texts_printable, rows))
+    if rows: return _rank(table, METRICS[metric])
     return pd.DataFrame(columns=[
         'rank', 'name', *_about, 'pretrained', 'seeds', 'metric', 'value', 'low', 'high', 'spread',
         *COSTS, 'notebook', 'data_hash', 'split_hash', 'n', 'runs'])

@@ -279,6 +279,7 @@ def get_headline(
 def get_locations(
     run:Run, # any
 )->str:
-    "The paths of the run's folder and of its executed notebooks"
-    notebooks = [f'notebook    {path}' for path in sorted(run.path.glob('0*.ipynb'))]
+    "The paths of the run's folder and of its executed notebooks, without those that failed"
+    found = sorted(run.path.glob('0*.ipynb'))
+    notebooks = [f'notebook    {o}' for o in found if not o.stem.endswith('-failed')]
     return '\n'.join([f'run folder  {run.path}', *notebooks])
