@@ -81,7 +81,7 @@ def explain_disk_errors(
 ):
     "A context in which an `OSError` becomes a `DiskError` about this path"
     try: yield
-    except UserError: raise
+    except (UserError, TimeoutError): raise  # a lock that is held is no fault of the disk
     except OSError as error: raise DiskError(path, error) from None
 
 # %% ../nbs/00_core.ipynb #3041de65

@@ -214,12 +214,13 @@ def test_an_unfinished_run_is_resumed_at_the_new_place(home):
     with pytest.raises(UserError, match='dataset was'): get_run('04_train', elsewhere)
 
 
-def test_the_command_names_the_way_out(home, monkeypatch):
+def test_the_command_names_the_way_out(home, monkeypatch, capsys):
     make_foreign(Run(home/'RUNS'/'folder'), '/home/bob/birds')
     monkeypatch.setattr(sys, 'argv', ['imgclf_evaluate', 'folder'])
-    with pytest.raises(SystemExit, match='The images of run folder are not here') as stopped:
-        commands.imgclf_evaluate()
-    assert 'imgclf_evaluate folder --dataset PLACE' in str(stopped.value)
+    with pytest.raises(SystemExit) as stopped: commands.imgclf_evaluate()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1 and 'The images of run folder are not here' in said
+    assert 'imgclf_evaluate folder --dataset PLACE' in said
 
 
 def test_the_command_names_the_place_for_each_chapter(home, monkeypatch):

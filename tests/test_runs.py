@@ -192,11 +192,11 @@ def test_a_run_that_is_finished_while_we_wait_for_the_lock_is_not_reset(tmp_path
     get_run('t', p).close()
     acquire = filelock.FileLock.acquire
     def late(self, *a, **kw):
-        done = {**read(tmp_path/'a'), 'status': 'done', 'metrics': {'valid': 1}}
+        done = {**read(tmp_path/'a'), 'status': 'done', 'metrics': {'valid': {'accuracy': 1}}}
         write_json(tmp_path/'a'/'run.json', done)
         return acquire(self, *a, **kw)
     monkeypatch.setattr(filelock.FileLock, 'acquire', late)
-    assert get_run('t', p).done and read(tmp_path/'a')['metrics'] == {'valid': 1}
+    assert get_run('t', p).done and read(tmp_path/'a')['metrics'] == {'valid': {'accuracy': 1}}
 
 
 def test_a_run_that_had_begun_is_not_forgotten(tmp_path):
