@@ -127,6 +127,22 @@ def test_an_interrupt_that_a_library_loses_is_sent_again(tmp_path):
     assert rc == 130
 
 
+LOST = '''
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print('lost', flush=True)
+time.sleep(60)'''
+
+@POSIX
+def test_a_kernel_that_lost_its_cell_is_ended(tmp_path):
+    "An interrupt that meets a kernel as it takes up a cell: it waits for ever, and so did we"
+    process = start(tmp_path, LOST)
+    wait_for(process, 'lost')
+    rc, out = end(process, signal.SIGTERM, seconds=30)
+    assert rc == 143 and 'The same command resumes this run.' in out, out
+    assert get_files(tmp_path) == ['99_stub.ipynb']
+
+
 DEAF = '''
 import os, pathlib, signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
