@@ -314,13 +314,20 @@ def check_keys(name, before, after):
     if gone: raise Lost(f'{name} lost {sorted(gone)}')
 
 
+def get_lines(content):
+    "The lines as texts, as they are read: in UTF-8, else as Windows programs write them"
+    try: text = content.decode()
+    except UnicodeDecodeError: text = content.decode('cp1252', 'replace')
+    return [line.strip('\r') for line in text.split('\n')]
+
+
 def check_lines(name, before, after):
     "`Lost` if a whole line or a key of the old content is no longer in the new one"
     if name.suffix == '.json': return check_keys(name, before, after)
     if name.suffix != '.csv' or not isinstance(before, bytes): return
-    old = [line.strip(b'\r') for line in before.split(b'\n')[1:-1]]
-    new = {line.strip(b'\r') for line in after.split(b'\n')}
-    gone = [line for line in old if line.count(b',') == 3 and line not in new]
+    old = get_lines(before)[1:-1]
+    new = set(get_lines(after))
+    gone = [line for line in old if line.count(',') == 3 and line not in new]
     if gone: raise Lost(f'{name} lost {len(gone)} of {len(old)} lines, e.g. {gone[0]!r}')
 
 

@@ -19,8 +19,8 @@ from .machine import get_commit, get_environment
 from .reading import find_each, is_there
 from .run_files import check_run_folder, read_record
 from .run_names import check_run_name, find_run_named, shorten_name
-from ..core import UserError, explain_disk_errors, get_root, suggest_names
-from ..core import to_json_types, write_json
+from ..core import UserError, explain_disk_errors, get_real_path, get_root
+from ..core import suggest_names, to_json_types, write_json
 
 # %% ../../nbs/base/01_runs.ipynb #f5884e6d
 def get_now()->str:
@@ -122,7 +122,7 @@ def close(self:Run):
 def get_runs_root()->Path:
     "The folder that holds the runs: `IMGCLF_RUNS`, else the project's runs/"
     given = os.environ.get('IMGCLF_RUNS')
-    if given: return Path(given).expanduser().resolve()
+    if given: return get_real_path(given)
     return get_root()/'runs'
 
 # %% ../../nbs/base/01_runs.ipynb #680d932e
@@ -318,7 +318,7 @@ def open_run(
 )->Run:
     "An existing run; `UserError` with similar names if there is none"
     named = os.path.isdir(find_run_named(get_runs_root(), run)) or not os.path.isdir(run)
-    path = get_run_folder(run) if named else Path(run).resolve()
+    path = get_run_folder(run) if named else get_real_path(run)
     if is_there(path/'run.json'): return Run(path)
     names = [file.parent.name for file in find_each(get_runs_root(), 'run.json')]
     raise UserError(f"There is no run {run!r} in {path.parent}.{suggest_names(run, names)} "

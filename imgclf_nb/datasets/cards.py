@@ -11,7 +11,8 @@ import dataclasses, hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import UserError, suggest_names, get_data_root, get_records, get_root
+from ..core import UserError, get_data_root, get_real_path, get_records, get_root
+from ..core import suggest_names
 from .miniatures import MINIATURES, get_miniature
 from .sources import SOURCES
 
@@ -135,7 +136,7 @@ def make_absolute(
     "The absolute path without links above it; a file that is a link stays where it lies"
     path = Path(path)
     is_linked_file = path.is_symlink() and path.is_file()
-    return path.parent.resolve()/path.name if is_linked_file else path.resolve()
+    return get_real_path(path.parent)/path.name if is_linked_file else get_real_path(path)
 
 # %% ../../nbs/datasets/02_cards.ipynb #613e9c91
 def _make_absolute(dataset):
@@ -203,9 +204,9 @@ def find_dataset(
 # %% ../../nbs/datasets/02_cards.ipynb #8c89808a
 def _make_key(name, root):
     "The name of a set's records; for a link, that of the file it leads to if that has records"
-    if name in MINIATURES or root.parent == get_data_root().resolve(): return root.name
+    if name in MINIATURES or root.parent == get_real_path(get_data_root()): return root.name
     if root.is_symlink():
-        older = _make_key('', root.resolve())
+        older = _make_key('', get_real_path(root))
         if get_records(older).exists(): return older
     digest = hashlib.sha256(str(root).encode('utf-8', 'replace')).hexdigest()
     return f'{root.stem}-{digest[:8]}'

@@ -7,7 +7,7 @@ __all__ = ['IMAGE_ACTIONS', 'ACTIONS', 'read_decisions', 'decide', 'find_moved_d
            'apply_decisions', 'get_test_hash', 'read_ledger', 'log_opening']
 
 # %% ../../nbs/datasets/05_records.ipynb #c423effc
-import hashlib, ntpath, os, posixpath, re
+import difflib, hashlib, ntpath, os, posixpath, re
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -46,8 +46,9 @@ def _check_decision(row, where):
 
 # %% ../../nbs/datasets/05_records.ipynb #9a43c6ff
 def _clean_decisions(table):
-    "The four columns without spaces around the words and without empty lines"
-    table = table.reindex(columns=_columns, fill_value='')
+    "The four columns and any more, without spaces around the words and without empty lines"
+    more = [name for name in table.columns if name not in _columns]
+    table = table.reindex(columns=[*_columns, *more], fill_value='')
     for name in ('path', 'action', 'value'): table[name] = table[name].str.strip()
     table['action'] = table.action.str.lower()
     is_word = table.action.isin([action for action,words in CHOICES.items() if words])
@@ -60,6 +61,22 @@ def _check_table(table, path):
     for row in table[~table.action.isin(['keep', 'drop'])].itertuples():
         _check_decision(row, f'{path}, line {row.Index}')
 
+# %% ../../nbs/datasets/05_records.ipynb #6f3f67a1
+def _check_columns(names, path):
+    "`UserError` for a column that is missing, or that only looks like one of the four"
+    missing = [name for name in _columns if name not in names]
+    needed = [name for name in missing if name in ('path', 'action')]
+    if needed:
+        raise UserError(f"{path} has no column {' and no '.join(sorted(needed))}: it needs path, "
+            f"action, value, reason.", 'dataset')
+    others = [name for name in names if name not in _columns]
+    for name in missing:
+        alike = difflib.get_close_matches(name, others, n=1)
+        if not alike: continue
+        raise UserError(f"{path} has the column {alike[0]!r} and no {name}: name it {name}, "
+            f"or, if it is something else, give it another name.", 'dataset')
+
+
 # %% ../../nbs/datasets/05_records.ipynb #b6e9d02c
 def read_decisions(
     dataset, # a set's name, a folder or a CSV, or a `DataSet`
@@ -71,10 +88,7 @@ def read_decisions(
     with explain_fault(path, again, 'dataset'):
         data = read_small(path, 1 << 30)
     table = read_delimited(path, data)
-    missing = {'path', 'action'} - set(table.columns)
-    if missing:
-        raise UserError(f"{path} has no column {' and no '.join(sorted(missing))}: it needs path, "
-            f"action, value, reason.", 'dataset')
+    _check_columns(table.columns, path)
     table = _clean_decisions(table.map(unmark_formulas))
     _check_table(table, path)
     return table
@@ -116,7 +130,7 @@ def _replace_decisions(old, new, action):
     is_replaced = old.path.isin(new.path)
     if action == 'forget': return old[~is_replaced].reset_index(drop=True)
     is_replaced &= _get_types(old.action).isin(_get_types(new.action))
-    return pd.concat([old[~is_replaced], new], ignore_index=True)
+    return pd.concat([old[~is_replaced], new], ignore_index=True).fillna('')
 
 # %% ../../nbs/datasets/05_records.ipynb #f33c5ff6
 def decide(
