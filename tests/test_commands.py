@@ -220,9 +220,10 @@ def test_any_encoding_shows_any_sentence(env, tmp_path):
     "Names with accents, dashes and bytes that are no UTF-8"
     known = {**os.environ, 'IMGCLF_RUNS': str(tmp_path), 'COLUMNS': '20', **env}
     broken = os.fsencode('été – 犬 \udce9') if os.name == 'posix' else 'été – \x1b'
-    for name,says in (('été – 犬'.encode(), b'There is no run'), (broken, b'give a name such as chest')):
+    for name in ('été – 犬'.encode(), broken):  # which of them is no text depends on the locale
         done = subprocess.run([EXE/'imgclf_evaluate', name], env=known, capture_output=True)
-        assert done.returncode == 1 and says in done.stderr, done.stderr
+        says = (b'There is no run', b'give a name such as chest')
+        assert done.returncode == 1 and any(o in done.stderr for o in says), done.stderr
         assert b'Traceback' not in done.stderr and b'UnicodeEncodeError' not in done.stderr
 
 

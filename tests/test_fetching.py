@@ -290,7 +290,8 @@ def test_https_resumes_after_many_cuts(net, tmp_path, monkeypatch):
     source = Source('https', f'{net.url}/pets.zip', sha256=sha256(BIG))
     got = fetch(source, tmp_path/'data'/'pets')
     starts = net.ranges()
-    assert len(starts) == 6 and starts == sorted(set(starts)) and waits == [1]*6
+    assert len(starts) == 6 and starts == sorted(set(starts))
+    assert [wait for wait in waits if wait >= 1] == [1]*6  # a server of another test waits, too
     assert starts[0] > len(BIG)//2 - 20_000
     assert set(PETS) < set(bytes_below(got))
 
@@ -867,5 +868,5 @@ def test_command_stopped_by_hand(tmp_path):
         time.sleep(.5)
         p.send_signal(signal.SIGINT)
         out, _ = p.communicate(timeout=60)
-    assert p.returncode == 1 and 'The same command resumes' in out, out
+    assert p.returncode == 130 and 'The same command resumes' in out, out
     assert 'Traceback' not in out and seen(tmp_path/'data') == [], out

@@ -180,4 +180,4 @@ def test_messages_quote_the_name_of_a_run(tmp_path):
     "A command in a message is copied, too"
     run = SimpleNamespace(path=tmp_path/'a; touch x', record={})
     assert "imgclf_evaluate 'a; touch x' --dataset" in get_hint(run)
-    with pytest.raises(UserError, match="-p run 'a; touch x'"): check_evaluated(run)
+    with pytest.raises(UserError, match="-r run 'a; touch x'"): check_evaluated(run)
