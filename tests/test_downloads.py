@@ -87,7 +87,7 @@ def get(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv('IMGCLF_RECORDS', str(tmp_path/'records'))
-    monkeypatch.setattr('imgclf_nb.datasets.retries.time.sleep', lambda seconds: None)
+    monkeypatch.setattr('imgclf_nb.datasets.retries.sleep', lambda seconds: None)
     monkeypatch.setattr('imgclf_nb.fetching.os.sync', lambda: None)
     def get(*answers, sha256=None):
         get.server = Script(*answers)
@@ -270,10 +270,8 @@ def drip(start, pause):
 def test_a_server_that_drips(get, monkeypatch):
     "A byte now and then kept the connection, and the command, forever"
     monkeypatch.setattr(downloads, 'PATIENCE', .2)
-    monkeypatch.setattr('imgclf_nb.datasets.retries.time.sleep', lambda seconds: None)
+    monkeypatch.setattr('imgclf_nb.datasets.retries.sleep', lambda seconds: None)
     parts = drip(answer(b'', length=10**6), .02)
-    sleep = threading.Event().wait
-    monkeypatch.setattr(time, 'sleep', lambda seconds: sleep(seconds if seconds < .5 else 0))
     began = time.monotonic()
     assert re.search(r'only [\d,]+ bytes arrived in 0.2 s', get(parts))
     assert 'TimeoutError' in get(drip(b'HTTP/1.1 200 OK\r\nA: ', .02))

@@ -6,9 +6,9 @@
 __all__ = ['ENOUGH', 'explain_failure', 'check_reachable', 'get_size', 'retry']
 
 # %% ../../nbs/datasets/03a_retries.ipynb #3e000670
-import time
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from time import sleep
 
 from ..base.machine import explain_unreachable
 from ..core import UserError
@@ -137,4 +137,4 @@ def retry(
             if wait is None or tried == tries or wait > longest:
                 raise UserError(explain_failure(error, source)) from error
             _announce_wait(error, source, wait)
-            time.sleep(wait)
+            sleep(wait)
