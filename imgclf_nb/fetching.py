@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from .base.checksums import hash_file
 from .base.reading import Maybe, is_there, read_json
 from .base.runs import get_now
 from .core import UserError, get_data_root, get_records, get_root, write_json, write_text
@@ -24,25 +25,17 @@ from .datasets.parquet import find_columns
 from .datasets.retries import check_reachable, explain_failure, get_size, retry
 from .datasets.sources import Source
 
-# %% ../nbs/00b_fetching.ipynb #08b090d6
-def _hash(path):
-    "The sha256 of a file"
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20): digest.update(chunk)
-    return digest.hexdigest()
-
 # %% ../nbs/00b_fetching.ipynb #ade56f36
 def _has_sum(expected, path):
     "Whether a file has this sha256"
-    return _hash(path) == expected
+    return hash_file(path) == expected
 
 # %% ../nbs/00b_fetching.ipynb #c04579db
 def _find_archive(source, part):
     "`(archive, checksum)` of a download; `UserError` if another checksum is expected"
     expected = source.sha256
     archive = find_archive(part, partial(_has_sum, expected) if expected else is_tar)
-    got = _hash(archive)
+    got = hash_file(archive)
     if expected in (None, got): return archive, got
     raise UserError(f"{source} has the sha256 {got}, expected: {expected}; "
         "the file was deleted. If it was changed on purpose, give the new sha256.")
@@ -174,7 +167,7 @@ def _hash_blob(path):
 # %% ../nbs/00b_fetching.ipynb #889f2002
 def _get_sums(path, file):
     "`(kind of checksum, the file's, the hub's)`; the hub's is None if it states none"
-    if file.lfs: return 'sha256', _hash(path), file.lfs.sha256
+    if file.lfs: return 'sha256', hash_file(path), file.lfs.sha256
     return 'git blob', _hash_blob(path), getattr(file, 'blob_id', None)
 
 # %% ../nbs/00b_fetching.ipynb #841c7d49

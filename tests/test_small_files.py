@@ -266,19 +266,24 @@ def try_damage(name, damage, tmp, make, read):
     return path, printed, error, same
 
 
+def try_damages(name, folder, make, read, *parts):
+    "Yield each damage with what comes of it, in new folders for these parts of a project"
+    for number,damage in enumerate(DAMAGES):
+        tmp = folder/str(number)
+        with pytest.MonkeyPatch.context() as context:
+            for part in parts:
+                (tmp/part).mkdir(parents=True)
+                context.setenv(f'IMGCLF_{part.upper()}', str(tmp/part))
+            yield damage, try_damage(name, damage, tmp, make, read)
+
+
 @pytest.mark.parametrize('name', FILES)
 def test_a_damaged_file_is_told_and_kept(name, tmp_path):
     "One sentence with the path, what is wrong and what to do next; the file stays as it is"
     make, read = FILES[name]
     printed, error = call(lambda: (make(tmp_path), read(tmp_path)))
     assert not error or name == 'begun', error  # the good file is read; that run is done with other parameters
-    for number,damage in enumerate(DAMAGES):
-        tmp = tmp_path/str(number)
-        for part in ('runs', 'records'): (tmp/part).mkdir(parents=True)
-        with pytest.MonkeyPatch.context() as context:
-            context.setenv('IMGCLF_RUNS', str(tmp/'runs'))
-            context.setenv('IMGCLF_RECORDS', str(tmp/'records'))
-            path, printed, error, same = try_damage(name, damage, tmp, make, read)
+    for damage,(path, printed, error, same) in try_damages(name, tmp_path, make, read, 'runs', 'records'):
         if (name, damage) in HARMLESS: continue
         assert 'Traceback' not in error, f'{name} {damage}: {error}'
         assert path.name in error and len(error) < 900, f'{name} {damage}: {error!r}'
@@ -290,13 +295,7 @@ def test_a_damaged_file_is_told_and_kept(name, tmp_path):
 def test_a_damaged_file_of_another_is_passed_over(name, tmp_path):
     "A cache, or a record of another set: a line, and the work goes on"
     make, read = PASSED_OVER[name]
-    for number,damage in enumerate(DAMAGES):
-        tmp = tmp_path/str(number)
-        for part in ('records', 'cache'): (tmp/part).mkdir(parents=True)
-        with pytest.MonkeyPatch.context() as context:
-            context.setenv('IMGCLF_RECORDS', str(tmp/'records'))
-            context.setenv('IMGCLF_CACHE', str(tmp/'cache'))
-            path, printed, error, _ = try_damage(name, damage, tmp, make, read)
+    for damage,(path, printed, error, _) in try_damages(name, tmp_path, make, read, 'records', 'cache'):
         assert not error, f'{name} {damage}: {error}'
         if (name, damage) in HARMLESS: continue
         assert path.name in printed, f'{name} {damage}: {printed!r}'

@@ -6,17 +6,10 @@
 __all__ = ['delete_leftovers']
 
 # %% ../../nbs/base/00a_leftovers.ipynb #d79d6fa8
-import contextlib, os, re, stat, time
+import contextlib, re, stat, time
 from pathlib import Path
 
-# %% ../../nbs/base/00a_leftovers.ipynb #3638350e
-def _is_alive(pid):
-    "Whether a process with this ID is running; True if this cannot be determined"
-    if os.name != 'posix': return True  # on Windows os.kill would end the process
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
-    except OSError: pass  # it belongs to another user
-    return True
+from psutil import pid_exists
 
 # %% ../../nbs/base/00a_leftovers.ipynb #6c7970f0
 _LEFTOVER = re.compile(r'\..+\.imgclf-(\d{1,9})(\.\w+)?')  # from `core.get_temporary`
@@ -32,7 +25,7 @@ _OLDER = re.compile(r"""(?x)
 def _is_left_over(path, idle):
     "Whether this is a temporary file of ours, `idle` seconds old, and its process has ended"
     name = _LEFTOVER.fullmatch(path.name) or _OLDER.fullmatch(path.name)
-    if not name or _is_alive(int(name[1])): return False
+    if not name or pid_exists(int(name[1])): return False
     found = path.lstat()
     return stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime >= idle
 

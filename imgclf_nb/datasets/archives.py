@@ -12,10 +12,11 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+from ..base.checksums import DamagedError
 from ..core import UserError
 from .archive_contents import check_archive, check_images
 from .compression import (
-    DamagedError, check_bytes, describe_error, get_max_bytes, read_blocks)
+    check_bytes, describe_error, get_max_bytes, read_blocks)
 from .members import check_name, get_tar_members, get_zip_members, is_tar
 from .parquet import check_claims, find_columns, name_class, read_rows
 from ..images.opening import MAX_BYTES

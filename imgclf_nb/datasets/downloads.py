@@ -12,10 +12,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..base.checksums import DamagedError
 from ..core import UserError, write_json
 from .archives import check_disk_space
 from .compression import (
-    DamagedError, describe_error, get_max_bytes, open_plain, read_blocks)
+    describe_error, get_max_bytes, open_plain, read_blocks)
 from .members import is_tar
 from .retries import get_size
 

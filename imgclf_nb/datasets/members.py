@@ -13,8 +13,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Callable
 
+from ..base.checksums import DamagedError
 from ..core import UserError
-from .compression import DamagedError, open_plain, read_blocks
+from .compression import open_plain, read_blocks
 
 # %% ../../nbs/datasets/02c_members.ipynb #46388982
 @dataclass

@@ -9,8 +9,9 @@ __all__ = ['name_damage', 'get_features', 'find_columns', 'name_class', 'check_c
 import json
 from contextlib import contextmanager
 
+from ..base.checksums import DamagedError
 from ..core import UserError
-from .compression import DamagedError, describe_error
+from .compression import describe_error
 
 # %% ../../nbs/datasets/02d_parquet.ipynb #3e8039bb
 @contextmanager

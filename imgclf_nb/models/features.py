@@ -6,7 +6,7 @@
 __all__ = ['get_preprocessing', 'choose_precision', 'get_frozen_features']
 
 # %% ../../nbs/models/01_features.ipynb #0571ea07
-import hashlib, json, os, time
+import hashlib, json, time
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ..base.checksums import add_checksum
 from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
 from ..base.reading import keep_cached, read_cached
-from ..core import UserError, get_cache, replace_file, write_json
+from ..core import UserError, get_cache, get_temporary, replace_file, write_json
 from ..images.contents import CheckedReader
 from ..images.preprocessing import Preprocessing, get_batches, get_decoder
 
@@ -55,7 +55,7 @@ def _read_store(store):
 # %% ../../nbs/models/01_features.ipynb #4778f444
 def _write_store(store, known):
     "Store the vectors; a disk that cannot be written is reported, not raised"
-    temporary = store.with_name(f'.{store.name}.{os.getpid()}')
+    temporary = get_temporary(store)
     arrays = dict(sha256=np.array(list(known)), x=np.stack(list(known.values())))
     try:
         with open(temporary, 'wb') as file: np.savez(file, **arrays)

@@ -6,13 +6,13 @@
 __all__ = ['get_logistic_head', 'get_head', 'get_reader', 'fit_head']
 
 # %% ../../nbs/models/02_linear_heads.ipynb #57d9aaa7
-import hashlib, json, os, time
+import hashlib, json, time
 
 import numpy as np
 
 from ..base.leftovers import delete_leftovers
 from ..base.machine import set_allocator
-from ..core import get_cache
+from ..core import get_cache, get_temporary, replace_file
 from .features import get_frozen_features
 from .logistic import choose_c, cross_predict, fit_logistic
 from ..pixels import get_pixel_batches, get_pixels
@@ -100,10 +100,10 @@ def _read_head(store):
 def _write_head(store, head):
     "Store the head; a disk that cannot be written is reported, not raised"
     delete_leftovers(store.parent, 600)
-    temporary = store.with_name(f'.{store.name}.{os.getpid()}')
+    temporary = get_temporary(store)
     try:
         with open(temporary, 'wb') as file: np.savez(file, **head)
-        os.replace(temporary, store)
+        replace_file(temporary, store)
     except OSError as e:
         print(f'The head is not kept: {store} cannot be written ({e.strerror}).')
     finally: temporary.unlink(missing_ok=True)
