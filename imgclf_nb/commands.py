@@ -25,7 +25,7 @@ from .base.arguments import add_parameters, check_given, join_given, read_option
 from .base.run_files import check_run_folder
 from .base.running import get_defaults, rescue_notebooks, run_notebook
 from .base.runs import Run, check_run, get_run_folder, get_runs_root, is_gone, is_refused
-from .base.runs import open_run
+from .base.runs import check_done, open_run
 from .core import UserError, to_json_types, write_json
 from .reporting.next_steps import describe_next, get_run_name
 
@@ -227,7 +227,6 @@ def evaluate_run(
     **parameters  # of 05_evaluation
 )->Run:
     "Run the chapters; 05 is repeated only for new parameters, since it opens the test split"
-    from imgclf_nb.evaluation import check_done
     from imgclf_nb.results.manifest import open_run_set
     r = open_run(str(run))
     rescue_notebooks(r.path)
@@ -279,7 +278,6 @@ def imgclf_evaluate():
     check_given('05_evaluation', given)
     given = join_given(given, run=' '.join(args.run), dataset=args.dataset or None)
     del given['run']
-    from imgclf_nb.evaluation import check_done
     from imgclf_nb.results.paired_predictions import find_runs
     runs = [run for name in args.run for run in find_runs(name)]
     for run in runs: check_done(run)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['get_now', 'Run', 'get_runs_root', 'get_run_folder', 'make_run_folder', 'is_refused', 'is_gone', 'check_run',
-           'get_run', 'record_refusal', 'open_run', 'temporary_runs']
+           'get_run', 'record_refusal', 'open_run', 'check_done', 'temporary_runs']
 
 # %% ../../nbs/base/01_runs.ipynb #dcc71c09
 import ntpath, os, posixpath, sys, tempfile, time
@@ -323,6 +323,17 @@ def open_run(
     names = [file.parent.name for file in find_each(get_runs_root(), 'run.json')]
     raise UserError(f"There is no run {run!r} in {path.parent}.{suggest_names(run, names)} "
         "`ls runs` lists the runs; 04_train makes one.", 'run')
+
+# %% ../../nbs/base/01_runs.ipynb #e7bfea48
+def check_done(
+    run, # a `Run`
+):
+    "`UserError` for a run that is not finished, with the run's own error"
+    r = run.record
+    if r['status'] == 'done': return
+    reason = f": {r['error']['message'].rstrip('.')}" if r['error'] else ''
+    raise UserError(f"Run {run.path.name} is {r['status']}, not done{reason}. "
+        'Finish its training first: the same command resumes it.', 'run')
 
 # %% ../../nbs/base/01_runs.ipynb #77c35e8a
 def temporary_runs(
