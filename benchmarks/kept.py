@@ -14,7 +14,7 @@ TITLES = dict(
     instruments='Instruments',
     pc_parts='PC parts')
 FEW = ('seconds', 'their_seconds', 'decoded', 'decoding_share', 'checkpoint_share', 'rounds', 'batch_size', 'device',
-    'images_per_second', 'their_images_per_second', 'megabytes', 'their_megabytes')
+    'images_per_second', 'their_images_per_second', 'megabytes', 'their_megabytes', 'speed', 'micro')
 
 
 def get_command(argv):

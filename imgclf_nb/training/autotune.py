@@ -90,11 +90,11 @@ def _get_speed(row):
     return row['images_per_second']
 
 # %% ../../nbs/training/04_autotune.ipynb #ff0c741c
-def _choose(rows):
-    "The fastest row, but the first one if the difference is within the noise of 5 %"
+def _choose(rows, gain=1.05):
+    "The fastest row, but the first one if the fastest is not `gain` times as fast"
     first = rows[0]
     best = max(rows, key=_get_speed)
-    return best if _get_speed(best) > 1.05*_get_speed(first) else first
+    return best if _get_speed(best) > gain*_get_speed(first) else first
 
 # %% ../../nbs/training/04_autotune.ipynb #7c3aff23
 def _list_plans(precisions):
@@ -125,7 +125,7 @@ def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
     if whole: return plan, rows
     for n in more:
         rows += _time_plans(model, [plan], size, n, until)
-        if _choose([best, rows[-1]]) is best: break
+        if _choose([best, rows[-1]], 1.1) is best: break  # twice the memory
         best = rows[-1]
     plan['micro'] = best['pictures'] if best['pictures'] < batch_size else None
     return plan, rows
@@ -134,7 +134,7 @@ def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
 def _get_key(arch, size, batch_size, precision, whole):
     "All that a plan depends on"
     return dict(arch=arch, size=size, batch_size=batch_size, precision=precision, whole=whole,
-        allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=5,
+        allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=6,
         device=get_processor(), threads=torch.get_num_threads(), torch=torch.__version__)
 
 # %% ../../nbs/training/04_autotune.ipynb #60766b4d
