@@ -109,9 +109,9 @@ def _get_trial_size(batch_size, device):
 
 # %% ../../nbs/training/04_autotune.ipynb #b7369738
 def _get_parts(few, batch_size):
-    "Images in a pass, from few to the whole batch, each about twice as many as before"
+    "Images in a pass, from few to half of the batch, each about twice as many as before"
     parts = [few]
-    while parts[-1] < batch_size: parts.append(min(2*parts[-1], batch_size))
+    while parts[-1] < batch_size//2: parts.append(min(2*parts[-1], batch_size//2))
     return parts
 
 # %% ../../nbs/training/04_autotune.ipynb #bebed1f2
@@ -134,7 +134,7 @@ def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
 def _get_key(arch, size, batch_size, precision, whole):
     "All that a plan depends on"
     return dict(arch=arch, size=size, batch_size=batch_size, precision=precision, whole=whole,
-        allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=6,
+        allocator=os.environ.get('IMGCLF_MALLOC') != '0', version=7,
         device=get_processor(), threads=torch.get_num_threads(), torch=torch.__version__)
 
 # %% ../../nbs/training/04_autotune.ipynb #60766b4d
