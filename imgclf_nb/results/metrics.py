@@ -198,9 +198,11 @@ def _summarise_threshold(m, point):
 
 # %% ../../nbs/results/02_metrics.ipynb #3f118881
 def _summarise_calibration(m):
-    "Expected calibration error, from 0 to 1"
-    ece = m['ece']
-    return f"Expected calibration error {ece['value']:.3f} ({ece['low']:.3f}–{ece['high']:.3f})."
+    "Expected calibration error, from 0 to 1, and with the 15 bins of publications if it is known"
+    ece, published = m['ece'], m.get('ece_15')
+    text = f"Expected calibration error {ece['value']:.3f} ({ece['low']:.3f}–{ece['high']:.3f})"
+    if not published: return f'{text}.'
+    return f"{text}, corrected for chance; {published['value']:.3f} with the usual 15 bins."
 
 # %% ../../nbs/results/02_metrics.ipynb #0ba5eff3
 def _summarise_split(split, given):
