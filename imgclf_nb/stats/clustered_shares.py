@@ -11,11 +11,12 @@ import numpy as np
 # %% ../../nbs/stats/00c_clustered_shares.ipynb #7a69c653
 def _get_log_likelihood(groups, p, rho):
     "Log-likelihood `(p, rho)` of groups, as columns of size, hits and number of such groups"
-    from scipy.special import betaln
+    from scipy.special import gammaln
     strength = 1/rho - 1
     a, b = p[:,None]*strength, (1 - p)[:,None]*strength
-    total = -groups[2].sum()*betaln(a, b)
-    for size,hits,n in groups.T: total += n*betaln(a + hits, b + size - hits)
+    total = groups[2].sum()*(gammaln(strength) - gammaln(a) - gammaln(b))
+    for size,hits,n in groups.T:
+        total += n*(gammaln(a + hits) + gammaln(b + size - hits) - gammaln(strength + size))
     return total
 
 # %% ../../nbs/stats/00c_clustered_shares.ipynb #a3221497
