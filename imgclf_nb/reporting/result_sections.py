@@ -84,7 +84,7 @@ def describe_operating_point(
     rates = f'At this threshold: sensitivity {sensitivity}, specificity {specificity}.'
     return make_bullets([threshold, rates, _describe_predictive_values(o)])
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #658255ca
+# %% ../../nbs/reporting/01a_result_sections.ipynb #dce1aa95
 def _describe_published_ece(o):
     "The calibration error of 15 bins as a sentence with a space before it; '' for older runs"
     published = o.at(f'metrics.{o.split}.ece_15')

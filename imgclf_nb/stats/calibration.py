@@ -145,7 +145,7 @@ def _get_bin_noise(gap, n_units):
     "Noise of each bin's gap in the resamples `(resamples, bins)`"
     return (gap[1:] - gap[1:].mean(0))*np.sqrt(n_units/max(1, n_units - 1))
 
-# %% ../../nbs/stats/03_calibration.ipynb #45eb139e
+# %% ../../nbs/stats/03_calibration.ipynb #717d9bf3
 def _get_design_effect(noise, accuracy, n, n_units):
     "Variance of the gaps over that of single images: 1, or up to the mean number of images per unit"
     most = n.sum()/n_units
@@ -167,7 +167,7 @@ def _get_gaps(right, confidence, units, counts):
     effect = _get_design_effect(noise, np.clip(claimed + gap[0], 0, 1), n[0], counts.shape[1])
     return dict(n=n[0], confidence=claimed, gap=gap[0], noise=noise, spread=noise.var(0), effect=effect)
 
-# %% ../../nbs/stats/03_calibration.ipynb #7c16c461
+# %% ../../nbs/stats/03_calibration.ipynb #b67ae903
 def _add_noise(bins, factor, normal):
     "The plain error in resamples if the gaps were `factor` times as large, with the noise of that error"
     gap = factor*bins['gap']
@@ -185,7 +185,7 @@ def _invert(level, curve, plain):
     if curve[0] >= level: return 0.
     return min(1., float(np.interp(level, curve, _factors)*plain))
 
-# %% ../../nbs/stats/03_calibration.ipynb #12d25db6
+# %% ../../nbs/stats/03_calibration.ipynb #de800568
 def _invert_test(simulated, plain):
     "`(low, high)`: the errors under which the plain one is neither too large nor too small"
     above = np.maximum.accumulate((simulated >= plain).mean(1))
@@ -220,7 +220,7 @@ def get_ece(
     ece = dict(value=value, low=min(low, value), high=max(high, value), plain=plain)
     return _widen(ece, confidence, right, units)
 
-# %% ../../nbs/stats/03_calibration.ipynb #d0214427
+# %% ../../nbs/stats/03_calibration.ipynb #8fd4be87
 def get_published_ece(
     probs,          # probabilities `(n, classes)`
     targs,          # true classes as numbers `(n,)`

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['combine_shares', 'get_balanced_accuracy', 'get_f1_share', 'get_macro_f1']
 
-# %% ../../nbs/stats/01b_class_means.ipynb #99e15f3d
+# %% ../../nbs/stats/01b_class_means.ipynb #7e0d5c11
 import numpy as np
 
 from .intervals import get_unit_share
 
-# %% ../../nbs/stats/01b_class_means.ipynb #07891775
+# %% ../../nbs/stats/01b_class_means.ipynb #fe03c65d
 _z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 def _get_sizes(value, low, high):
@@ -19,14 +19,14 @@ def _get_sizes(value, low, high):
     gap = np.maximum(np.abs(value - limit), 1e-9)
     return np.maximum(_z**2*limit*(1 - limit)/gap**2, 1e-3)
 
-# %% ../../nbs/stats/01b_class_means.ipynb #0933dddb
+# %% ../../nbs/stats/01b_class_means.ipynb #5b538f27
 def _move(value, size, weight, force):
     "The likeliest proportions with a lower mean: the larger the force `(n,)`, the lower `(n, classes)`"
     pull = np.reshape(force, (-1, 1))*weight/size
     root = np.sqrt(np.maximum(0, (1 + pull)**2 - 4*pull*value))
     return 2*value/(1 + pull + root)
 
-# %% ../../nbs/stats/01b_class_means.ipynb #01769303
+# %% ../../nbs/stats/01b_class_means.ipynb #f44091d4
 def _get_excess(force, value, size, weight):
     "How much farther the mean moved than 1.96 of its standard errors `(n,)`"
     moved = _move(value, size, weight, force)
@@ -35,12 +35,12 @@ def _get_excess(force, value, size, weight):
     variance = (weight**2*np.maximum(0, likely*(1 - likely))/size).sum(1)
     return (weight*(value - moved)).sum(1) - _z*np.sqrt(variance)
 
-# %% ../../nbs/stats/01b_class_means.ipynb #8664150d
+# %% ../../nbs/stats/01b_class_means.ipynb #60fd01bc
 def _get_one_excess(force, value, size, weight):
     "The same for one force, as a number"
     return float(_get_excess(force, value, size, weight)[0])
 
-# %% ../../nbs/stats/01b_class_means.ipynb #c327025d
+# %% ../../nbs/stats/01b_class_means.ipynb #ddb84c65
 def _find_force(value, size, weight):
     "The force that moves the mean by 1.96 standard errors; the largest one if none is enough"
     from scipy.optimize import brentq
@@ -51,10 +51,10 @@ def _find_force(value, size, weight):
     if last == len(forces) - 1: return forces[-1]
     return brentq(_get_one_excess, *forces[last:last + 2], args=(value, size, weight))
 
-# %% ../../nbs/stats/01b_class_means.ipynb #cce8d546
+# %% ../../nbs/stats/01b_class_means.ipynb #a857cc4c
 def _get_distance(value, low, high, weight, inflation):
     "How far below the weighted mean its lower limit lies; a class without information may be 0"
-    known = high - low < 1 - 1e-9
+    known = high - low < .95
     unknown = float((weight*value)[~known].sum())
     if not known.any(): return unknown
     value, low, high, weight = value[known], low[known], high[known], weight[known]
@@ -62,7 +62,7 @@ def _get_distance(value, low, high, weight, inflation):
     moved = _move(value, size, weight, _find_force(value, size, weight))[0]
     return unknown + float((weight*(value - moved)).sum())
 
-# %% ../../nbs/stats/01b_class_means.ipynb #afa01d28
+# %% ../../nbs/stats/01b_class_means.ipynb #b7f47eb0
 def combine_shares(
     shares:list,         # of each class `{value, low, high}`, e.g. from `get_unit_share`
     inflation:float=1.,  # of the variance, where the classes' errors are correlated
@@ -76,7 +76,7 @@ def combine_shares(
     mean = float(value.mean())
     return dict(value=mean, low=max(0., mean - below), high=min(1., mean + above))
 
-# %% ../../nbs/stats/01b_class_means.ipynb #1c487b79
+# %% ../../nbs/stats/01b_class_means.ipynb #e9d8c756
 def _get_inflation(parts, classes, units, most):
     "Variance of a sum of `parts` `(n, k)` over that of independent `classes` `(n, k)`; `most` without"
     unit = np.repeat(units, parts.shape[1])
@@ -87,14 +87,14 @@ def _get_inflation(parts, classes, units, most):
     typical = apart/max(1, (np.abs(whole) > 1e-12).sum()) or 1.  # half a changed unit more
     return max(1., float((together + most*typical/2)/(apart + typical/2)))
 
-# %% ../../nbs/stats/01b_class_means.ipynb #50945ba3
+# %% ../../nbs/stats/01b_class_means.ipynb #46e88854
 def _get_span(classes, units):
     "The inflation if whole units were wrong: 1 if each has images of one class only"
     part = 1/np.bincount(classes)[classes]
     cell = np.unique(units*(classes.max() + 1) + classes, return_inverse=True)[1]
     return float((np.bincount(units, part)**2).sum()/(np.bincount(cell, part)**2).sum())
 
-# %% ../../nbs/stats/01b_class_means.ipynb #b693bef0
+# %% ../../nbs/stats/01b_class_means.ipynb #851d3ac1
 def get_balanced_accuracy(
     a, # with `targs, preds, units`, such as `Answers`
 )->dict:
@@ -107,7 +107,7 @@ def get_balanced_accuracy(
     span = _get_span(classes, a.units)
     return combine_shares(shares, _get_inflation(parts[:,None], classes[:,None], a.units, span))
 
-# %% ../../nbs/stats/01b_class_means.ipynb #37a557cb
+# %% ../../nbs/stats/01b_class_means.ipynb #c8ff9638
 def get_f1_share(
     true,      # images of the class `(n,)` of bool
     predicted, # images predicted as the class `(n,)` of bool
@@ -117,7 +117,7 @@ def get_f1_share(
     share = get_unit_share(true & predicted, true | predicted, units)
     return {k: 2*v/(1 + v) for k,v in share.items()}
 
-# %% ../../nbs/stats/01b_class_means.ipynb #af737a25
+# %% ../../nbs/stats/01b_class_means.ipynb #5e92ad0b
 def _get_f1_parts(targs, preds, f1):
     "What each image adds to the F1 of its own and of the predicted class `(n, 2)`, times classes"
     both = np.bincount(targs, minlength=len(f1)) + np.bincount(preds, minlength=len(f1))
@@ -125,7 +125,7 @@ def _get_f1_parts(targs, preds, f1):
     own = (2*right - (1 + right)*f1[targs])/both[targs]
     return np.stack([own, np.where(right, 0, -f1[preds]/both[preds])], 1)
 
-# %% ../../nbs/stats/01b_class_means.ipynb #940d0cd1
+# %% ../../nbs/stats/01b_class_means.ipynb #3e86fa37
 def get_macro_f1(
     a, # with `targs, preds, units`, such as `Answers`
 )->dict:

@@ -13,20 +13,20 @@ import numpy as np
 from .contributions import get_image_values
 from .intervals import get_unit_share
 
-# %% ../../nbs/stats/01c_mean_bounds.ipynb #39036254
+# %% ../../nbs/stats/01c_mean_bounds.ipynb #9864898a
 def _get_other_losses(a, metric):
     "The loss of each image if it were wrong instead of correct, or correct instead of wrong `(n,)`"
     second = a.probs.argsort(1)[:, -2]
     targs = np.where(a.preds == a.targs, second, a.preds)
     return get_image_values(replace(a, targs=targs), metric)
 
-# %% ../../nbs/stats/01c_mean_bounds.ipynb #37b9a01a
+# %% ../../nbs/stats/01c_mean_bounds.ipynb #e8c22703
 def _get_outcome_mean(own, other):
     "The mean loss of an outcome; the mean of what other images would have lost is one image more"
     if not len(other): return own.mean()
     return (own.sum() + other.mean())/(len(own) + 1)
 
-# %% ../../nbs/stats/01c_mean_bounds.ipynb #7fe938ea
+# %% ../../nbs/stats/01c_mean_bounds.ipynb #fde0e880
 def _get_within_variance(loss, right, units):
     "Variance of the mean `(n,)` within the correct and within the wrong images, by units"
     rest = loss.copy()
@@ -35,7 +35,7 @@ def _get_within_variance(loss, right, units):
     sums = np.bincount(np.unique(units, return_inverse=True)[1], rest)
     return len(sums)/(len(sums) - 1)*(sums**2).sum()/len(loss)**2
 
-# %% ../../nbs/stats/01c_mean_bounds.ipynb #db4562b2
+# %% ../../nbs/stats/01c_mean_bounds.ipynb #bad62731
 def _get_error_cost(loss, other, right):
     "`(mean loss of an error minus that of a correct image, variance of one error more)`"
     wrong_mean = _get_outcome_mean(loss[~right], other[right])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VALUES', 'get_metric_value', 'get_value']
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #4055741d
+# %% ../../nbs/stats/01d_metric_values.ipynb #c1f7fa0d
 from functools import partial
 
 import numpy as np
@@ -17,22 +17,22 @@ from .intervals import get_unit_share
 from .mean_bounds import get_mean_bounds
 from .roc_pr import get_auc_interval, get_precision_interval
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #38cebfc1
+# %% ../../nbs/stats/01d_metric_values.ipynb #5a8b824b
 def _get_accuracy(a):
     "Accuracy, `{value, low, high}`"
     return get_unit_share(a.targs == a.preds, np.ones(len(a.targs), bool), a.units)
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #c6e5008a
+# %% ../../nbs/stats/01d_metric_values.ipynb #adeca05d
 def _get_auc(a):
     "Area under the ROC curve of the positive class, `{value, low, high}`"
     return get_auc_interval(a.targs == a.positive, a.probs[:, a.positive], a.units)
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #f15c95ea
+# %% ../../nbs/stats/01d_metric_values.ipynb #b23e2259
 def _get_average_precision(a):
     "Average precision of the positive class, `{value, low, high}`"
     return get_precision_interval(a.targs == a.positive, a.probs[:, a.positive], a.units)
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #687b20d4
+# %% ../../nbs/stats/01d_metric_values.ipynb #0dbeeb4e
 VALUES = dict(
     accuracy=_get_accuracy,
     balanced_accuracy=get_balanced_accuracy,
@@ -42,7 +42,7 @@ VALUES = dict(
     log_loss=partial(get_mean_bounds, metric='log_loss'),
     brier=partial(get_mean_bounds, metric='brier'))
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #6bc85ee9
+# %% ../../nbs/stats/01d_metric_values.ipynb #542919b2
 def get_metric_value(
     a,          # predictions of one model for one split, such as `Answers`
     metric:str, # in `VALUES`
@@ -54,7 +54,7 @@ def get_metric_value(
         raise UserError(f"{metric} needs two classes: take accuracy or log_loss.", 'metric')
     return VALUES[metric](a)
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #aeee91c5
+# %% ../../nbs/stats/01d_metric_values.ipynb #dad66163
 def _get_image_noise(a, metric):
     "The variance between seeds that the images alone would make"
     parts = np.stack([get_contributions(p, metric) for p in a])
@@ -62,13 +62,13 @@ def _get_image_noise(a, metric):
     sums = [np.bincount(a[0].units, row, n_units) for row in parts - parts.mean(0)]
     return np.var(sums, axis=1).sum()*n_units/(len(a) - 1)
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #c894b284
+# %% ../../nbs/stats/01d_metric_values.ipynb #46e7a332
 def _get_seed_variance(values, noise):
     "The variance that seeds add to the mean of `values` `(seeds,)`; few seeds may agree by chance"
     between = np.var(values, ddof=1)
     return max(between - noise, 6/len(values)**3*between)/len(values)
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #c9cd8ebe
+# %% ../../nbs/stats/01d_metric_values.ipynb #731c0e47
 def _get_widening(half, more, seeds, n_units):
     "How many times wider than `half` the interval is with the variance of seeds `more`"
     from scipy.stats import t
@@ -77,7 +77,7 @@ def _get_widening(half, more, seeds, n_units):
     free = (images + more)**2/(more**2/(seeds - 1) + images**2/(n_units - 1))
     return max(1., t.ppf(.975, free)*(images + more)**.5/half)
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #a8c64872
+# %% ../../nbs/stats/01d_metric_values.ipynb #43511908
 def _widen(found, a, metric):
     "The mean of one-seed intervals `found`, wider by the variance between seeds"
     values = np.array([o['value'] for o in found])
@@ -90,7 +90,7 @@ def _widen(found, a, metric):
     return dict(value=value, low=max(0., float(value - by[0]*sides[0])),
         high=min(widest, float(value + by[1]*sides[1])))
 
-# %% ../../nbs/stats/01d_metric_values.ipynb #53ed620b
+# %% ../../nbs/stats/01d_metric_values.ipynb #d1630ea3
 def get_value(
     a:list,                # predictions such as `Answers` for the same images, one per seed
     metric:str='accuracy', # in `VALUES`

@@ -123,7 +123,7 @@ def get_replicates(
         return get_aucs(a.targs == a.positive, a.probs[:,a.positive], a.units, counts)
     return get_scores(get_confusions(a.targs, a.preds, a.units, a.probs.shape[1], counts))[metric]
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #d08e36aa
+# %% ../../nbs/stats/01_paired_tests.ipynb #f707071d
 def _get_ranks(a):
     "The rank of each image's score `(n,)`, ties at their mean: all that the area depends on"
     from scipy.stats import rankdata
@@ -250,7 +250,7 @@ def _swap(p, q, metric, n, draws, seed):
     chosen, rest = np.c_[first, 1-first], np.c_[1-first, first]
     return get_replicates(both, metric, chosen) - get_replicates(both, metric, rest)
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #e78ae9c4
+# %% ../../nbs/stats/01_paired_tests.ipynb #f685ddfa
 def _rank(a):
     "The same predictions with ranks as scores, which two models have in common"
     return replace(a, probs=np.repeat(_get_ranks(a)[:,None], 2, axis=1))

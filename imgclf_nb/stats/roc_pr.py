@@ -43,7 +43,7 @@ def get_average_precisions(
     totals = _get_totals(positive, score, units, counts)
     return np.concatenate([_sum_precision(*o) for o in totals])
 
-# %% ../../nbs/stats/02_roc_pr.ipynb #211c7132
+# %% ../../nbs/stats/02_roc_pr.ipynb #b17276aa
 def _sum_below(values):
     "For each threshold, the sum over it and all lower ones"
     return np.cumsum(values[::-1])[::-1]
@@ -60,7 +60,7 @@ def _get_precision_influence(positive, score):
     influence = np.where(positive, precision[place] - value + raised, -lowered)
     return float(value), influence/added.sum()
 
-# %% ../../nbs/stats/02_roc_pr.ipynb #43bb16ea
+# %% ../../nbs/stats/02_roc_pr.ipynb #c6e1aa36
 def _get_precision_size(value, influence, units, few):
     "The number of positive units that would be as informative as these images are"
     sums = np.bincount(np.unique(units, return_inverse=True)[1], influence)
@@ -69,7 +69,7 @@ def _get_precision_size(value, influence, units, few):
     spread = likely*(1 - likely)
     return spread/max(variance, .6*spread/few)
 
-# %% ../../nbs/stats/02_roc_pr.ipynb #7edbca45
+# %% ../../nbs/stats/02_roc_pr.ipynb #41d18d5d
 def _get_wilson(value, size, quantile):
     "Wilson's interval of a proportion of `size` images, not necessarily a whole number"
     scale = 1 + quantile**2/size
@@ -78,7 +78,7 @@ def _get_wilson(value, size, quantile):
     low, high = max(0., float(middle - half)), min(1., float(middle + half))
     return dict(value=value, low=min(value, low), high=max(value, high))
 
-# %% ../../nbs/stats/02_roc_pr.ipynb #eeb9738c
+# %% ../../nbs/stats/02_roc_pr.ipynb #1e44a4d0
 def get_precision_interval(
     positive, # truth `(n,)` of bool
     score,    # the higher, the more positive `(n,)`
@@ -129,13 +129,13 @@ def _get_logit_interval(value, variance, free):
     low, high = (float(1/(1 + np.exp(-(np.log(value/(1 - value)) + o)))) for o in (-half, half))
     return dict(value=value, low=low, high=high)
 
-# %% ../../nbs/stats/02_roc_pr.ipynb #63b02aec
+# %% ../../nbs/stats/02_roc_pr.ipynb #8c92aabb
 def _get_likely_interval(value, variance, few):
     "The interval on the logit scale; exact where all are ranked alike, or none"
     if variance > 0 and value not in (0, 1): return _get_logit_interval(value, variance, few - 1)
     return get_share(round(value*few), few, method='exact') | dict(value=value)
 
-# %% ../../nbs/stats/02_roc_pr.ipynb #292858c7
+# %% ../../nbs/stats/02_roc_pr.ipynb #cfad4733
 def _get_score_bounds(value, n_positive, n_negative):
     "The areas 1.96 standard errors (Hanley and McNeil 1982) below and above the value"
     area = np.linspace(0, 1, 10_001)
@@ -145,7 +145,7 @@ def _get_score_bounds(value, n_positive, n_negative):
     inside = area[np.abs(area - value) <= 1.96*error + 1e-4]
     return float(min(value, inside.min())), float(max(value, inside.max()))
 
-# %% ../../nbs/stats/02_roc_pr.ipynb #ac1f5431
+# %% ../../nbs/stats/02_roc_pr.ipynb #cd99cf8b
 def _count_independent(shares, positive, units):
     "Positive and negative images that would be as informative `(2,)`, from all to one per unit"
     images = np.array([positive.sum(), (~positive).sum()])
