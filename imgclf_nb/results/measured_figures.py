@@ -13,6 +13,7 @@ from itertools import cycle
 from ..base.machine import get_plt
 from ..core import UserError, suggest_names
 from .measured import select_measured
+from .measured_coverage import plot_coverage
 from .measured_tables import get_digest
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #3ce7b40b
@@ -152,7 +153,8 @@ MEASURED_FIGURES = dict(
     accuracy=(plot_accuracy, ('sets', 'evaluation')),
     splits=(plot_splits, ('leakage',)),
     gains=(plot_gains, ('policies',)),
-    costs=(plot_costs, ('models',)))
+    costs=(plot_costs, ('models',)),
+    coverage=(plot_coverage, ('coverage',)))
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #da03e14e
 def plot_measured(
