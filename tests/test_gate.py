@@ -1,5 +1,6 @@
 "The gate: cleaning changes nothing, exporting changes nothing, every module imports, one order of imports, tags, outputs, sizes"
 import ast, json, os, re, shutil
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from pyflakes import checker, messages
 from conftest import MODULES, NOTEBOOKS, ROOT, command, get_imports, get_source
 from readability import KEPT, find_notebook_words, find_words, is_worse, measure
 
-cells = lambda p: json.loads(p.read_text(encoding='utf-8'))['cells']
+@cache
+def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
+
+
 source = lambda c: ''.join(c['source'])
 name = lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix()
 
