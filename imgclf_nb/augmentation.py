@@ -43,6 +43,26 @@ def _make_strong(size):
         A.OneOf([A.GaussianBlur((3,5)), A.GaussNoise((.02,.08))], p=.3),
         A.CoarseDropout((1,4), (.08,.2), (.08,.2), p=.4)], seed=0)
 
+# %% ../nbs/02_augmentation.ipynb #d2aed932
+def _jitter(**ranges):
+    "A `ColorJitter` that changes only what is given, always"
+    import albumentations as A
+    still = dict(brightness=(1., 1.), contrast=(1., 1.), saturation=(1., 1.), hue=(0., 0.))
+    return A.ColorJitter(**(still | ranges), p=1)
+
+# %% ../nbs/02_augmentation.ipynb #b6428bd5
+def _make_albumentations(size):
+    "The policy `albumentations`: the ranges of `medium` for results of this size"
+    import albumentations as A
+    medium = POLICIES['medium'][1]
+    crop = dict(scale=medium.scale, ratio=medium.ratio, interpolation=cv2.INTER_AREA)
+    return A.Compose([
+        A.RandomResizedCrop((size, size), **crop),
+        A.HorizontalFlip(p=.5),
+        _jitter(brightness=(1 - medium.brightness, 1 + medium.brightness)),
+        _jitter(contrast=(1 - medium.contrast, 1 + medium.contrast)),
+        _jitter(saturation=(1 - medium.saturation, 1 + medium.saturation))], seed=0)
+
 # %% ../nbs/02_augmentation.ipynb #974e20e0
 POLICIES = dict(  # name=(use, policy)
     none=('no augmentation: the pixels of validation', None),
@@ -50,6 +70,7 @@ POLICIES = dict(  # name=(use, policy)
         Warp(scale=(.75, .75), flip=True)),
     medium=('photos of objects',
         Warp((.7, 1.), (.9, 1.1), flip=True, brightness=.15, contrast=.15, saturation=.15)),
+    albumentations=('the parts and ranges of medium, by Albumentations', _make_albumentations),
     strong=('little data, training from scratch; Albumentations', _make_strong),
     xray=('chest X-rays: never mirrored, exposure varies',
         Warp((.8, 1.), (.95, 1.05), rotate=7, brightness=.2, contrast=.2)),
@@ -70,12 +91,22 @@ _PART_NAMES = dict(  # class of Albumentations = part
     Affine='rotate',
     ColorJitter='colour',
     OneOf='blur_noise',
-    CoarseDropout='dropout')
+    CoarseDropout='dropout',
+    Resize='')  # only the model's size, in the place of a crop: no part
+
+# %% ../nbs/02_augmentation.ipynb #77096986
+def _get_jittered(jitter):
+    "What a `ColorJitter` changes: some of brightness, contrast, saturation, hue"
+    still = dict(brightness=1, contrast=1, saturation=1, hue=0)
+    return [name for name,value in still.items() if set(getattr(jitter, name)) != {value}]
 
 # %% ../nbs/02_augmentation.ipynb #fc0033c3
 def _name_part(transform):
     "The name of the part for a transform of Albumentations"
     name = type(transform).__name__
+    if name == 'ColorJitter':
+        changed = _get_jittered(transform)
+        if len(changed) == 1: return changed[0]
     return _PART_NAMES.get(name, name.lower())
 
 # %% ../nbs/02_augmentation.ipynb #8075e9b6
@@ -84,7 +115,7 @@ def get_parts(
 )->list:
     "Names of the parts that a policy consists of"
     if made is None: return []
-    if not isinstance(made, Warp): return [_name_part(t) for t in made.transforms]
+    if not isinstance(made, Warp): return [part for part in map(_name_part, made.transforms) if part]
     parts = []
     for part,off in PARTS.items():
         if any(getattr(made, field) != value for field,value in off.items()): parts.append(part)
