@@ -91,10 +91,8 @@ def plot_gains(
     tables:list, # `policies`, with the rows that are shown
 ):
     "Gains of validation accuracy by augmentation, with a line at zero; the `Axes`"
-    starts = [row['start'].replace(', ', ',\n') for row in tables[0].rows]
-    titles = [row['title'] for row in tables[0].rows]
-    names = [f'{title}: {start}' for title,start in zip(titles, starts)]
-    values = dict(zip(names, [row['gain_points'] for row in tables[0].rows]))
+    values = {f"{row['title']}: {row['policy']} − {row['against']},\n{row['start']}":
+        row['gain_points'] for row in tables[0].rows}
     ax = plot_points(_start(len(values)), values)
     ax.axvline(0, color=_COLOURS['grey'], lw=1)
     ax.set_xlabel('gain, percentage points (95 % interval)')
