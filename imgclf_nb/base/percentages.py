@@ -5,22 +5,12 @@
 # %% auto #0
 __all__ = ['format_share', 'format_bounds', 'say_share', 'format_fraction', 'format_points', 'say_points']
 
-# %% ../../nbs/base/18_percentages.ipynb #af068305
+# %% ../../nbs/base/18_percentages.ipynb #2b3c0c2d
 import math
 
-# %% ../../nbs/base/18_percentages.ipynb #3d07d4fb
-_SAME = 1e-9  # two shares that differ by less are equal but for rounding
+from ..core import round_apart
 
-def _round_apart(x, digits, special):
-    "The number as text, with more digits where rounding would make it one of `special`"
-    near = [o for o in special if abs(x - o) < 100*_SAME]
-    if near: return f'{near[0]:.{digits}f}'
-    for more in range(digits, digits + 10):
-        text = f'{x:.{more}f}'
-        if float(text) not in special: return text
-    return text
-
-# %% ../../nbs/base/18_percentages.ipynb #ac79539b
+# %% ../../nbs/base/18_percentages.ipynb #d523b5fd
 def format_share(
     share:float,   # from 0 to 1
     digits:int=1,  # after the point; more where rounding would make the share 0 or 1
@@ -28,9 +18,9 @@ def format_share(
 )->str:
     "The share in per cent, such as '89.9 %'; 'not measured' where it is not a finite number"
     if not math.isfinite(share): return 'not measured'
-    return _round_apart(100*share, digits, (0, 100)) + unit
+    return round_apart(100*share, digits, (0, 100)) + unit
 
-# %% ../../nbs/base/18_percentages.ipynb #54de6fa1
+# %% ../../nbs/base/18_percentages.ipynb #16ad6213
 def format_bounds(
     low:float, high:float, # shares from 0 to 1
     digits:int=1,          # as in `format_share`
@@ -38,7 +28,7 @@ def format_bounds(
     "An interval of shares in per cent without the sign, such as '84.8–94.4'"
     return f"{format_share(low, digits, '')}–{format_share(high, digits, '')}"
 
-# %% ../../nbs/base/18_percentages.ipynb #7e59cdeb
+# %% ../../nbs/base/18_percentages.ipynb #8fc44fec
 def say_share(
     share:dict,        # `{value, low, high}`, from 0 to 1
     name:str='95 % CI ', # in front of the interval
@@ -48,16 +38,16 @@ def say_share(
     interval = format_bounds(share['low'], share['high'], digits)
     return f"{format_share(share['value'], digits)} ({name}{interval})"
 
-# %% ../../nbs/base/18_percentages.ipynb #2642f32c
+# %% ../../nbs/base/18_percentages.ipynb #b570d55b
 def format_fraction(
     share:float,  # from 0 to 1
     digits:int=3, # after the point; more where rounding would make the share 0 or 1
 )->str:
     "The share as a plain number, for columns such as accuracy and AUC, such as '0.899'"
     if not math.isfinite(share): return 'nan'
-    return _round_apart(share, digits, (0, 1))
+    return round_apart(share, digits, (0, 1))
 
-# %% ../../nbs/base/18_percentages.ipynb #5afbd026
+# %% ../../nbs/base/18_percentages.ipynb #0dc7731e
 def format_points(
     difference:float, # of two shares, from -1 to 1
     digits:int=1,     # after the point; more where rounding would make the difference 0
@@ -65,11 +55,11 @@ def format_points(
 )->str:
     "The difference in percentage points, without the unit, such as '+1.2'"
     if not math.isfinite(difference): return 'not measured'
-    text = _round_apart(100*abs(difference), digits, (0, 100))
-    if difference < -_SAME: return f'-{text}'
+    text = round_apart(100*abs(difference), digits, (0, 100))
+    if difference < -1e-9: return f'-{text}'
     return f'{sign}{text}'
 
-# %% ../../nbs/base/18_percentages.ipynb #53f7db0e
+# %% ../../nbs/base/18_percentages.ipynb #f207a6e4
 def say_points(
     estimate:dict,     # `{value, low, high}`, differences of two shares
     sign:str='+',      # as in `format_points`
