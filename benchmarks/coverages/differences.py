@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np, pandas as pd
 
 from coverage import Case
-from imgclf_nb.leakage import get_leakage
+from imgclf_nb.leakage import get_leakage, get_shift
+from imgclf_nb.robustness import get_drop
 from imgclf_nb.stats.intervals import resample_units
 
 REPEATS = 10
@@ -119,4 +120,121 @@ LEAKS = [
     Leak('single images', 200, loss=.01),
     Leak(accuracy=.99, leak=.007, loss=0), Leak(accuracy=.99, loss=.001),
     Leak(alike=.8, leak=.03), Leak(alike=0, leak=.03), Leak(repeats=2, leak=.03), Leak(same=.3, leak=.03), Leak(k=12, leak=.1)]
-CASES = [make_leak_case(s) for s in LEAKS]
+
+
+@dataclass
+class Shift:
+    "A clean probe and a given test of other difficulty; classes with other proportions in it"
+    kind:str = 'blocks of 1-8'
+    k:int = 120           # blocks, and as many of the given test
+    classes:int = 2
+    easy:float = .95      # accuracy of the first class; it falls evenly to
+    hard:float = .85      # that of the last
+    shift:float = 0.      # true, a share: how much less accurate the given test is
+    alike:float = .3
+    repeats:int = REPEATS
+
+    def accuracies(self): return np.linspace(self.easy, self.hard, self.classes)
+    def mix(self): return np.arange(self.classes, 0, -1)/np.arange(self.classes + 1).sum()
+
+
+def draw_answers(rng, s, mean, tests, labels, n):
+    "A bool for each test of blocks with these labels"
+    p = np.array([draw_beta(rng, m, s.alike, 1)[0] for m in mean[labels]])
+    return draw_kept(rng, Leak(), p[tests[:, 1]], tests, n)
+
+
+def draw_shift(s):
+    "A function that draws `(rows, given rows, units of the given test)`"
+    def draw(rng):
+        sizes, tests = draw_tests(Leak(s.kind, s.k, repeats=s.repeats), rng)
+        labels = rng.permutation(np.arange(s.k) % s.classes)
+        clean = draw_answers(rng, s, s.accuracies(), tests, labels, sizes.sum())
+        rows = pd.DataFrame(dict(repeat=tests[:, 0], block=tests[:, 1], label=labels[tests[:, 1]], twins=True, clean=clean))
+        sizes = SIZES[s.kind](s.k, rng)
+        labels = np.repeat(np.arange(s.classes), np.round(s.mix()*s.k).astype(int))[:s.k]
+        labels = np.r_[labels, np.zeros(s.k - len(labels), int)]
+        units = np.repeat(np.arange(s.k), sizes)
+        tests = np.concatenate([np.c_[np.full(len(units), r), units, np.arange(len(units))] for r in range(s.repeats)])
+        correct = draw_answers(rng, s, s.accuracies() - s.shift, tests, labels, len(units))
+        given = pd.DataFrame(dict(repeat=tests[:, 0], row=tests[:, 2], label=labels[tests[:, 1]], correct=correct))
+        return rows, given, units
+    return draw
+
+
+def get_our_shift(sample): return get_shift(*sample)['shift']
+
+
+def make_shift_case(s):
+    "A case of the metric `shift`"
+    setting = (f'{s.k} {s.kind}, {s.classes} classes, accuracy {s.easy:g} to {s.hard:g}, shift {100*s.shift:g} points, '
+        f'correlation {s.alike:g}')
+    return Case('shift', setting, draw_shift(s), s.shift, dict(ours=get_our_shift), 500, s.kind)
+
+
+SHIFTS = [
+    *[Shift(shift=shift) for shift in (0, .03, .1)], *[Shift(k=30, shift=shift) for shift in (0, .1)],
+    Shift(easy=1, hard=1), Shift(easy=.995, hard=.99, shift=.007), Shift('log-normal blocks', shift=.03),
+    Shift('blocks of 20', 40, shift=.03), Shift(k=200, classes=10, hard=.6, shift=.03), Shift(k=400, classes=131, shift=.03),
+    Shift(alike=.8, shift=.1), Shift('single images', 300, shift=.03), Shift(k=12, shift=.1)]
+
+
+@dataclass
+class Drop:
+    "The truth is `loss - gain·(1 - accuracy)/accuracy`"
+    kind:str = 'single images'
+    k:int = 200          # units
+    accuracy:float = .9  # on clean images
+    loss:float = .2      # share of the corrupted images that are lost
+    gain:float = .05     # of the images that are wrong, the share that become correct
+    alike:float = .3     # correlation between the images of a unit
+    corruptions:int = 27
+
+    def truth(self): return self.loss - self.gain*(1 - self.accuracy)/self.accuracy
+
+
+def draw_drop(s):
+    "A function that draws `(correct, units)` as `try_corruptions` finds them"
+    def draw(rng):
+        sizes = SIZES[s.kind](s.k, rng)
+        units = np.repeat(np.arange(s.k), sizes)
+        clean = rng.random(len(units)) < draw_beta(rng, s.accuracy, s.alike, s.k)[units]
+        loss = draw_beta(rng, s.loss, s.alike, s.k)[units]
+        if 0 < s.loss < 1: loss = rng.beta(np.maximum(1e-9, loss), np.maximum(1e-9, 1 - loss))  # an image's own
+        correct = {('clean', 0): clean}
+        for i in range(s.corruptions):
+            u = rng.random(len(units))
+            correct['blur', i + 1] = np.where(clean, u >= loss, u < s.gain)
+        return correct, units
+    return draw
+
+
+def resample_drop(sample, draws=500):
+    "The percentile interval over units, as it was before"
+    correct, units = sample
+    n = int(units.max()) + 1
+    counts = resample_units(n, draws)
+    totals = {k: counts@np.bincount(units, o, n) for k,o in correct.items()}
+    clean = totals.pop(('clean', 0))
+    if not clean[0]: return dict(low=0., high=1.)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        low, high = np.nanpercentile((1 - np.mean(list(totals.values()), 0)/clean)[1:], [2.5, 97.5])
+    return dict(low=low, high=high)
+
+
+def get_our_drop(sample): return get_drop(*sample)
+
+
+def make_drop_case(s):
+    "A case of the metric `relative drop`"
+    setting = (f'{s.k} {s.kind}, accuracy {s.accuracy:g}, loss {s.loss:g}, gain {s.gain:g}, correlation {s.alike:g}, '
+        f'{s.corruptions} corruptions')
+    return Case('relative drop', setting, draw_drop(s), s.truth(), dict(ours=get_our_drop, percentile=resample_drop), 500, s.kind)
+
+
+DROPS = [
+    *[Drop(k=k) for k in (20, 60, 200, 1000)], *[Drop(k=60, loss=loss) for loss in (.003, .02, .6)],
+    Drop(k=60, loss=0, gain=0, accuracy=.99), Drop(k=200, loss=.02, accuracy=.99), Drop(k=200, accuracy=.3),
+    *[Drop('blocks of 5', 40, loss=loss) for loss in (.02, .2)], Drop('blocks of 20', 20), Drop('blocks of 20', 40, alike=.8),
+    Drop('blocks of 1-8', 40, loss=.05), Drop('log-normal blocks', 40), Drop('one giant block', 40), Drop(corruptions=1, k=100)]
+CASES = [*map(make_leak_case, LEAKS), *map(make_shift_case, SHIFTS), *map(make_drop_case, DROPS)]
