@@ -211,15 +211,10 @@ def _describe_drop(o):
 def _describe_augmentation(o):
     "The effect of test-time augmentation on accuracy, or ''"
     change = o.at('robustness.tta') or {}
-    points = {k: get_number(change.get(k)) for k in ('difference', 'low', 'high')}
-    if points['difference'] is None: return ''
-    points = {k: None if v is None else 100*v for k,v in points.items()}
-    size = say_number(points | dict(value=points['difference']), '+.1f')
-    value, *interval = size.split(' ', 1)
-    interval = ' '.join(['', *interval])
+    if get_number(change.get('difference')) is None: return ''
+    size = say_number(change | dict(value=change['difference']), '+.1%')
     verdict = escape(change.get('verdict') or 'no verdict')
-    return ('Test-time augmentation changes accuracy by '
-        f'{value} percentage points{interval}: {verdict}.')
+    return f'Test-time augmentation changes accuracy by {size}: {verdict}.'
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #970cd982
 def describe_robustness(
