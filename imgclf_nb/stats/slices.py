@@ -80,13 +80,13 @@ def get_slices(
     out.attrs['left_out'] = [name for name in too_many if name not in ('folder', 'class')]
     return out
 
-# %% ../../nbs/stats/06_slices.ipynb #ccff8ca0
+# %% ../../nbs/stats/06_slices.ipynb #81b4a4f1
 def _get_unit_means(x, units):
     "The mean of each column of x `(n, columns)` in each unit `(units, columns)`"
     sums = np.stack([np.bincount(units, column) for column in x.T], 1)
     return sums/np.bincount(units)[:,None]
 
-# %% ../../nbs/stats/06_slices.ipynb #6326a38f
+# %% ../../nbs/stats/06_slices.ipynb #2ee2dfae
 def _studentise(errors, inside):
     "How errors `(shuffles, units)` go with slices `(units, slices)`, in standard errors"
     spread = np.sqrt(errors**2@inside**2)
@@ -113,7 +113,7 @@ def _test_fisher(inside, wrong):
     table = [[wrong[o].sum(), (~wrong[o]).sum()] for o in (inside, ~inside)]
     return fisher_exact(table, 'greater').pvalue
 
-# %% ../../nbs/stats/06_slices.ipynb #335516fb
+# %% ../../nbs/stats/06_slices.ipynb #86cdf1a3
 @lru_cache(10_000)
 def _get_error_distribution(n, inside, wrong):
     "`(fewest, probabilities)` of the errors inside, if any `wrong` of n images are incorrect"
@@ -122,7 +122,7 @@ def _get_error_distribution(n, inside, wrong):
     numbers = np.arange(fewest, min(inside, wrong) + 1)
     return fewest, hypergeom.pmf(numbers, n, inside, wrong)
 
-# %% ../../nbs/stats/06_slices.ipynb #8c49e9c1
+# %% ../../nbs/stats/06_slices.ipynb #231671ac
 def _test_within(inside, wrong, units):
     "p-value of more errors inside a slice within units; None if no unit can show any"
     counts = [np.bincount(units, o).astype(int) for o in (inside >= 0, inside, wrong, inside & wrong)]
@@ -136,7 +136,7 @@ def _test_within(inside, wrong, units):
         chance = np.convolve(chance, probabilities)
     return min(1., float(chance[found[mixed].sum() - fewest:].sum()))
 
-# %% ../../nbs/stats/06_slices.ipynb #4b324dbc
+# %% ../../nbs/stats/06_slices.ipynb #9c5da679
 def _join_p(between, within):
     "One p-value from the tests between and within units; `within` may be None"
     if within is None: return float(between)
@@ -183,6 +183,7 @@ def find_slices(
     right,        # is each prediction correct `(n,)` of bool
     units,        # from `get_units` `(n,)`
     least:int=5,  # minimum number of images in a slice
+    shuffles:int=9999, # of the test between groups
 )->pd.DataFrame:
     """`slice, value, pictures, groups, accuracy, low, high, difference, p, p_raw, worse`:
     each slice compared with the other images, the worst first; `p` is corrected for the number of
@@ -191,7 +192,7 @@ def find_slices(
     slices = _find_large_slices(kinds, least)
     if not slices: return pd.DataFrame(columns=_columns)
     inside = np.stack([o[-1] for o in slices], 1)
-    p = _get_p(inside, ~right, units)
+    p = _get_p(inside, ~right, units, shuffles)
     tested = zip(slices, p, correct(p))
     rows = [_describe_slice(*o, right, units, *found) for o,*found in tested]
     return pd.DataFrame(rows).sort_values(['p', 'p_raw', 'difference'], ignore_index=True)
