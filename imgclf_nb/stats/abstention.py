@@ -58,7 +58,7 @@ def plot_risk_coverage(
     ax.set(xlim=(0,1.02), ylim=(0, None))
     return ax
 
-# %% ../../nbs/stats/05_abstention.ipynb #a248b662
+# %% ../../nbs/stats/05_abstention.ipynb #bba1b976
 def _count_errors(confidence, wrong):
     "`(confidences, images, errors)` with at least each distinct confidence, the highest first"
     order = np.argsort(-confidence, kind='stable')
@@ -66,7 +66,7 @@ def _count_errors(confidence, wrong):
     ends = np.flatnonzero(np.r_[falling[1:] != falling[:-1], True])
     return falling[ends], ends + 1, np.cumsum(wrong[order])[ends]
 
-# %% ../../nbs/stats/05_abstention.ipynb #e09f7378
+# %% ../../nbs/stats/05_abstention.ipynb #46839167
 def _find_steps(answered, first):
     "The indices of the thresholds to try: each answers 10 % more images than the one before"
     n = answered[-1]
@@ -74,22 +74,26 @@ def _find_steps(answered, first):
     sizes = np.geomspace(first, n, n_steps) if n_steps > 1 else np.array([first])
     return np.unique(np.searchsorted(answered, np.round(sizes)))
 
-# %% ../../nbs/stats/05_abstention.ipynb #fe9bb742
+# %% ../../nbs/stats/05_abstention.ipynb #bab82413
+def _count_starts(n, needed):
+    "From how many thresholds to walk on: one for few images, one more for five times as many"
+    return 1 + int(np.log(max(1, n/needed))/np.log(5))
+
+# %% ../../nbs/stats/05_abstention.ipynb #95030a62
 def _choose_guaranteed(confidence, wrong, wanted, guarantee):
     "The lowest confidence whose error among independent images is shown to be at most `wanted`"
     from scipy.stats import binom
     thresholds, answered, errors = _count_errors(confidence, wrong)
-    needed = get_needed_units(wanted, guarantee)
-    n_starts = 1 if answered[-1] < 10*needed else 2
+    n_starts = _count_starts(answered[-1], get_needed_units(wanted, guarantee))
     first = get_needed_units(wanted, 1 - (1 - guarantee)/n_starts)
     if answered[-1] < first: return None
     steps = _find_steps(answered, first)
     p = binom.cdf(errors[steps], answered[steps], wanted)
-    starts = sorted({0, len(steps)//n_starts % len(steps)})
-    last = find_last_rejected(p, starts, 1 - guarantee)
+    starts = np.unique(np.linspace(0, .85*(len(steps) - 1), n_starts).astype(int))
+    last = find_last_rejected(p, starts.tolist(), 1 - guarantee)
     return None if last is None else float(thresholds[steps[last]])
 
-# %% ../../nbs/stats/05_abstention.ipynb #f68e8298
+# %% ../../nbs/stats/05_abstention.ipynb #0896e0da
 def _choose_estimated(confidence, wrong, units, wanted):
     "The lowest confidence whose estimated error is at most `wanted`; each unit counts once"
     order = np.argsort(-confidence, kind='stable')
@@ -178,7 +182,7 @@ def get_prediction_sets(
     is_likeliest = np.arange(k) == probs.argmax(1)[:,None]
     return model.predict_set(probs)[1][..., 0] | is_likeliest
 
-# %% ../../nbs/stats/05_abstention.ipynb #d8d1eb22
+# %% ../../nbs/stats/05_abstention.ipynb #dd44a5c0
 def get_least_coverage(
     n_units:int,  # independent images that set the limit
     wanted:float, # guaranteed coverage on average, 0 to 1
