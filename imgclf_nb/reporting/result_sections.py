@@ -199,8 +199,8 @@ def _describe_drop(o):
     drop, n, worst = [o.at(f'robustness.{k}') for k in ('relative_drop', 'pictures', 'worst')]
     sentences = []
     if get_number(drop) is not None:
-        sentences.append(f"On {get_number(n) or 'some'} corrupted images, accuracy falls by "
-            f'{say_number(drop)} of its value on average.')
+        sentences.append(f"On {get_number(n) or 'some'} corrupted images, the relative drop in "
+            f'accuracy is {say_number(drop)} on average.')
     kind, strength, accuracy = [look_up(worst, k) for k in ('corruption', 'strength', 'accuracy')]
     if kind:
         sentences.append(f"Lowest accuracy: {say_number(accuracy)}, for {escape(kind)} "
