@@ -196,11 +196,11 @@ def _describe_images(split, n, n_units, kind):
 
 # %% ../../nbs/results/02_metrics.ipynb #3b27cffd
 def _summarise_accuracy(m, images, ceiling):
-    "Accuracy, the majority-class baseline, and the label ceiling if it is below 99.95 %"
+    "Accuracy, the majority-class baseline, and the label ceiling if it is below 100 %"
     text = f"Accuracy {_format_share(m['accuracy'], '95 % CI ')} on {images}; "
     text += f"majority-class baseline {format_share(m['majority_rate']['value'])}"
-    if ceiling < .9995:
-        text += '; label ceiling of the whole set (upper bound on accuracy from '
+    if ceiling < 1 - 1e-9:
+        text += '; label ceiling of these images (upper bound on accuracy from '
         text += f'contradicting labels) {format_share(ceiling)}'
     return text + '.'
 
@@ -236,7 +236,7 @@ def summarise_evaluation(
     a:Answers,     # of the split
     classes:list,  # in order
     point:dict,    # operating point, None for more than two classes
-    ceiling:float, # label ceiling, 0 to 1
+    ceiling:float, # label ceiling of the split's images, 0 to 1
     given:bool=False,    # the test was given, not drawn from the same images as validation
     kind:str='groups',   # what a group is, as in the data set's card: `patients`, `films`, `copies`
 )->str:
