@@ -1,5 +1,5 @@
 """Accuracy, sensitivity, specificity, recall, coverage …: shares of images, single or in groups"""
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 
 import numpy as np
@@ -12,24 +12,24 @@ from imgclf_nb.stats.intervals import get_share, get_unit_share
 PS = (.5, .9, .97, .99, 1.)
 
 
-def use_ours(data):
-    hit, units = data
+def once(method):
+    "A method of `(hit, units)` from one of sizes and hits of groups, which is asked once for the same groups"
+    known = lru_cache(500_000)(lambda groups: method(*np.array(groups).T))
+    def find(data):
+        hit, units = data
+        return known(tuple(sorted(zip(np.bincount(units).tolist(), np.bincount(units, hit).astype(int).tolist()))))
+    return find
+
+
+@once
+def use_ours(sizes, hits):
+    hit, units = spread(sizes, hits)
     return get_unit_share(hit, np.ones(len(hit), bool), units)
 
 
-def count(data):
-    "Sizes and hits of the groups"
-    hit, units = data
-    return np.bincount(units), np.bincount(units, hit)
-
-
-def use_wilson(data):
-    "As if the images were independent"
-    return get_share(data[0].sum(), len(data[0]))
-
-
-def use_exact(data):
-    return get_share(data[0].sum(), len(data[0]), method='exact')
+@once
+def use_exact(sizes, hits):
+    return get_share(hits.sum(), sizes.sum(), method='exact')
 
 
 def widen(p, n, z):
@@ -47,9 +47,9 @@ def find_exact(hits, n):
     return dict(low=low, high=high)
 
 
-def use_before(data):
+@once
+def use_before(sizes, hits):
     "What this project did before: between-group variance, Student's t; exact for so many groups at 0 and 1"
-    sizes, hits = count(data)
     k, n = len(sizes), sizes.sum()
     p = hits.sum()/n
     if p in (0, 1): return find_exact(k*p, k)
@@ -57,9 +57,9 @@ def use_before(data):
     return widen(p, min(n, p*(1 - p)/max(1e-12, variance)), t.ppf(.975, k - 1))
 
 
-def use_jackknife(data):
+@once
+def use_jackknife(sizes, hits):
     "Leave-one-group-out residuals with Kish's degrees of freedom"
-    sizes, hits = count(data)
     n = sizes.sum()
     p, kish = hits.sum()/n, n**2/(sizes**2).sum()
     if p in (0, 1): return find_exact(kish*p, kish)
@@ -67,9 +67,9 @@ def use_jackknife(data):
     return widen(p, min(n, p*(1 - p)/max(1e-12, variance)), t.ppf(.975, max(kish - 1, .5)))
 
 
-def use_korn_graubard(data):
+@once
+def use_korn_graubard(sizes, hits):
     "Clopper and Pearson's interval at the effective size, corrected by Student's t (Korn and Graubard 1998)"
-    sizes, hits = count(data)
     n = sizes.sum()
     p, kish = hits.sum()/n, n**2/(sizes**2).sum()
     if p in (0, 1): return find_exact(kish*p, kish)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..base.percentages import format_fraction
 from ..base.reading import find_each
 from ..base.runs import Run, get_runs_root
 from ..core import UserError, explain_disk_errors, make_printable, write_csv
@@ -302,8 +303,9 @@ def _format_list(d):
     title = f"{Path(str(first['dataset'])).name}, {first['n']} validation images, {weights}"
     if first['dataset'] in MINIATURES:
         title += ' (a synthetic miniature: its results say nothing about real images)'
-    interval = [f'{low:.3f}–{high:.3f}' for low,high in zip(d.low, d.high)]
-    shown = d.assign(interval=interval)[_shown]
+    bounds = zip(d.low.map(format_fraction), d.high.map(format_fraction))
+    shown = d.assign(value=d.value.map(format_fraction), interval=list(map('–'.join, bounds)))
+    shown = shown[_shown]
     shown = shown.rename(columns=dict(value=first['metric'], train_seconds='seconds'))
     return f"{title}\n{shown.to_string(index=False, na_rep='', float_format='%.3g')}\n"
 

@@ -11,7 +11,9 @@ from dataclasses import replace
 
 import numpy as np, pandas as pd
 
+from ..base.percentages import format_share, say_share
 from ..base.runs import Run
+from ..core import format_value
 from ..datasets.miniatures import MINIATURES
 from .paired_predictions import check_one_setting, check_comparable, find_items
 from .paired_predictions import get_answers, get_prediction_units, get_tables
@@ -166,7 +168,7 @@ def check_against_chance(
 # %% ../../nbs/results/02_metrics.ipynb #b354e80a
 def _format_share(v, name=''):
     "A proportion with its interval, such as `89.9 % (84.2–93.7)`, in percent"
-    return f"{100*v['value']:.1f} % ({name}{100*v['low']:.1f}–{100*v['high']:.1f})"
+    return say_share(v, name)
 
 # %% ../../nbs/results/02_metrics.ipynb #96f6f3bc
 def _describe_images(split, n, n_units, kind):
@@ -178,12 +180,12 @@ def _describe_images(split, n, n_units, kind):
 
 # %% ../../nbs/results/02_metrics.ipynb #3b27cffd
 def _summarise_accuracy(m, images, ceiling):
-    "Accuracy, the majority-class baseline, and the label ceiling if it is below 99.95 %"
+    "Accuracy, the majority-class baseline, and the label ceiling if it is below 100 %"
     text = f"Accuracy {_format_share(m['accuracy'], '95 % CI ')} on {images}; "
-    text += f"majority-class baseline {100*m['majority_rate']['value']:.1f} %"
-    if ceiling < .9995:
-        text += '; label ceiling of the whole set (upper bound on accuracy from '
-        text += f'contradicting labels) {100*ceiling:.1f} %'
+    text += f"majority-class baseline {format_share(m['majority_rate']['value'])}"
+    if ceiling < 1 - 1e-9:
+        text += '; label ceiling of these images (upper bound on accuracy from '
+        text += f'contradicting labels) {format_share(ceiling)}'
     return text + '.'
 
 # %% ../../nbs/results/02_metrics.ipynb #d48b37c5
@@ -220,7 +222,7 @@ def summarise_evaluation(
     a:Answers,     # of the split
     classes:list,  # in order
     point:dict,    # operating point, None for more than two classes
-    ceiling:float, # label ceiling, 0 to 1
+    ceiling:float, # label ceiling of the split's images, 0 to 1
     given:bool=False,    # the test was given, not drawn from the same images as validation
     kind:str='groups',   # what a group is, as in the data set's card: `patients`, `films`, `copies`
 )->str:
@@ -241,7 +243,7 @@ _HEADLINE_METRICS = ('accuracy', 'balanced_accuracy', 'macro_f1', 'auc')
 def _format_metrics(metrics):
     "The main metrics of one split in one line"
     shown = {k: v for k,v in metrics.items() if k in _HEADLINE_METRICS and v['value'] is not None}
-    return ',  '.join(f"{k.replace('_', ' ')} {v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})"
+    return ',  '.join(f"{k.replace('_', ' ')} {format_value(v)}"
         for k,v in shown.items())
 
 # %% ../../nbs/results/02_metrics.ipynb #6f54a0d9
