@@ -26,30 +26,33 @@ def _move(value, size, weight, force):
     root = np.sqrt(np.maximum(0, (1 + pull)**2 - 4*pull*value))
     return 2*value/(1 + pull + root)
 
+# %% ../../nbs/stats/01b_class_means.ipynb #a4a44d96
+def _get_shortfall(size):
+    "The share by which the variance of these classes is underestimated on average, 0 for one class"
+    return size/((size + 2)**2 - size)*(1 - 1/len(size))
+
 # %% ../../nbs/stats/01b_class_means.ipynb #f44091d4
 def _get_excess(force, value, size, weight):
     "How much farther the mean moved than 1.96 of its standard errors `(n,)`"
     moved = _move(value, size, weight, force)
     mean = (weight*moved).sum(1, keepdims=True)/weight.sum()
     likely = (size*moved + 2*mean)/(size + 2)
-    variance = (weight**2*np.maximum(0, likely*(1 - likely))/size).sum(1)
+    spread = np.maximum(0, likely*(1 - likely))*(1 + _get_shortfall(size))
+    variance = (weight**2*spread/size).sum(1)
     return (weight*(value - moved)).sum(1) - _z*np.sqrt(variance)
 
-# %% ../../nbs/stats/01b_class_means.ipynb #60fd01bc
-def _get_one_excess(force, value, size, weight):
-    "The same for one force, as a number"
-    return float(_get_excess(force, value, size, weight)[0])
-
-# %% ../../nbs/stats/01b_class_means.ipynb #ddb84c65
+# %% ../../nbs/stats/01b_class_means.ipynb #217a9c0e
 def _find_force(value, size, weight):
-    "The force that moves the mean by 1.96 standard errors; the largest one if none is enough"
-    from scipy.optimize import brentq
-    forces = np.geomspace(1e-4, 1e6, 200)*(size/weight).mean()
-    below = np.flatnonzero(_get_excess(forces, value, size, weight) < 0)
-    if not len(below): return forces[0]
-    last = below[-1]
-    if last == len(forces) - 1: return forces[-1]
-    return brentq(_get_one_excess, *forces[last:last + 2], args=(value, size, weight))
+    "The smallest force that moves the mean by more than 1.96 standard errors; the largest if none"
+    forces = np.r_[0, np.geomspace(1e-4, 1e6, 200)*(size/weight).mean()]
+    short = np.flatnonzero(_get_excess(forces, value, size, weight) < 1e-12)
+    if short[-1] == len(forces) - 1: return forces[-1]
+    low, high = forces[short[-1]:][:2]
+    for _ in range(40):
+        middle = (low + high)/2
+        if _get_excess(middle, value, size, weight)[0] > 1e-12: high = middle
+        else: low = middle
+    return high
 
 # %% ../../nbs/stats/01b_class_means.ipynb #a857cc4c
 def _get_distance(value, low, high, weight, inflation):
