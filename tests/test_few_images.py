@@ -74,7 +74,7 @@ def evaluate(table, record, rule):
     point, positives, more = choose_operating_point(answers, own, classes, rule)
     metrics = {s: get_metrics(o, raw[s], positives.get(s), 100) for s,o in answers.items()}
     notes += more + list(filter(None, [describe_missing_classes(a.targs, classes, split)]))
-    by_class = get_class_table(a, classes, 50)
+    by_class = get_class_table(a, classes)
     decompose_brier(a.probs, a.targs)
     if point: get_decision_table(a, positives[split], classes)
     if get_curve_point(a, positives.get(split)):
