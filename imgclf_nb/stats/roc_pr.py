@@ -61,13 +61,14 @@ def _get_precision_influence(positive, score):
     return float(value), influence/added.sum()
 
 # %% ../../nbs/stats/02_roc_pr.ipynb #c6e1aa36
-def _get_precision_size(value, influence, units, few):
-    "The number of positive units that would be as informative as these images are"
+def _get_precision_size(value, influence, units, positive):
+    "The number of positive images or units that would be as informative as these images are"
+    few = len(np.unique(units[positive]))
     sums = np.bincount(np.unique(units, return_inverse=True)[1], influence)
     variance = len(sums)/(len(sums) - 1)*few/(few - 1)*(sums**2).sum()
     likely = (value*few + .5)/(few + 1)
-    spread = likely*(1 - likely)
-    return spread/max(variance, .6*spread/few)
+    effect = np.clip(variance/max(1e-12, (influence**2).sum()), 1, positive.sum()/few)
+    return likely*(1 - likely)/max(variance, .6*likely*(1 - likely)*effect/positive.sum())
 
 # %% ../../nbs/stats/02_roc_pr.ipynb #41d18d5d
 def _get_wilson(value, size, quantile):
@@ -89,9 +90,10 @@ def get_precision_interval(
     positive = np.asarray(positive, bool)
     if not positive.any(): return dict(value=np.nan, low=np.nan, high=np.nan)
     value, influence = _get_precision_influence(positive, np.asarray(score, float))
-    few = len(np.unique(np.asarray(units)[positive]))
+    units = np.asarray(units)
+    few = len(np.unique(units[positive]))
     if few < 2: return dict(value=value, low=0., high=1.)
-    size = _get_precision_size(value, influence, units, few)
+    size = _get_precision_size(value, influence, units, positive)
     return _get_wilson(value, size, t.ppf(.975, few - 1))
 
 # %% ../../nbs/stats/02_roc_pr.ipynb #deb0e7ae
