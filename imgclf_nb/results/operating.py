@@ -328,8 +328,8 @@ def evaluate_prediction_sets(
     coverage:float,      # wanted, 0 to 1
     draws:int=2000,      # bootstrap resamples
 )->tuple:
-    """`(dictionary of wanted_coverage, unit, by_group, reached …; table by class)`: `least` is what
-    a single run reaches with 95 % probability; `UserError` with too few images"""
+    """`(dictionary of wanted_coverage, unit, by_group, reached …; table by class)`; a single run
+    reaches `least` with 95 % probability; `UserError` with too few images"""
     if asked is None: raise UserError(_NONE_LEFT)
     sets = get_prediction_sets(asked.probs, calibrating.probs, calibrating.targs,
         calibrating.units, coverage)
