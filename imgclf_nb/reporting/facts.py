@@ -31,6 +31,7 @@ _TEST_METRICS = dict(
     log_loss=_number(.31),
     ece=_number(.07, .05, .12),
     ece_before=_number(.09, .06, .13),
+    ece_15=_number(.08, .05, .12),
 )
 
 # %% ../../nbs/reporting/00a_facts.ipynb #8a885b43

@@ -24,8 +24,11 @@ _METRICS = dict(  # name, format, meaning
     specificity=('specificity', '.1%', 'share of {other} predicted correctly'),
     log_loss=('log loss', '.3f', 'penalty on incorrect probabilities; 0 is best'),
     brier=('Brier score', '.3f', 'squared error of the probabilities; 0 is best'),
-    ece=('expected calibration error', '.3f', 'gap between confidence and accuracy; 0 is best'),
+    ece=('expected calibration error', '.3f',
+        'gap between confidence and accuracy, corrected for chance; 0 is best'),
     ece_before=('the same before calibration', '.3f', ''),
+    ece_15=('calibration error of 15 bins', '.3f',
+        'of equal width, not corrected: the number in most publications'),
 )
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #18f806e3
@@ -114,15 +117,23 @@ def describe_operating_point(
     rates = f'At this threshold: sensitivity {sensitivity}, specificity {specificity}.'
     return make_bullets([threshold, rates, _describe_predictive_values(o)])
 
+# %% ../../nbs/reporting/01a_result_sections.ipynb #dce1aa95
+def _describe_published_ece(o):
+    "The calibration error of 15 bins as a sentence with a space before it; '' for older runs"
+    published = o.at(f'metrics.{o.split}.ece_15')
+    if get_number(published) is None: return ''
+    return (' Not corrected for chance, with the 15 bins of equal width of most publications: '
+        f"{say_number(published, '.3f', bare=True)}.")
+
 # %% ../../nbs/reporting/01a_result_sections.ipynb #c7509b04
 def _describe_ece(o):
-    "Expected calibration error after and before calibration, or ''"
+    "Expected calibration error after and before calibration, and as in publications, or ''"
     ece, before = [o.at(f'metrics.{o.split}.{k}') for k in ('ece', 'ece_before')]
     if get_number(ece) is None: return ''
     text = f"Expected calibration error on the {SPLITS[o.split]} split: {say_number(ece, '.3f')}"
     if get_number(before) is not None:
         text += f", before calibration {say_number(before, '.3f', bare=True)}"
-    return text + '.'
+    return f'{text}.{_describe_published_ece(o)}'
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #43c385d0
 def _describe_temperature(o):
