@@ -48,6 +48,7 @@ def test_the_contract(evaluated):
             assert set(v) == {'value', 'low', 'high'} and v['low'] <= v['value'] <= v['high'] and v['low'] >= 0, (s, k, v)
             if k != 'log_loss': assert v['high'] <= 1
     assert r['temperature'] == m['temperature'] and r['operating_point']['threshold'] == m['threshold'] and r['operating_point']['rule']
+    assert r['label_ceilings'] == dict(all=1, test=1) and r['doubt']['rejection']['guarantee'] == .95
     assert r['label_ceiling'] == 1 and r['summary'].endswith('.') and r['doubt']['rejection']['wanted_error'] == .05
     assert r['summary'].startswith('Accuracy ') and ' patients; majority-class baseline ' in r['summary'], r['summary']
     assert 'At the chosen threshold (' in r['summary'] and 'Expected calibration error 0.' in r['summary'], r['summary']
