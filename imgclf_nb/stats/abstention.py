@@ -59,7 +59,7 @@ def plot_risk_coverage(
     ax.set(xlim=(0,1.02), ylim=(0, None))
     return ax
 
-# %% ../../nbs/stats/05_abstention.ipynb #ad6f6430
+# %% ../../nbs/stats/05_abstention.ipynb #6c9cb860
 def _count_errors(confidence, wrong):
     "`(confidences, images, errors)` with at least each distinct confidence, the highest first"
     order = np.argsort(-confidence, kind='stable')
@@ -67,7 +67,7 @@ def _count_errors(confidence, wrong):
     ends = np.flatnonzero(np.r_[falling[1:] != falling[:-1], True])
     return falling[ends], ends + 1, np.cumsum(wrong[order])[ends]
 
-# %% ../../nbs/stats/05_abstention.ipynb #722e6d1f
+# %% ../../nbs/stats/05_abstention.ipynb #faee8b53
 def _find_steps(answered, first):
     "The indices of the thresholds to try: each answers 10 % more images than the one before"
     n = answered[-1]
@@ -75,12 +75,12 @@ def _find_steps(answered, first):
     sizes = np.geomspace(first, n, n_steps) if n_steps > 1 else np.array([first])
     return np.unique(np.searchsorted(answered, np.round(sizes)))
 
-# %% ../../nbs/stats/05_abstention.ipynb #aec0a5f4
+# %% ../../nbs/stats/05_abstention.ipynb #36a83946
 def _count_starts(n, needed):
     "From how many thresholds to walk: one for as few images as needed, one more for twice as many"
     return 1 + int(np.log2(max(1, n/needed)))
 
-# %% ../../nbs/stats/05_abstention.ipynb #95c8554a
+# %% ../../nbs/stats/05_abstention.ipynb #ac1b77ab
 def _choose_guaranteed(confidence, wrong, wanted, guarantee):
     "The lowest confidence whose error among independent images is shown to be at most `wanted`"
     from scipy.stats import binom
@@ -94,7 +94,7 @@ def _choose_guaranteed(confidence, wrong, wanted, guarantee):
     last = find_last_rejected(p, starts.tolist(), 1 - guarantee)
     return None if last is None else float(thresholds[steps[last]])
 
-# %% ../../nbs/stats/05_abstention.ipynb #f35fd9dd
+# %% ../../nbs/stats/05_abstention.ipynb #3931b588
 def _choose_estimated(confidence, wrong, units, wanted):
     "The lowest confidence whose estimated error is at most `wanted`; each unit counts once"
     order = np.argsort(-confidence, kind='stable')
@@ -183,7 +183,7 @@ def get_prediction_sets(
     is_likeliest = np.arange(k) == probs.argmax(1)[:,None]
     return model.predict_set(probs)[1][..., 0] | is_likeliest
 
-# %% ../../nbs/stats/05_abstention.ipynb #312b39ca
+# %% ../../nbs/stats/05_abstention.ipynb #9eff5ff3
 def get_least_coverage(
     n_units:int,  # independent images that set the limit
     wanted:float, # guaranteed coverage on average, 0 to 1
