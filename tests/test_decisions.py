@@ -89,11 +89,11 @@ def simulate(rng, n, each=1):
 
 
 @pytest.mark.parametrize('n, each', [(150, 1), (130, 3)])
-def test_guarantees_hold_after_calibration_as_05_does_it(n, each):
-    "The temperature is fitted to the same images; over 120 validations, at most 5 % and chance break the guarantee"
-    world, broken, given = simulate(np.random.default_rng(10**6), 40_000), np.zeros(2), np.zeros(2)
+def test_guarantees_hold_after_calibration_as_05_does_it(n, each, times=12):
+    "The temperature is fitted to the same images; benchmarks/coverages/decisions.py tries it more often"
+    world, broken, given = simulate(np.random.default_rng(10**6), 20_000), np.zeros(2), np.zeros(2)
     ill = world.targs == 1
-    for seed in range(120):
+    for seed in range(times):
         raw = simulate(np.random.default_rng(seed), n, each)
         own = np.ones(len(raw.targs), bool)
         t, valid = calibrate(raw, own)
@@ -105,7 +105,7 @@ def test_guarantees_hold_after_calibration_as_05_does_it(n, each):
         sensitivity = (probs[ill, 1] >= point['threshold']).mean()
         broken += [wrong > .1, sensitivity < .9]
         given += [threshold is not None, point['basis'] == 'guaranteed']
-    assert (given > [60, 110]).all() and (broken <= 120*.05 + 2*(120*.05*.95)**.5).all(), (broken, given)
+    assert (given > [0, times - 2]).all() and (broken <= 2).all(), (broken, given)
 
 
 def test_one_wrong_of_a_hundred_ends_at_wilsons_limit():
@@ -178,9 +178,9 @@ def test_sets_are_measured_for_the_unit_of_the_guarantee():
 
 @pytest.mark.parametrize('kind', ['giant', 'pairs', 'one or eight'])
 def test_no_slice_is_found_where_all_are_equal(kind):
-    "At most 5 of 100, and chance, over 100 experiments; random signs of groups gave .11 to .23"
+    "At most 5 of 100, and chance; random signs of groups gave .11 to .23"
     found = 0
-    for seed in range(100):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         sizes = dict(giant=np.r_[180, rng.integers(1, 5, 39)], pairs=rng.choice([1, 1, 1, 2], 100))
         sizes = sizes.get(kind, rng.choice([1, 1, 8], 60))
@@ -188,8 +188,8 @@ def test_no_slice_is_found_where_all_are_equal(kind):
         hard = rng.beta(.9*2.3, .1*2.3, len(sizes))
         kinds = pd.DataFrame(dict(site=rng.choice(list('pqrs'), len(sizes))[units], size=np.where(sizes > 1, 'many', 'alone')[units],
             camera=rng.choice(list('uvw'), len(units))))
-        found += find_slices(kinds, rng.random(len(units)) < hard[units], units, shuffles=299).worse.any()
-    assert found <= 10, found
+        found += find_slices(kinds, rng.random(len(units)) < hard[units], units, shuffles=199).worse.any()
+    assert found <= 6, found
 
 
 def test_a_bad_slice_is_found_between_groups_and_within_them():

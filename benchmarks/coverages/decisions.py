@@ -3,16 +3,19 @@
 A `Case` is an interval that must contain the truth. A `Rate` is something that may happen in 5 of 100 experiments: a guarantee
 that is given and broken, or a slice that is called worse although all are equal. `ours` is what users see; the others are
 the rule without a guarantee, plain counting, and the tests that came before. All true values are exact."""
-from functools import partial
+from functools import cache, partial
 
 import numpy as np, pandas as pd
 from scipy.stats import norm
 
 from coverage import Case, Rate
 from groups import draw_hits, draw_sizes, spread
+from imgclf_nb.results.metrics import calibrate
 from imgclf_nb.stats.abstention import check_prediction_sets, choose_abstention, get_least_coverage
 from imgclf_nb.stats.abstention import get_prediction_sets, get_selective_risk
+from imgclf_nb.stats.calibration import set_temperature
 from imgclf_nb.stats.intervals import get_interval, resample_units
+from imgclf_nb.stats.paired_tests import Answers, correct
 from imgclf_nb.stats.slices import find_slices
 from imgclf_nb.stats.thresholds import choose_threshold
 
@@ -112,6 +115,39 @@ CASES += [Rate('the sensitivity is lower than guaranteed', f'{k} {kind} of posit
     1000, kind) for kind,k,alike,wanted in SCORES]
 
 
+# ---- both, as 05 does it: the temperature is fitted to the same images
+def draw_raw(rng, n, each):
+    "Overconfident answers of two classes, of n groups: the truth of an image follows half of its logit"
+    units = np.repeat(np.arange(n), each)
+    z = rng.normal(.5, 3, n)[units] + .5*rng.normal(size=n*each)
+    p = 1/(1 + np.exp(-2*z))
+    return Answers((rng.random(n*each) < 1/(1 + np.exp(-z))).astype(int), (p > .5).astype(int), np.c_[1 - p, p], units, 1)
+
+
+@cache
+def get_world():
+    "Many new images"
+    return draw_raw(np.random.default_rng(1), 50_000, 1)
+
+
+def breaks_after_calibration(raw, what):
+    "Is the error among the answers higher, or the sensitivity lower, than guaranteed?"
+    world, own = get_world(), np.ones(len(raw.targs), bool)
+    t, valid = calibrate(raw, own)
+    probs = set_temperature(world.probs, t)
+    if what == 'error':
+        threshold = choose_abstention(valid.probs.max(1), valid.preds == valid.targs, valid.units, .1)
+        answered = probs.max(1) >= (2 if threshold is None else threshold)
+        return answered.any() and (world.preds != world.targs)[answered].mean() > .1
+    point = choose_threshold(valid.targs == 1, valid.probs[:,1], sensitivity=.9, units=valid.units)
+    return point['basis'] == 'guaranteed' and (probs[world.targs == 1, 1] >= point['threshold']).mean() < .9
+
+
+CASES += [Rate('a guarantee is broken after calibration', f'{what}, {n} {kind}', partial(draw_raw, n=n, each=each), .05,
+    dict(ours=partial(breaks_after_calibration, what=what)), 500, kind)
+    for n,each,kind in ((150, 1, 'single images'), (130, 3, 'groups of 3'), (400, 1, 'single images')) for what in ('error', 'sensitivity')]
+
+
 # ---- prediction sets: the interval of the coverage by group, and what a single run reaches at least
 def draw_held(rng, kind, k, p, icc):
     "`(sets, targs, units)`: the set of an image holds its class with probability p"
@@ -186,7 +222,6 @@ def flip_signs(inside, wrong, units, flips=1999):
 
 
 def finds_slice_by_signs(data):
-    from imgclf_nb.stats.paired_tests import correct
     kinds, right, units = data
     inside = [(kinds[c] == v).to_numpy() for c in kinds for v in kinds[c].unique()]
     inside = np.stack([o for o in inside if 5 <= o.sum() < len(o)], 1)
