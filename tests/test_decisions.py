@@ -89,7 +89,7 @@ def simulate(rng, n, each=1):
 
 
 @pytest.mark.parametrize('n, each', [(150, 1), (130, 3)])
-def test_guarantees_hold_after_calibration_as_05_does_it(n, each, times=12):
+def test_guarantees_hold_after_calibration_as_05_does_it(n, each, times=6):
     "The temperature is fitted to the same images; benchmarks/coverages/decisions.py tries it more often"
     world, broken, given = simulate(np.random.default_rng(10**6), 20_000), np.zeros(2), np.zeros(2)
     ill = world.targs == 1
@@ -105,7 +105,7 @@ def test_guarantees_hold_after_calibration_as_05_does_it(n, each, times=12):
         sensitivity = (probs[ill, 1] >= point['threshold']).mean()
         broken += [wrong > .1, sensitivity < .9]
         given += [threshold is not None, point['basis'] == 'guaranteed']
-    assert (given > [0, times - 2]).all() and (broken <= 2).all(), (broken, given)
+    assert (given > [0, times - 2]).all() and (broken <= 1).all(), (broken, given)
 
 
 def test_one_wrong_of_a_hundred_ends_at_wilsons_limit():
@@ -151,7 +151,7 @@ def test_old_runs_have_a_card_without_new_entries():
 def test_entries_of_somebody_else_are_no_crash(odd):
     record, model = get_example()
     assert make_card(record | dict(operating_point=odd, doubt=dict(rejection=odd, sets=odd)), model)
-    assert make_card(record | dict(doubt=odd, label_ceilings=odd, slices=odd), model)
+    assert make_card(record | dict(doubt=odd, label_ceilings=odd), model)
 
 
 def make_sets(rng, sizes, p_group):
@@ -214,13 +214,3 @@ def test_slices_of_any_small_data_are_numbers(units, right):
     if len(set(units)) == 30:
         row = table[(table.slice == 'b') & (table.value == 'v')].iloc[0]
         assert row.p_raw == pytest.approx(fisher_exact([[(~correct)[15:].sum(), correct[15:].sum()], [(~correct)[:15].sum(), correct[:15].sum()]], 'greater').pvalue)
-
-
-def test_a_label_ceiling_is_that_of_the_given_images():
-    from imgclf_nb.data import get_items
-    from imgclf_nb.evaluation import get_label_ceiling
-    items = get_items('pc_parts_mini')
-    labels = items.groupby('sha256').label.transform('nunique')
-    clear, torn = items[labels == 1], items[labels > 1]
-    whole = get_label_ceiling(items, items.label)
-    assert 0 < get_label_ceiling(torn, torn.label) < whole < 1 and get_label_ceiling(clear, clear.label) > whole
