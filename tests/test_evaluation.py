@@ -48,6 +48,7 @@ def test_the_contract(evaluated):
             assert set(v) == {'value', 'low', 'high'} and v['low'] <= v['value'] <= v['high'] and v['low'] >= 0, (s, k, v)
             if k != 'log_loss': assert v['high'] <= 1
     assert r['temperature'] == m['temperature'] and r['operating_point']['threshold'] == m['threshold'] and r['operating_point']['rule']
+    assert r['label_ceilings'] == dict(all=1, test=1) and r['doubt']['rejection']['guarantee'] == .95
     assert r['label_ceiling'] == 1 and r['summary'].endswith('.') and r['doubt']['rejection']['wanted_error'] == .05
     assert r['summary'].startswith('Accuracy ') and ' patients; majority-class baseline ' in r['summary'], r['summary']
     assert 'At the chosen threshold (' in r['summary'] and 'Expected calibration error 0.' in r['summary'], r['summary']
@@ -230,3 +231,13 @@ def test_a_model_that_guesses_is_called_guessing(evaluated):
     assert 'No better than chance' in check_against_chance(get_metrics(majority, draws=300), 2, 2)
     assert 'swapped' in check_against_chance(get_metrics(replace(a, preds=1-targs, probs=np.eye(2)[1-targs]*.8 + .1), draws=300), 2, 2)
     assert check_against_chance(get_metrics(replace(a, preds=targs, probs=np.eye(2)[targs]*.8 + .1), draws=300), 2, 2) == ''
+
+
+def test_a_label_ceiling_is_that_of_the_given_images():
+    from imgclf_nb.data import get_items
+    from imgclf_nb.evaluation import get_label_ceiling
+    items = get_items('pc_parts_mini')
+    labels = items.groupby('sha256').label.transform('nunique')
+    clear, torn = items[labels == 1], items[labels > 1]
+    whole = get_label_ceiling(items, items.label)
+    assert 0 < get_label_ceiling(torn, torn.label) < whole < 1 and get_label_ceiling(clear, clear.label) > whole

@@ -78,7 +78,7 @@ def evaluate(table, record, rule):
     decompose_brier(a.probs, a.targs)
     if point: get_decision_table(a, positives[split], classes)
     if get_curve_point(a, positives.get(split)):
-        values = get_predictive_value_intervals(get_rates(a, positives[split], 100), .3, int(a.units.max()) + 1)
+        values = get_predictive_value_intervals(get_rates(a, positives[split], 100), .3)
         point['predictive_values'] = values
     unseen = take_unseen(a, own, split)
     abstention, note = evaluate_abstention(valid.take(own), a if unseen is None else unseen, .05)

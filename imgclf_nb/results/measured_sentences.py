@@ -72,9 +72,11 @@ def describe_evaluation(
     row:dict, # of the table `evaluation`
 )->list:
     "Baseline and label ceiling, calibration, ranking, and the operating point"
+    own = row.get('test_label_ceiling')
+    images = 'the whole set' if own is None else 'the test images'
     said = [f"The majority-class baseline is {say_value(row['majority_rate'])}; the label ceiling "
-        f"(the upper bound on accuracy from contradicting labels) is "
-        f"{say_value(row['label_ceiling'])}."]
+        f"of {images} (the upper bound on accuracy from contradicting labels) is "
+        f"{say_value(row['label_ceiling'] if own is None else own)}."]
     if row.get('ece'):
         said.append(f"The expected calibration error is {say_value(row['ece'], '.3f', ci=True)}.")
     if row.get('auc'):
