@@ -9,12 +9,13 @@ __all__ = ['STRENGTHS', 'check_evaluated', 'get_corruptions', 'corrupt', 'choose
 
 # %% ../nbs/05a_robustness.ipynb #2898be42
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np, pandas as pd, seaborn as sns
 
 from .backbones import get_probabilities, load_model
 from .base.machine import get_device, get_plt, show_progress
-from .base.percentages import format_points, format_share
+from .base.percentages import format_fraction, format_points, format_share
 from .base.quoting import quote_word
 from .core import UserError
 from .images.contents import CheckedReader
@@ -186,7 +187,8 @@ def plot_corruptions(
     "Accuracy by corruption and strength as a heat map; the `Axes`"
     table = _tabulate_corruptions(correct)
     ax = ax or get_plt().subplots(figsize=(4.6, 3.4), layout='constrained')[1]
-    sns.heatmap(table, annot=True, fmt='.2f', vmin=0, vmax=1, cmap='viridis', ax=ax,
+    texts = table.map(partial(format_fraction, digits=2))
+    sns.heatmap(table, annot=texts, fmt='', vmin=0, vmax=1, cmap='viridis', ax=ax,
         cbar_kws=dict(label='accuracy'), yticklabels=list(table.index))
     ax.set(xlabel='strength; 0 is the uncorrupted image')
     return ax
