@@ -290,7 +290,8 @@ def _plot_interval(ax, y, estimate, colour):
     value, low, high = [100*estimate[name] for name in ('value', 'low', 'high')]
     ax.plot([low, high], [y, y], color=colour, lw=2)
     ax.plot(value, y, 'o', color=colour)
-    ax.annotate(format_share(value/100, unit=''), (value, y), xytext=(0, 6), textcoords='offset points',
+    text = format_share(estimate['value'], unit='')
+    ax.annotate(text, (value, y), xytext=(0, 6), textcoords='offset points',
         ha='center', fontsize=8)
 
 # %% ../nbs/01d_leakage.ipynb #894dd997

@@ -43,7 +43,7 @@ def get_repeat_factor(
     units,   # unit of its image `(n,)`
     repeats, # its repetition `(n,)`
 )->float:
-    "How much wider an interval by units gets because the tests of a repetition are alike, from 1 on"
+    "How much wider an interval by units gets as the tests of a repetition are alike, from 1 on"
     by_unit = _get_variance(x, units)
     cells = np.asarray(units)*(max(repeats) + 1) + repeats
     more = _get_variance(x, repeats) - _get_variance(x, cells)
@@ -88,7 +88,7 @@ def get_paired_difference(
 
 # %% ../../nbs/stats/01e_differences.ipynb #d686a27f
 def _get_losses(clean, corrupted, units):
-    "Share of the answers on corrupted images that are wrong, of those that are correct on clean ones"
+    "Share of the answers that are wrong on corrupted images, of those correct on clean ones"
     rows, times = np.concatenate(corrupted), len(corrupted)
     return get_unit_share(~rows, np.tile(clean, times), np.tile(units, times))
 
