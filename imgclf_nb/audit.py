@@ -193,7 +193,8 @@ def _describe_ceiling(s):
     if s['label_ceiling'] < 1:
         n = s['findings'].get('contradictory', 0)
         lost = round((1 - s['label_ceiling'])*s['pictures'])
-        text = (f"The label ceiling is {format_share(s['label_ceiling'])}: {n} files are duplicates "
+        ceiling = format_share(s['label_ceiling'])
+        text = (f'The label ceiling is {ceiling}: {n} files are duplicates '
             f'under different labels, so any model predicts at least {lost} of them incorrectly.')
     return [text] + [f'Before your decisions it was {format_share(before)}.']*(before != after)
 

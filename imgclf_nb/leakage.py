@@ -9,7 +9,7 @@ __all__ = ['draw_split', 'measure_leakage', 'get_leakage', 'get_shift', 'describ
 import numpy as np, pandas as pd
 
 from .base.machine import get_plt
-from .base.percentages import format_share, say_points
+from .base.percentages import format_share, say_points, say_share
 from .core import UserError
 from .images.duplicates import get_blocks
 from .models.logistic import fit_logistic
@@ -270,9 +270,14 @@ _NAMES = dict(
 def get_leakage_table(
     estimate:dict, # from `get_leakage`
 )->pd.DataFrame:
-    "Naive split compared with clean split, with 95 % confidence intervals"
-    table = pd.DataFrame({name: estimate[key] for key,name in _NAMES.items() if key in estimate}).T
-    return (100*table).round(1).set_axis(['%', '95 % CI from', 'to'], axis=1)
+    "Naive split compared with clean split: accuracies in per cent, differences in points"
+    rows = {}
+    for key,name in _NAMES.items():
+        if key not in estimate: continue
+        is_difference = key in ('leakage', 'leakage_on_twins', 'shift')
+        say = say_points if is_difference else say_share
+        rows[name] = say(estimate[key], name='')
+    return pd.DataFrame({'value (95 % CI)': rows}, index=list(rows))
 
 # %% ../nbs/01d_leakage.ipynb #2c32476e
 _SHOWN = dict(
@@ -285,7 +290,8 @@ def _plot_interval(ax, y, estimate, colour):
     value, low, high = [100*estimate[name] for name in ('value', 'low', 'high')]
     ax.plot([low, high], [y, y], color=colour, lw=2)
     ax.plot(value, y, 'o', color=colour)
-    ax.annotate(format_share(value/100, unit=''), (value, y), xytext=(0, 6), textcoords='offset points',
+    text = format_share(estimate['value'], unit='')
+    ax.annotate(text, (value, y), xytext=(0, 6), textcoords='offset points',
         ha='center', fontsize=8)
 
 # %% ../nbs/01d_leakage.ipynb #894dd997

@@ -9,12 +9,13 @@ __all__ = ['STRENGTHS', 'check_evaluated', 'get_corruptions', 'corrupt', 'choose
 
 # %% ../nbs/05a_robustness.ipynb #2898be42
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np, pandas as pd, seaborn as sns
 
 from .backbones import get_probabilities, load_model
 from .base.machine import get_device, get_plt, show_progress
-from .base.percentages import format_points, format_share
+from .base.percentages import format_fraction, format_points, format_share
 from .base.quoting import quote_word
 from .core import UserError
 from .images.contents import CheckedReader
@@ -22,6 +23,7 @@ from .images.preprocessing import Preprocessing
 from .results.manifest import open_run_set, place_predictions
 from .results.paired_predictions import find_runs, get_prediction_units, get_tables
 from .results.paired_predictions import match_runs
+from .stats.differences import get_relative_drop
 from .stats.intervals import get_unit_share
 from .stats.paired_drops import compare_corrupted
 from .training.run_items import get_run_items
@@ -159,35 +161,14 @@ def try_corruptions(
     "Which images are correct `(n,)`, by `(kind, strength)`; `('clean', 0)` is uncorrupted"
     return try_models([model], pixels, preprocessing, kinds, targs, seed)[0]
 
-# %% ../nbs/05a_robustness.ipynb #5cf514de
-def _get_losses(clean, corrupted, units):
-    "The share of answers on corrupted images that are lost, of those that are correct on clean images"
-    rows = np.concatenate(corrupted)
-    return get_unit_share(~rows, np.tile(clean, len(corrupted)), np.tile(units, len(corrupted)))
-
-# %% ../nbs/05a_robustness.ipynb #e373e4ba
-def _get_gains(clean, corrupted, units):
-    "Answers that are correct on corrupted images only, for each that is correct on clean images"
-    rows, before = np.concatenate(corrupted), np.tile(clean, len(corrupted))
-    share = get_unit_share(~before, before | rows, np.tile(units, len(corrupted)))
-    with np.errstate(divide='ignore'): odds = {k: np.divide(o, 1 - o) for k,o in share.items()}
-    return odds
-
 # %% ../nbs/05a_robustness.ipynb #c4d32574
 def get_drop(
     correct:dict, # from `try_corruptions`
     units,        # from `get_units` `(n,)`
 )->dict:
     "Mean relative drop in accuracy, `{value, low, high}`, at most 1; NaN if none is correct"
-    clean = correct['clean', 0]
     corrupted = [o for kind,o in correct.items() if kind != ('clean', 0)]
-    if not clean.any() or len(set(units)) < 2: return dict(value=np.nan, low=np.nan, high=np.nan)
-    losses, gains = [get(clean, corrupted, units) for get in (_get_losses, _get_gains)]
-    below = np.hypot(losses['value'] - losses['low'], gains['high'] - gains['value'])
-    above = np.hypot(losses['high'] - losses['value'], gains['value'] - gains['low'])
-    drop = losses['value'] - gains['value']
-    least = 1 - 1/clean.mean()  # every corrupted image is correct
-    return dict(value=drop, low=float(max(least, drop - below)), high=float(min(1., drop + above)))
+    return get_relative_drop(correct['clean', 0], corrupted, units)
 
 # %% ../nbs/05a_robustness.ipynb #c2f78d37
 def _tabulate_corruptions(correct):
@@ -206,7 +187,8 @@ def plot_corruptions(
     "Accuracy by corruption and strength as a heat map; the `Axes`"
     table = _tabulate_corruptions(correct)
     ax = ax or get_plt().subplots(figsize=(4.6, 3.4), layout='constrained')[1]
-    sns.heatmap(table, annot=True, fmt='.2f', vmin=0, vmax=1, cmap='viridis', ax=ax,
+    texts = table.map(partial(format_fraction, digits=2))
+    sns.heatmap(table, annot=texts, fmt='', vmin=0, vmax=1, cmap='viridis', ax=ax,
         cbar_kws=dict(label='accuracy'), yticklabels=list(table.index))
     ax.set(xlabel='strength; 0 is the uncorrupted image')
     return ax

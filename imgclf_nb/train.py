@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .backbones import get_backbone
+from .base.percentages import format_fraction
 from .models.linear_heads import fit_head
 from .training.autotune import get_execution_plan
 from .training.checkpoints import read_checkpoint
@@ -131,7 +132,7 @@ def _record_head(self:Trainer, seconds):
     row = dict(epoch=0, train_loss=None, valid_loss=loss, accuracy=accuracy, seconds=seconds,
         images=0)
     self.history = [row]
-    print(f'frozen body: valid loss {loss:.3f}  valid accuracy {accuracy:.3f}')
+    print(f'frozen body: valid loss {loss:.3f}  valid accuracy {format_fraction(accuracy)}')
 
 # %% ../nbs/04_train.ipynb #900e74fa
 def _find_rate(run, model, items, pre, params, plan, steps=100):

@@ -12,6 +12,7 @@ import numpy as np, pandas as pd
 
 from .findings import KINDS
 from ..base.machine import get_plt
+from ..base.percentages import format_fraction
 from ..base.quoting import escape_html
 from ..core import write_text
 from ..images.preprocessing import open_image
@@ -105,8 +106,9 @@ def _embed(figure):
 # %% ../../nbs/auditing/05_report.ipynb #cf5b9fe9
 def _render_cell(value):
     "A table cell; numbers with three decimals"
-    if isinstance(value, float): return f'<td class="n">{value:,.3f}</td>'
-    return f'<td>{escape_html(value)}</td>'
+    if not isinstance(value, float): return f'<td>{escape_html(value)}</td>'
+    text = format_fraction(value) if 0 <= value <= 1 else f'{value:,.3f}'
+    return f'<td class="n">{text}</td>'
 
 # %% ../../nbs/auditing/05_report.ipynb #3a528d39
 def make_html_table(

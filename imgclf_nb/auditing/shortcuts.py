@@ -10,8 +10,9 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..stats.calibration import get_unit_folds
-from ..stats.intervals import get_confusions, get_interval, get_scores, get_share
-from ..stats.intervals import resample_units
+from ..stats.intervals import get_confusions, get_scores, get_share, resample_units
+from ..stats.intervals import soften_certain
+from ..stats.paired_tests import get_bounds
 
 # %% ../../nbs/auditing/02_shortcuts.ipynb #bcd93838
 CUES = {
@@ -98,7 +99,8 @@ def _rate(y, predicted, units, counts):
     "How well predictions separate all classes, and the class that they separate best"
     k = y.max() + 1
     confusions = get_confusions(y, predicted, units, k, counts)
-    score = get_interval(get_scores(confusions)['balanced_accuracy'], counts.shape[1])
+    softened = soften_certain(confusions, y, units)  # a class without errors is not certain
+    score = get_bounds(get_scores(softened)['balanced_accuracy'][None], counts.shape[1])
     share, low = _rate_classes(y, units, confusions)
     best = low.argmax()
     return dict(score=score['value'], low=score['low'], high=score['high'], chance=1/k,

@@ -88,8 +88,9 @@ def _check_sizes(groups, chosen, df, path):
     "`UserError` if joined columns make one group of most lines"
     share = groups[groups != ''].value_counts(normalize=True).max()
     if len(chosen) > 1 and share > .4:
+        part = format_share(share, 0)
         raise ask(f"The columns {' and '.join(chosen)} of {path} cross: images that share either "
-            f"are one group of {format_share(share, 0)} of the lines, which cannot be split.", 'column',
+            f"are one group of {part} of the lines, which cannot be split.", 'column',
             chosen[1], dict(none=f'keep only {chosen[0]} together'), get_set(df, path))
 
 # %% ../../nbs/datasets/04h_group_columns.ipynb #d1735a87

@@ -10,16 +10,21 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..base.percentages import format_bounds, format_share
-from ..stats.intervals import get_interval, resample_units
+from ..stats.intervals import get_share
 
 # %% ../../nbs/models/03a_attention.ipynb #d7452937
-def _get_mean(values, units, draws=1000):
-    "Mean with its interval, by resampling whole units"
-    units = pd.factorize(units)[0]
-    n = units.max() + 1
-    counts = resample_units(n, draws).astype(float)
-    sums, sizes = counts @ np.bincount(units, values), counts @ np.bincount(units)
-    return get_interval(sums/sizes, n)
+def _get_mean(values, units):
+    "Mean of values from 0 to 1 with its 95 % interval: units are left out one by one"
+    from scipy.stats import t
+    unit = pd.factorize(units)[0]
+    sums, sizes = np.bincount(unit, values), np.bincount(unit)
+    k, n, mean = len(sizes), len(values), float(np.mean(values))
+    if k < 2: return dict(value=mean, low=0., high=1.)
+    off = (sums - mean*sizes)/(1 - sizes/n)
+    free = n**2/(sizes**2).sum() - 1  # degrees of freedom, by Kish's number of units
+    half = t.ppf(.975, free)*np.sqrt((off**2).sum()*(k - 1)/k)/n
+    if half < 1e-9: half = 1 - get_share(k, k, method='exact')['low']  # all units are alike
+    return dict(value=mean, low=max(0., mean - half), high=min(1., mean + half))
 
 # %% ../../nbs/models/03a_attention.ipynb #5d233bd8
 def get_border_table(

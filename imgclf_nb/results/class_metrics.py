@@ -8,6 +8,7 @@ __all__ = ['get_class_table', 'fold_intervals', 'describe_missing_classes']
 # %% ../../nbs/results/02b_class_metrics.ipynb #6675eab7
 import numpy as np, pandas as pd
 
+from ..base.percentages import format_fraction
 from ..stats.class_means import get_f1_share
 from ..stats.intervals import get_unit_share
 from ..stats.paired_tests import Answers
@@ -40,7 +41,8 @@ def get_class_table(
 def _format_interval(value, low, high, digits):
     "`0.90 (0.84–0.94)`; '' if the value is not known"
     if np.isnan(value): return ''
-    return f'{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})'
+    shown = [format_fraction(o, digits) for o in (value, low, high)]
+    return '{} ({}–{})'.format(*shown)
 
 # %% ../../nbs/results/02b_class_metrics.ipynb #fab9e955
 def fold_intervals(

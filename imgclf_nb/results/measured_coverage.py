@@ -11,6 +11,7 @@ from dataclasses import replace
 import pandas as pd
 
 from ..base.machine import get_plt
+from ..base.percentages import format_share
 from ..core import UserError
 from .measured import MeasuredTable, select_measured
 from .measured_tables import ShownTable
@@ -63,7 +64,7 @@ def _summarise_group(rows):
         below=below,
         lowest=_format_coverage(worst),
         ratios=_describe_ratios(rows),
-        vacuous_share=f"{max(row.get('vacuous', 0) for row in rows):.0%}".replace('%', ' %'),
+        vacuous_share=format_share(max(row.get('vacuous', 0) for row in rows), 0),
         others=_describe_others(rows))
 
 # %% ../../nbs/results/06e_measured_coverage.ipynb #6e7148d2

@@ -12,7 +12,7 @@ import numpy as np
 def count_trainings(
     wrong, # which images are wrong `(sizes, seeds, images)` of bool
 )->np.ndarray:
-    "Different trainings at each size `(sizes,)`: with all images, a probe is the same for each seed"
+    "Different trainings at each size `(sizes,)`: a probe on all images is always the same"
     same = (wrong == wrong[:, :1]).all((1, 2))
     return np.where(same, 1, wrong.shape[1])
 
@@ -79,7 +79,8 @@ def fit_laws(
     half = np.sqrt(room[kept]/weight[kept])
     laws = np.r_[misfit.argmin(), kept, kept]
     levels = np.r_[best[laws[0]], best[kept] - half, best[kept] + half].clip(0)
-    removable, c = np.repeat(REMOVABLE, len(EXPONENTS))[laws], np.tile(EXPONENTS, len(REMOVABLE))[laws]
+    removable = np.repeat(REMOVABLE, len(EXPONENTS))[laws]
+    c = np.tile(EXPONENTS, len(REMOVABLE))[laws]
     return np.stack([levels*(1 - removable), levels*removable*n[-1]**c, c], 1)
 
 # %% ../../nbs/stats/07_power_laws.ipynb #4f5679f1

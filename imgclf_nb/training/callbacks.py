@@ -14,6 +14,8 @@ import numpy as np, torch
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 
+from ..base.percentages import format_fraction
+
 # %% ../../nbs/training/01a_callbacks.ipynb #ea125483
 class EpochLine(Callback):
     "Collects one row per epoch in `learn.history` and prints it, with the time left"
@@ -64,7 +66,8 @@ def after_epoch(self:EpochLine):
     self.n_done = self.n_done + 1
     left = self.spent/self.n_done*(self.n_epoch - self.epoch - 1)
     print(f"epoch {self.epoch+1}/{self.n_epoch}  train loss {row['train_loss']:.3f}  "
-        f"valid loss {row['valid_loss']:.3f}  valid accuracy {row['accuracy']:.3f}  "
+        f"valid loss {row['valid_loss']:.3f}  "
+        f"valid accuracy {format_fraction(row['accuracy'])}  "
         f"{row['seconds']:.0f} s, about {left:.0f} s left", flush=True)
 
 # %% ../../nbs/training/01a_callbacks.ipynb #1eb4fae7

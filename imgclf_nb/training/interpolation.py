@@ -13,6 +13,7 @@ import copy
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 
+from ..base.percentages import format_fraction
 from .learner import Trainer
 
 # %% ../../nbs/training/07_interpolation.ipynb #01b27fb0
@@ -72,5 +73,5 @@ def blend(self:Trainer,
             'a smaller lr may do better')
     self.model.load_state_dict(_interpolate(before, after, best['share']))
     print(f"share {best['share']} of the fine-tuning is kept: valid loss {best['valid_loss']:.3f}  "
-        f"valid accuracy {best['accuracy']:.3f}", flush=True)
+        f"valid accuracy {format_fraction(best['accuracy'])}", flush=True)
     return pd.DataFrame(rows)
