@@ -14,6 +14,7 @@ import numpy as np, pandas as pd, seaborn as sns
 
 from .backbones import get_probabilities, load_model
 from .base.machine import get_device, get_plt, show_progress
+from .base.percentages import format_points, format_share
 from .base.quoting import quote_word
 from .core import UserError
 from .images.contents import CheckedReader
@@ -21,7 +22,7 @@ from .images.preprocessing import Preprocessing
 from .results.manifest import open_run_set, place_predictions
 from .results.paired_predictions import find_runs, get_prediction_units, get_tables
 from .results.paired_predictions import match_runs
-from .stats.intervals import get_share, get_unit_share, resample_units
+from .stats.intervals import get_unit_share
 from .stats.paired_drops import compare_corrupted
 from .training.run_items import get_run_items
 import imgclf_nb.baseline  # registers our own networks with timm
@@ -159,34 +160,34 @@ def try_corruptions(
     return try_models([model], pixels, preprocessing, kinds, targs, seed)[0]
 
 # %% ../nbs/05a_robustness.ipynb #5cf514de
-def _resample_drop(clean, corrupted):
-    "The relative drop of each resample; NaN for one without a correct image"
-    with np.errstate(invalid='ignore', divide='ignore'):
-        return np.where(clean > 0, 1 - corrupted/clean, np.nan)
+def _get_losses(clean, corrupted, units):
+    "The share of answers on corrupted images that are lost, of those that are correct on clean images"
+    rows = np.concatenate(corrupted)
+    return get_unit_share(~rows, np.tile(clean, len(corrupted)), np.tile(units, len(corrupted)))
 
 # %% ../nbs/05a_robustness.ipynb #e373e4ba
-def _bound_drop(drop, clean, n):
-    "95 % bounds of the first drop; if it never varies, as wide as no change in n units allows"
-    low, high = np.nanpercentile(drop[1:], [2.5, 97.5])
-    if high - low > 1e-9: return low, high
-    change = (1 - get_share(n, n, method='exact')['low'])/clean
-    return max(1 - 1/clean, drop[0] - change), min(1., drop[0] + change)
+def _get_gains(clean, corrupted, units):
+    "Answers that are correct on corrupted images only, for each that is correct on clean images"
+    rows, before = np.concatenate(corrupted), np.tile(clean, len(corrupted))
+    share = get_unit_share(~before, before | rows, np.tile(units, len(corrupted)))
+    with np.errstate(divide='ignore'): odds = {k: np.divide(o, 1 - o) for k,o in share.items()}
+    return odds
 
 # %% ../nbs/05a_robustness.ipynb #c4d32574
 def get_drop(
-    correct:dict,   # from `try_corruptions`
-    units,          # from `get_units` `(n,)`
-    draws:int=1000, # bootstrap resamples
+    correct:dict, # from `try_corruptions`
+    units,        # from `get_units` `(n,)`
 )->dict:
     "Mean relative drop in accuracy, `{value, low, high}`, at most 1; NaN if none is correct"
-    n = int(units.max()) + 1
-    counts = resample_units(n, draws)
-    totals = {k: counts@np.bincount(units, o, n) for k,o in correct.items()}
-    clean = totals.pop(('clean', 0))
-    if not clean[0] or n < 2: return dict(value=np.nan, low=np.nan, high=np.nan)
-    drop = _resample_drop(clean, np.mean(list(totals.values()), 0))
-    low, high = _bound_drop(drop, clean[0]/len(units), n)
-    return dict(value=drop[0], low=low, high=high)
+    clean = correct['clean', 0]
+    corrupted = [o for kind,o in correct.items() if kind != ('clean', 0)]
+    if not clean.any() or len(set(units)) < 2: return dict(value=np.nan, low=np.nan, high=np.nan)
+    losses, gains = [get(clean, corrupted, units) for get in (_get_losses, _get_gains)]
+    below = np.hypot(losses['value'] - losses['low'], gains['high'] - gains['value'])
+    above = np.hypot(losses['high'] - losses['value'], gains['value'] - gains['low'])
+    drop = losses['value'] - gains['value']
+    least = 1 - 1/clean.mean()  # every corrupted image is correct
+    return dict(value=drop, low=float(max(least, drop - below)), high=float(min(1., drop + above)))
 
 # %% ../nbs/05a_robustness.ipynb #c2f78d37
 def _tabulate_corruptions(correct):
@@ -212,9 +213,8 @@ def plot_corruptions(
 
 # %% ../nbs/05a_robustness.ipynb #4e804854
 def summarise_corruptions(
-    correct:dict,   # from `try_corruptions`
-    units,          # from `get_units` `(n,)`
-    draws:int=1000, # bootstrap resamples
+    correct:dict, # from `try_corruptions`
+    units,        # from `get_units` `(n,)`
 )->dict:
     "`pictures, clean, relative_drop, worst, table` of run.json"
     every = np.ones(len(units), bool)
@@ -224,7 +224,7 @@ def summarise_corruptions(
     return dict(
         pictures=len(units),
         clean=accuracy['clean', 0],
-        relative_drop=get_drop(correct, units, draws),
+        relative_drop=get_drop(correct, units),
         worst=dict(corruption=kind, strength=strength, accuracy=accuracy[kind, strength]),
         table={k: [accuracy[k, i] for i in (1, 2, 3)] for k in kinds})
 
@@ -362,16 +362,16 @@ def keep_change(
 def _describe_drop(robustness):
     "A sentence about corrupted images"
     if not robustness: return 'No image was corrupted.'
-    drop = {k: 100*v for k,v in robustness['relative_drop'].items()}
+    drop = robustness['relative_drop']
     if np.isnan(drop['value']): return 'The images are too few to measure a drop in accuracy.'
-    interval = f"95 % CI {drop['low']:.0f} to {drop['high']:.0f}"
-    return (f"Accuracy falls by {drop['value']:.0f} % ({interval}) of its value on average over "
+    value, low, high = [format_points(drop[k], 0, '') for k in ('value', 'low', 'high')]
+    return (f'The relative drop in accuracy is {value} % (95 % CI {low} to {high}) on average over '
         'all corruptions.')
 
 # %% ../nbs/05a_robustness.ipynb #13c74f59
 def _describe_slices(slices):
     "A sentence about slices that are worse"
-    worse = [f'{r.slice} {r.value} ({100*r.accuracy:.0f} % of {r.pictures} images)'
+    worse = [f'{r.slice} {r.value} ({format_share(r.accuracy, 0)} of {r.pictures} images)'
         for r in slices[slices.worse].itertuples()]
     if not worse: return 'No slice has a lower accuracy than the rest beyond chance.'
     return f"Slices with a lower accuracy than the rest: {', '.join(worse)}."
@@ -383,7 +383,7 @@ def describe_robustness(
     slices,          # from `find_slices`
 )->str:
     "The findings, one sentence a line"
-    bounds = [f'{100*tta[k]:+.1f}' for k in ('difference', 'low', 'high')]
+    bounds = [format_points(tta[k]) for k in ('difference', 'low', 'high')]
     augmentation = (f"Test-time augmentation: {tta['verdict']} (accuracy {bounds[0]} percentage "
         f'points, 95 % CI {bounds[1]} to {bounds[2]}).')
     return '\n'.join([_describe_drop(robustness), augmentation, _describe_slices(slices)])

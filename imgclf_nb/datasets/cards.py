@@ -164,7 +164,8 @@ def get_older(
 )->dict:
     "What runs did before these parameters of 03, 04 and 04a existed"
     card = get_card(dataset)
-    return dict(resize=card.resize, channels=3, positive=card.positive, find_lr=False)
+    return dict(resize=card.resize, channels=3, positive=card.positive, find_lr=False,
+        split='remembered', splits='')
 
 # %% ../../nbs/datasets/02_cards.ipynb #6d847e5e
 def complete_parameters(

@@ -10,22 +10,27 @@ from ..core import UserError
 from ..data import get_items
 from ..results.artifacts import get_split_hash
 from ..results.manifest import check_run_images, read_run_manifest, take_run_images
-from ..splitting import get_splits
+from ..splitting import get_folds, get_hash_folds, get_hash_splits, get_splits
+from .split_memory import get_given, read_own_splits
 from .subsets import take_fold
 
 # %% ../../nbs/training/05a_run_items.ipynb #cd3d0b7e
-def _split_again(items, p):
-    "The items with the split of these parameters"
-    items = get_splits(items, p['valid'], p['test'], p['split_seed'], p.get('blocked', False))
+def _split_again(run, items):
+    "The items with the split of this run, as its version made it"
+    p = run.record['parameters']
+    own = read_own_splits(run)
+    if own is None: items = get_hash_splits(items, **get_given(p))
+    else: items = get_splits(items, **get_given(p), remembered=own)
     if not p.get('folds'): return items
-    return take_fold(items, p['folds'], p['fold'], p['split_seed'])
+    make = get_hash_folds if own is None else get_folds
+    return take_fold(items, p['folds'], p['fold'], p['split_seed'], make)
 
 # %% ../../nbs/training/05a_run_items.ipynb #122740c1
 def _make_same_split(run, whole):
     "The items with the run's split; None if these items do not give it any more"
     record = run.record
     if whole.attrs['data_hash'] != record['data_hash']: return None
-    items = _split_again(whole, record['parameters'])
+    items = _split_again(run, whole)
     return items if get_split_hash(items) == record['split_hash'] else None
 
 # %% ../../nbs/training/05a_run_items.ipynb #44c2c6e6

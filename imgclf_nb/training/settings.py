@@ -17,7 +17,7 @@ from ..core import UserError
 from ..data import get_items
 from ..datasets.cards import get_card
 from ..results.artifacts import get_positive
-from ..splitting import get_splits
+from .split_memory import preview_splits
 from .subsets import take_fold
 
 # %% ../../nbs/training/08_settings.ipynb #eb7252df
@@ -100,7 +100,6 @@ def check_division(
     params:dict, # as for `check_settings`
 ):
     "`UserError` for a positive class, a split or a fold that these images do not allow"
-    items = get_splits(get_items(params['dataset'], params['strict']), params['valid'],
-        params['test'], params['split_seed'], params['blocked'])
+    items = preview_splits(get_items(params['dataset'], params['strict']), params)
     get_positive(items, get_card(params['dataset']), params['positive'])
     if params['folds']: take_fold(items, params['folds'], params['fold'], params['split_seed'])

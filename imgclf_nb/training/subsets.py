@@ -9,8 +9,8 @@ __all__ = ['take_fold', 'take_images', 'divide_validation']
 import numpy as np, pandas as pd
 
 from ..core import UserError
-from ..datasets.units import get_unit_labels
-from ..splitting import draw_number, get_fold, get_folds
+from ..datasets.units import draw_number, get_unit_labels
+from ..splitting import get_fold, get_folds
 from ..stats.calibration import FEWEST_CALIBRATING
 from ..stats.intervals import get_unit_names
 
@@ -31,6 +31,7 @@ def take_fold(
     folds:int,  # how many
     fold:int,   # which one validates, from 0
     seed:int=0, # decides the folds
+    make=get_folds, # or the rule of earlier versions
 )->pd.DataFrame:
     "The items with other training and validation splits; units and duplicates stay whole"
     if not 0 <= fold < folds:
@@ -38,7 +39,7 @@ def take_fold(
             'fold')
     test = items[items.split == 'test']
     pool = items[items.split != 'test']
-    divided = get_fold(pool, get_folds(pool, folds, seed), fold)
+    divided = get_fold(pool, make(pool, folds, seed), fold)
     _check_fold(pool, divided, fold, folds)
     out = pd.concat([divided, test]).reset_index(drop=True)
     out.attrs.update(items.attrs)
@@ -61,12 +62,19 @@ def _get_order(train, seed):
     return ordered.sort_values(['draw_number', '_unit', 'file'])
 
 # %% ../../nbs/training/05_subsets.ipynb #4752dede
-def _take_units(images, n):
-    "Rows of the first units that hold at most n images together, and at least one unit"
-    number = (images._unit != images._unit.shift()).cumsum()
-    sizes = number.value_counts().sort_index().cumsum()
-    last = max(1, int((sizes <= n + .5).sum()))
-    return list(images.index[number <= last])
+def _find_first(ordered):
+    "For each class, the first unit that holds an image of it"
+    return set(ordered.drop_duplicates('label')._unit)
+
+# %% ../../nbs/training/05_subsets.ipynb #86b9f00f
+def _find_fitting(ordered, label, share):
+    "The first units of each class, by the unit's own class, that together hold at most its share"
+    units = ordered.drop_duplicates('_unit').set_index('_unit')
+    sizes = ordered._unit.value_counts()[units.index]
+    own = label[units.index]
+    sums = sizes.groupby(own.to_numpy()).cumsum()
+    totals = sizes.groupby(own.to_numpy()).transform('sum')
+    return set(units.index[(sums <= share*totals + .5).to_numpy()])
 
 # %% ../../nbs/training/05_subsets.ipynb #5cada41d
 def take_images(
@@ -77,9 +85,10 @@ def take_images(
     "The items with about `n` training images: whole units, each class in its share and present"
     train = items[items.split == 'train']
     if n >= len(train): return items
-    kept = []
-    for _,images in _get_order(train, seed).groupby('label', sort=True):
-        kept += _take_units(images, n*len(images)/len(train))
+    ordered = _get_order(train, seed)
+    label = get_unit_labels(ordered._unit, ordered).label
+    units = _find_first(ordered) | _find_fitting(ordered, label, n/len(train))
+    kept = ordered.index[ordered._unit.isin(units)]
     out = items[(items.split != 'train') | items.index.isin(kept)].reset_index(drop=True)
     out.attrs.update(items.attrs)
     return out
