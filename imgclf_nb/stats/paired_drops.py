@@ -8,6 +8,7 @@ __all__ = ['get_drop_replicates', 'compare_drops', 'compare_corrupted', 'describ
 # %% ../../nbs/stats/01f_paired_drops.ipynb #22f62e87
 import numpy as np, pandas as pd
 
+from ..base.percentages import format_share, say_points
 from ..core import UserError
 from .intervals import resample_units
 from .paired_tests import Answers, compare_answers, correct, get_verdict
@@ -143,10 +144,9 @@ def compare_corrupted(
     return table
 
 # %% ../../nbs/stats/01f_paired_drops.ipynb #b00b1f9f
-def _say_points(row, value, low, high):
+def _say_difference(row, value, low, high):
     "A difference with its interval, in percentage points"
-    value, low, high = [100*row[name] for name in (value, low, high)]
-    return f'{value:+.1f} percentage points (95 % CI {low:+.1f} to {high:+.1f})'
+    return say_points(dict(value=row[value], low=row[low], high=row[high]))
 
 def _judge(low, high):
     "Which of two drops is smaller"
@@ -165,9 +165,10 @@ def describe_corrupted(
     where = 'on corrupted images, the mean over all corruptions'
     better = {'better': f'{a} is more accurate than {b}', 'worse': f'{a} is less accurate than {b}'}
     verdict = better.get(row.verdict, f'No difference found between {a} and {b}')
-    said = f"{verdict} {where}: {_say_points(row, 'difference', 'low', 'high')}."
+    said = f"{verdict} {where}: {_say_difference(row, 'difference', 'low', 'high')}."
     judged = _judge(row.drop_low, row.drop_high).replace('the first', a)
     if np.isnan(row.drop_low): return f'{said} {judged}.'
-    drops = f'{a} loses {100*row.drop_a:.1f} % of its own accuracy, {b} {100*row.drop_b:.1f} %'
-    change = _say_points(row, 'drop_difference', 'drop_low', 'drop_high')
+    lost = [format_share(drop) for drop in (row.drop_a, row.drop_b)]
+    drops = f'{a} loses {lost[0]} of its own accuracy, {b} {lost[1]}'
+    change = _say_difference(row, 'drop_difference', 'drop_low', 'drop_high')
     return f'{said} {judged}: {drops}; difference {change}.'
