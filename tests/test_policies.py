@@ -136,3 +136,11 @@ def test_runs_on_other_images_are_not_compared():
     assert compare_tried([one], [one]).loc['blur', 'difference'] == 0
     with pytest.raises(UserError, match='different images'): compare_tried([one], [Tried(hits, list('abce'), np.arange(4))])
     with pytest.raises(UserError, match='as many seeds'): compare_tried([one, one], [one])
+
+
+def test_every_policy_is_named_where_one_is_chosen():
+    "The parameters' comments, which papermill --help-notebook prints, and the sentences on what makes a policy"
+    from imgclf_nb.results.measured_sentences import _LIBRARIES
+    assert list(_LIBRARIES) and set(_LIBRARIES) == set(POLICIES)
+    for notebook in ('03_baseline', '04_train'):
+        assert f"# augmentation: {', '.join(POLICIES)}" in (ROOT/'nbs'/f'{notebook}.ipynb').read_text(encoding='utf-8'), notebook

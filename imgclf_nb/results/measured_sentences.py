@@ -149,7 +149,9 @@ _LIBRARIES = dict(  # what makes a policy
     light='our own warp',
     medium='our own warp',
     albumentations='the same parts and ranges by Albumentations',
-    strong='Albumentations')
+    strong='Albumentations',
+    xray='our own warp',
+    fruit='our own warp')
 
 def _name_policy(
     policy:str, # a name, perhaps with `:part` or `-part`
