@@ -24,7 +24,7 @@ from imgclf_nb.training.run_items import get_run_items
 from imgclf_nb.training.split_memory import preview_splits, remember_splits, take_splits
 from imgclf_nb.training.subsets import take_fold, take_images
 
-few = settings(max_examples=40, deadline=None, derandomize=True)
+few = settings(max_examples=12, deadline=None, derandomize=True)
 GIVEN = dict(valid=.2, test=.2, split_seed=0, split='remembered', splits='')
 
 
@@ -39,7 +39,9 @@ def name(*parts): return hashlib.sha256(repr(parts).encode()).hexdigest()
 def make(rows):
     "Items of `(name, label)` and more columns, each with a content of its own"
     items = pd.DataFrame(rows)
-    for column in items.select_dtypes(object): items[column] = items[column].fillna("")
+    for column in ('split', 'group', 'copies', 'sequence'):
+        if column in items: items[column] = items[column].fillna('')
+    if 'frame' in items: items['frame'] = items.frame.fillna(-1).astype(int)
     if 'file' not in items: items['file'] = [f'{i}.jpg' for i in range(len(items))]
     if 'sha256' not in items: items['sha256'] = [name(file) for file in items.file]
     return complete_items(items)
@@ -67,7 +69,7 @@ def make_copies(n=400):
     return make(small + large)
 
 
-@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('seed', range(2))
 def test_a_larger_copy_arrives(seed):
     both = make_copies()
     alone = both[:400].assign(copies='')
@@ -82,8 +84,8 @@ def make_video(n, first=0, label='a', name='v'):
     return [dict(file=f'{name}_{i:04}.jpg', label=label, sequence=name, frame=i) for i in range(first, n)]
 
 
-@pytest.mark.parametrize('grown', [41, 45, 60, 80, 200])
-@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('grown', [41, 60, 200])
+@pytest.mark.parametrize('seed', range(2))
 def test_a_video_grows(grown, seed):
     def film(n): return make(sum([make_video(n, label=c, name=c) for c in 'abcd'], []))
     before = get_splits(film(40), seed=seed)
@@ -107,7 +109,7 @@ def test_frames_between_the_old_ones():
     assert count_moved(before, after) == 0 and len(after) > .8*len(film)
 
 
-@pytest.mark.parametrize('seed', range(8))
+@pytest.mark.parametrize('seed', range(2))
 def test_a_copy_joins_two_old_images(seed):
     items = make([dict(label='ab'[i % 2], width=9) for i in range(100)])
     table = remember(items, seed=seed)
@@ -134,7 +136,7 @@ def test_patients_that_turn_out_to_be_one():
     assert set(pd.DataFrame(after.attrs['left_out']).reason) == {'group in test'}
 
 
-@pytest.mark.parametrize('seed', range(10))
+@pytest.mark.parametrize('seed', range(2))
 def test_classes_of_about_eight_grow(seed):
     rng = np.random.default_rng(seed)
     sizes = rng.integers(6, 11, 20)
@@ -153,7 +155,7 @@ def test_classes_of_about_eight_grow(seed):
 # As balanced as the units allow
 
 
-@pytest.mark.parametrize('seed', range(30))
+@pytest.mark.parametrize('seed', range(5))
 def test_ten_classes_of_thirty_have_six_test_images_each(seed):
     items = make([dict(label=f'c{i % 10}', file=f'{seed}-{i}.jpg') for i in range(300)])
     counts = pd.crosstab(items.label, get_splits(items, seed=seed).split)
@@ -161,10 +163,10 @@ def test_ten_classes_of_thirty_have_six_test_images_each(seed):
 
 
 def test_the_seed_draws_every_image():
-    "No image is in the test with more seeds than chance explains: 200 seeds, 60 images, share .2"
+    "No image is in the test more often than chance explains: 30 seeds, 60 images, share .2"
     items = make([dict(label='ab'[i % 2]) for i in range(60)])
-    tested = sum((get_splits(items, seed=seed).split == 'test').astype(int) for seed in range(200))
-    assert 20 <= tested.min() and tested.max() <= 65
+    tested = sum((get_splits(items, seed=seed).split == 'test').astype(int) for seed in range(30))
+    assert tested.sum() == 360 and 0 < tested.min() and tested.max() < 16
 
 
 @few
@@ -338,8 +340,7 @@ def test_two_processes_make_the_first_split(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('text, says', [
     ('', 'is empty'), ('name,age\na,3\n', 'is no table of splits'), ('sha256,file,unit\n1,a,b\n', 'is no table of splits'),
-    ('file,split\na/0.png,train\na/1.png,later\n', "line 3: 'later' is no split"), ('file,split\nx.png,train\n', 'none of the 40 images'),
-    ('file,split\na/0.png,train\n', 'has no image for')])
+    ('file,split\na/0.png,train\na/1.png,later\n', "line 3: 'later' is no split"), ('file,split\nx.png,train\n', 'none of the 40 images')])
 def test_a_table_that_is_none(tmp_path, text, says):
     d = draw(tmp_path/'set')
     (tmp_path/'splits.csv').write_text(text)
