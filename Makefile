@@ -23,7 +23,8 @@ WORDS   := $(BIN)/python tests/with_args.py
 
 # two processes at a time, each with one thread: more of either wait for each other on two cores
 TESTENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records
-# their kernels are forked from one process that has torch and fastai loaded
+# their kernels are forked from one process that has torch and fastai loaded; `nbdev_test COMMAND` tests
+# the notebooks, and then runs the command with the same server of kernels
 SERVED  := $(BIN)/python tests/served.py
 
 # $(call quietly,what is done,command): one line with a dot every 5 s and the time; its log is shown only if it fails
@@ -46,7 +47,9 @@ help: ## list the verbs
 		/^##= /{printf "  %-20s %s\n", "", substr($$0, 5)} \
 		/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# --no-compile: Python compiles what it imports; all 20,000 files would take a minute
+# --no-compile: all 20,000 files would take a minute; only what the notebooks load is compiled, here
+# and once, instead of in whatever runs first, or in two processes that run first together
+LIBRARIES := $(BIN)/python -c 'from imgclf_nb.base.kernels import preload; preload()'
 setup: $(VENV)/$(if $(filter-out 0,$(value LOCK)),.locked,.ready) ## make .venv with all requirements (once, 2 to 5 minutes)
 ##= make setup LOCK=1                exactly the versions of requirements.lock
 $(VENV)/.ready: settings.ini setup.py pyproject.toml
@@ -55,6 +58,7 @@ $(VENV)/.ready: settings.ini setup.py pyproject.toml
 	$(call quietly,making the environment,$(PYTHON) -m venv $(VENV))
 	$(call quietly,updating pip,$(BIN)/python -m pip install --upgrade pip)
 	$(call quietly,installing the package and its requirements,$(BIN)/python -m pip install --no-compile -e '.[dev]')
+	$(call quietly,loading the libraries for the first time,$(LIBRARIES))
 	@touch $@
 
 # --no-build-isolation: the build uses the setuptools of the lock
@@ -64,6 +68,7 @@ $(VENV)/.locked: requirements.lock setup.py pyproject.toml
 	$(call quietly,making the environment,$(PYTHON) -m venv $(VENV))
 	$(call quietly,installing the requirements by their hashes,$(BIN)/python -m pip install --no-compile --require-hashes --no-deps -r requirements.lock)
 	$(call quietly,installing the package,$(BIN)/python -m pip install --no-deps --no-build-isolation -e .)
+	$(call quietly,loading the libraries for the first time,$(LIBRARIES))
 	@touch $(VENV)/.ready $@
 
 run: setup ## train and evaluate on a synthetic miniature (needs no data and no hub)
@@ -132,8 +137,7 @@ gate: setup ## check that the notebooks are clean, exported and importable
 
 test: gate ## run the gate, every notebook and every test
 	@mkdir -p .test_runs
-	$(TESTENV) $(SERVED) nbdev_test
-	$(TESTENV) $(SERVED) $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2 --dist loadgroup
+	$(TESTENV) $(SERVED) nbdev_test $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py -n 2 --dist loadgroup
 	@rm -rf .test_runs
 
 # what they are made and checked with stands apart, so that it changes nothing in the environment

@@ -57,8 +57,8 @@ def evaluate(n, k, draws):
     holds = get_own_prior(done.probs, share)
     get_difference([replace(a, probs=shift_prior(a.probs, holds, estimate_prior(a.probs, holds)))], [a], 'log_loss', draws); tick('other mixtures')
     reject = choose_abstention(done.probs[own].max(1), (done.preds == done.targs)[own], done.units[own], .05)
-    get_selective_risk(a.probs.max(1), a.preds == a.targs, reject, a.units, counts)
-    get_risk_coverage(a.probs.max(1), a.preds == a.targs, a.units, counts[:301])
+    get_selective_risk(a.probs.max(1), a.preds == a.targs, reject, a.units)
+    get_risk_coverage(a.probs.max(1), a.preds == a.targs, a.units)
     check_prediction_sets(get_prediction_sets(raw.probs, valid.probs[own], valid.targs[own], valid.units[own]), a.targs, a.units, counts); tick('doubt')
     says = summarise_evaluation(m, 'test', a, classes, point, 1.)
     return spent | dict(total=time.perf_counter() - t), says

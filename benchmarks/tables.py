@@ -10,6 +10,7 @@ from functools import partial
 from imgclf_nb.core import UserError, get_root, write_text
 from imgclf_nb.results.kept_settings import show_page_rows
 from imgclf_nb.results.measured import list_measured, read_measured
+from imgclf_nb.results.measured_coverage import show_coverage
 from imgclf_nb.results.measured_figures import plot_measured
 from imgclf_nb.results.measured_sentences import say_measured
 from imgclf_nb.results.measured_tables import fill_markers, fill_outputs, keep_figure
@@ -17,6 +18,7 @@ from imgclf_nb.results.measured_tables import plot_intervals, read_digest, get_d
 
 SHOWN = dict(
     show_measured=show_measured,
+    show_coverage=show_coverage,
     say_measured=say_measured,
     plot_measured=plot_measured,
     show_page_rows=show_page_rows)

@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from .base.percentages import format_share, say_share
 from .core import UserError, get_records, write_csv, write_json
 from .datasets.cards import open_set
 from .datasets.miniatures import MINIATURES
@@ -72,9 +73,8 @@ def _list_shortcuts(cues):
     "Findings about cues that predict the label by themselves"
     rows = []
     for row in cues[cues.finding.astype(bool)].itertuples():
-        interval = f'95 % CI {100*row.low:.1f}–{100*row.high:.1f}'
-        detail = (f'{row.cue} alone: balanced accuracy {100*row.score:.1f} % ({interval}), '
-            f'chance {100*row.chance:.1f} %')
+        score = say_share(dict(value=row.score, low=row.low, high=row.high))
+        detail = f'{row.cue} alone: balanced accuracy {score}, chance {format_share(row.chance)}'
         rows.append(('', 'shortcut', detail))
     return rows
 
@@ -193,9 +193,9 @@ def _describe_ceiling(s):
     if s['label_ceiling'] < 1:
         n = s['findings'].get('contradictory', 0)
         lost = round((1 - s['label_ceiling'])*s['pictures'])
-        text = (f"The label ceiling is {100*s['label_ceiling']:.1f} %: {n} files are duplicates "
+        text = (f"The label ceiling is {format_share(s['label_ceiling'])}: {n} files are duplicates "
             f'under different labels, so any model predicts at least {lost} of them incorrectly.')
-    return [text] + [f'Before your decisions it was {100*before:.1f} %.']*(before != after)
+    return [text] + [f'Before your decisions it was {format_share(before)}.']*(before != after)
 
 # %% ../nbs/01a_audit.ipynb #f1de63a6
 _LACKING = dict(
@@ -215,7 +215,7 @@ def _describe_suspicious(s):
     if why: return [f'Suspicious labels were not searched for: {why}']
     n = s['findings'].get('suspicious_label', 0)
     if not n: return []
-    share = f"{100*s['suspicious_share']:.1f} % of the images outside a given test split"
+    share = f"{format_share(s['suspicious_share'])} of the images outside a given test split"
     if n == 1: return [f'A probe finds 1 label suspicious ({share}): review it.']
     return [f'A probe finds {n:,} labels suspicious ({share}): review them.']
 

@@ -9,12 +9,15 @@ __all__ = ['POLICIES', 'PARTS', 'Warp', 'get_parts', 'get_policy', 'derive_seed'
 # %% ../nbs/02_augmentation.ipynb #13571674
 import math, re
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import cv2, numpy as np
 
 from .base.machine import get_plt
 from .core import UserError, suggest_names
+from .images.transforms import get_compose_parts, keep_compose_parts
+from .images.transforms import make_alike, make_strong
 from .pixels import to_rgb
 
 # %% ../nbs/02_augmentation.ipynb #3906d8aa
@@ -30,27 +33,17 @@ class Warp:
     saturation:float = 0.   # likewise, around the grey version of the image
     fill:int = 0            # grey value beyond the image's edge
 
-# %% ../nbs/02_augmentation.ipynb #1f058b1b
-def _make_strong(size):
-    "The policy `strong` for results of this size"
-    import albumentations as A
-    crop = dict(scale=(.4, 1.), ratio=(.75, 1.33), interpolation=cv2.INTER_AREA)
-    return A.Compose([
-        A.RandomResizedCrop((size, size), **crop),
-        A.HorizontalFlip(p=.5),
-        A.Affine(rotate=(-20,20), shear=(-8,8), p=.5),
-        A.ColorJitter(.3, .3, .3, .05, p=.8),
-        A.OneOf([A.GaussianBlur((3,5)), A.GaussNoise((.02,.08))], p=.3),
-        A.CoarseDropout((1,4), (.08,.2), (.08,.2), p=.4)], seed=0)
-
 # %% ../nbs/02_augmentation.ipynb #974e20e0
+_MEDIUM = Warp((.7, 1.), (.9, 1.1), flip=True, brightness=.15, contrast=.15, saturation=.15)
+
 POLICIES = dict(  # name=(use, policy)
     none=('no augmentation: the pixels of validation', None),
     light=('flip and shift a little: for large data sets, or if colours matter',
         Warp(scale=(.75, .75), flip=True)),
-    medium=('photos of objects',
-        Warp((.7, 1.), (.9, 1.1), flip=True, brightness=.15, contrast=.15, saturation=.15)),
-    strong=('little data, training from scratch; Albumentations', _make_strong),
+    medium=('photos of objects', _MEDIUM),
+    albumentations=('the parts and ranges of medium, by Albumentations',
+        partial(make_alike, _MEDIUM)),
+    strong=('little data, training from scratch; Albumentations', make_strong),
     xray=('chest X-rays: never mirrored, exposure varies',
         Warp((.8, 1.), (.95, 1.05), rotate=7, brightness=.2, contrast=.2)),
     fruit=('objects in any orientation on white',
@@ -64,19 +57,6 @@ PARTS = dict(  # the fields of a `Warp` that switch the part off
     brightness=dict(brightness=0.),
     contrast=dict(contrast=0.),
     saturation=dict(saturation=0.))
-_PART_NAMES = dict(  # class of Albumentations = part
-    RandomResizedCrop='crop',
-    HorizontalFlip='flip',
-    Affine='rotate',
-    ColorJitter='colour',
-    OneOf='blur_noise',
-    CoarseDropout='dropout')
-
-# %% ../nbs/02_augmentation.ipynb #fc0033c3
-def _name_part(transform):
-    "The name of the part for a transform of Albumentations"
-    name = type(transform).__name__
-    return _PART_NAMES.get(name, name.lower())
 
 # %% ../nbs/02_augmentation.ipynb #8075e9b6
 def get_parts(
@@ -84,7 +64,7 @@ def get_parts(
 )->list:
     "Names of the parts that a policy consists of"
     if made is None: return []
-    if not isinstance(made, Warp): return [_name_part(t) for t in made.transforms]
+    if not isinstance(made, Warp): return get_compose_parts(made)
     parts = []
     for part,off in PARTS.items():
         if any(getattr(made, field) != value for field,value in off.items()): parts.append(part)
@@ -98,11 +78,7 @@ def _keep_parts(made, keep, size):
         for part,fields in PARTS.items():
             if part not in keep: off.update(fields)
         return replace(made, **off)
-    import albumentations as A
-    transforms = [t for t in made.transforms if _name_part(t) in keep]
-    if 'crop' not in keep:
-        transforms.insert(0, A.Resize(size, size, interpolation=cv2.INTER_AREA))
-    return A.Compose(transforms, seed=0)
+    return keep_compose_parts(made, keep, size)
 
 # %% ../nbs/02_augmentation.ipynb #1cd6d34e
 def _find_policy(name, size, asked):

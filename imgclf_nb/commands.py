@@ -26,7 +26,7 @@ from .base.run_files import check_run_folder
 from .base.running import get_defaults, rescue_notebooks, run_notebook
 from .base.runs import Run, check_run, get_run_folder, get_runs_root, is_gone, is_refused
 from .base.runs import check_done, open_run
-from .core import UserError, to_json_types, write_json
+from .core import UserError, format_value, to_json_types, write_json
 from .reporting.next_steps import describe_next, get_run_name
 
 # %% ../nbs/12_commands.ipynb #0558e923
@@ -251,8 +251,8 @@ def _describe_over_seeds(runs):
     lines = [f'\nOver {len(runs)} seeds, {split}: mean (95 % CI over images and seeds) '
         '± standard deviation over seeds']
     for name,row in get_over_seeds(runs, split).iterrows():
-        interval = f'({row.low:.3f}–{row.high:.3f})'
-        lines.append(f'  {name:18} {row.value:.3f} {interval}  ± {row.spread:.3f}')
+        mean = format_value(row.to_dict())
+        lines.append(f'  {name:18} {mean}  ± {row.spread:.3f}')
     return '\n'.join(lines)
 
 # %% ../nbs/12_commands.ipynb #5586c8b9

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .base.machine import get_plt
+from .base.percentages import format_points
 from .base.running import run_notebook
 from .core import UserError
 from .datasets.records import log_opening
@@ -106,7 +107,7 @@ def compare_runs(
 def _format_amount(value, metric, sign=''):
     "An amount of a metric: in percentage points, or plain for log loss and Brier score"
     if metric in LIMITS: return format(value, f'{sign}.3f'), ''
-    return format(100*value, f'{sign}.1f'), ' percentage points'
+    return format_points(value, sign=sign), ' percentage points'
 
 # %% ../nbs/07_comparison.ipynb #d00f9546
 def _format_interval(d):

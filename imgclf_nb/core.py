@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['make_printable', 'UserError', 'ParameterError', 'DiskError', 'explain_disk_errors', 'suggest_names', 'get_real_path',
            'get_root', 'get_data_root', 'get_cache', 'get_records', 'to_json_types', 'replace_file', 'get_temporary',
-           'write_text', 'write_json', 'mark_formulas', 'unmark_formulas', 'write_csv', 'read_csv', 'format_value',
-           'get_value_table']
+           'write_text', 'write_json', 'mark_formulas', 'unmark_formulas', 'write_csv', 'read_csv', 'round_apart',
+           'format_value', 'get_value_table']
 
 # %% ../nbs/00_core.ipynb #25141931
 import atexit, contextlib, csv, difflib, errno, json, math, os, re, shutil, tempfile, warnings
@@ -103,7 +103,6 @@ def get_real_path(
 )->Path:
     "The absolute path without `~` and links; where links lead in a circle, it ends at them"
     return Path(os.path.realpath(os.path.expanduser(path)))
-
 
 # %% ../nbs/00_core.ipynb #94922f8b
 def _is_root(folder):
@@ -286,6 +285,20 @@ def read_csv(
     import pandas as pd
     return _change_texts(pd.read_csv(path, **options), unmark_formulas)
 
+# %% ../nbs/00_core.ipynb #49e22512
+def round_apart(
+    x:float,    # any number
+    digits:int, # after the point
+    special,    # numbers that only their equals are rounded to, such as 0 and 1
+)->str:
+    "The number as text, with more digits where rounding would make it one of `special`"
+    for number in special:
+        if abs(x - number) < 1e-9: return f'{number:.{digits}f}'  # but for errors of computation
+    for more in range(digits, digits + 10):
+        text = f'{x:.{more}f}'
+        if float(text) not in special: return text
+    return text
+
 # %% ../nbs/00_core.ipynb #0fa3b8a6
 def format_value(
     value, # a number, a text, a list, or a dictionary, such as an interval `value, low, high`
@@ -293,7 +306,8 @@ def format_value(
     "A value for readers: three decimals or four digits, intervals as `0.340 (0.305–0.374)`"
     if isinstance(value, dict) and {'value', 'low', 'high'} <= set(value):
         if value['value'] is None or np.isnan(value['value']): return 'not known'
-        return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
+        shown = [round_apart(value[key], 3, (0, 1)) for key in ('value', 'low', 'high')]
+        return '{} ({}–{})'.format(*shown)
     if isinstance(value, dict):
         return '; '.join(f'{key}: {format_value(o)}' for key,o in value.items())
     if isinstance(value, (list, tuple)): return ', '.join(map(format_value, value))

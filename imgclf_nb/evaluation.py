@@ -22,7 +22,7 @@ def get_label_ceiling(
     items,  # from `get_items`
     labels, # of the same images, unsealed
 )->float:
-    "The upper bound on accuracy from contradicting labels in the whole set, 0 to 1"
+    "The upper bound on accuracy from contradicting labels of these images, 0 to 1"
     from imgclf_nb.images.properties import measure_images
     from imgclf_nb.images.duplicates import get_ceiling
     return get_ceiling(labels, measure_images(items.path).pixels)

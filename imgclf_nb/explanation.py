@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
+from .base.percentages import format_share
 from .base.running import run_notebook
 from .core import UserError
 from .images.preprocessing import Preprocessing
@@ -180,7 +181,7 @@ def _describe_neighbours(labels, train_labels, near):
     "How often the nearest training images have the label of the images, as a sentence"
     same = train_labels.to_numpy()[near] == labels.to_numpy()[:,None]
     these = f'these {len(labels)} images' if len(labels) > 1 else 'this image'
-    return (f'{100*same.mean():.0f} % of the {near.shape[1]} nearest training images (of '
+    return (f'{format_share(same.mean(), 0)} of the {near.shape[1]} nearest training images (of '
         f'{len(train_labels)}) have the same label as {these}.')
 
 # %% ../nbs/06_explanation.ipynb #673d892d

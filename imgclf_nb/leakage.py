@@ -9,10 +9,13 @@ __all__ = ['draw_split', 'measure_leakage', 'get_leakage', 'get_shift', 'describ
 import numpy as np, pandas as pd
 
 from .base.machine import get_plt
+from .base.percentages import format_share, say_points
 from .core import UserError
 from .images.duplicates import get_blocks
 from .models.logistic import fit_logistic
-from .stats.intervals import resample_units
+from .stats.differences import get_paired_difference, get_repeat_factor, subtract_shares
+from .stats.differences import widen_interval
+from .stats.intervals import get_unit_share
 
 # %% ../nbs/01d_leakage.ipynb #f30c18ea
 def _draw_blocks(labels, blocks, rng, share=.2):
@@ -140,82 +143,65 @@ def measure_leakage(
     return rows, pd.concat(given_rows, ignore_index=True) if given else None
 
 # %% ../nbs/01d_leakage.ipynb #e176abad
-def _sum_cells(rows, column, shape):
-    "Sums of a column for each repetition and block, `(repetitions, blocks)`"
-    cells = rows.repeat*shape[1] + rows.block
-    return np.bincount(cells, rows[column].astype(float), np.prod(shape)).reshape(shape)
-
-# %% ../nbs/01d_leakage.ipynb #a403d8ea
-def _resample_means(rows, columns, draws, seed):
-    "Means of the columns in each resample, `(draws + 1, columns)`; first for the data itself"
-    rows = rows.assign(block=pd.factorize(rows.block)[0], one=1.)
-    shape = (rows.repeat.max() + 1, rows.block.max() + 1)
-    repeat_weights = resample_units(shape[0], draws, seed)
-    block_weights = resample_units(shape[1], draws, seed + 1)
-    totals = {}
-    for column in (*columns, 'one'):
-        sums = repeat_weights @ _sum_cells(rows, column, shape)
-        totals[column] = (sums*block_weights).sum(1)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        return np.stack([totals[column]/totals['one'] for column in columns], 1)
-
-# %% ../nbs/01d_leakage.ipynb #e9582104
-def _get_interval(replicates):
-    "The first replicate as the value, and the 95 % percentile interval of the others"
-    low, high = np.nanpercentile(replicates[1:], [2.5, 97.5])
-    return dict(value=float(replicates[0]), low=float(low), high=float(high))
+def _get_accuracy(correct, rows):
+    "The accuracy of tests in repetitions, `{value, low, high}`"
+    share = get_unit_share(correct, np.ones(len(rows), bool), rows.block.to_numpy())
+    return widen_interval(share, get_repeat_factor(1.*correct, rows.block, rows.repeat))
 
 # %% ../nbs/01d_leakage.ipynb #b9dd9f82
-def _estimate(rows, draws, seed):
+def _estimate(rows):
     "`naive`, `clean` and `leakage`, their difference; each `{value, low, high}`"
-    naive, clean = _resample_means(rows, ['naive', 'clean'], draws, seed).T
+    naive, clean = [rows[name].to_numpy() for name in ('naive', 'clean')]
     return dict(
-        naive=_get_interval(naive),
-        clean=_get_interval(clean),
-        leakage=_get_interval(naive - clean))
+        naive=_get_accuracy(naive, rows),
+        clean=_get_accuracy(clean, rows),
+        leakage=get_paired_difference(naive, clean, rows.block.to_numpy(), rows.repeat.to_numpy()))
 
 # %% ../nbs/01d_leakage.ipynb #88f6e859
 def get_leakage(
-    rows,            # from `measure_leakage`
-    draws:int=2000,  # bootstrap resamples
-    seed:int=0,      # of the resamples
+    rows, # from `measure_leakage`
 )->dict:
     """`naive, clean, leakage` as `{value, low, high}`, and `twins`, the share with related images
 
     `leakage_on_twins`: the leakage on these images alone, if they are some but not all."""
-    estimate = _estimate(rows, draws, seed)
+    estimate = _estimate(rows)
     estimate['twins'] = float(rows.twins.mean())
     if 0 < estimate['twins'] < 1:
-        related = _estimate(rows[rows.twins], draws, seed)
+        related = _estimate(rows[rows.twins])
         estimate['leakage_on_twins'] = related['leakage']
     return estimate
 
 # %% ../nbs/01d_leakage.ipynb #f5483c00
-def _resample_at_mix(rows, mix, draws, seed):
-    "Accuracy of the clean probe in each resample, at the class proportions `mix`"
-    classes = [label for label in mix.index if label in set(rows.label)]
-    means = [_resample_means(rows[rows.label == c], ['clean'], draws, seed) for c in classes]
-    per_class = np.concatenate(means, 1)
-    weights = np.where(np.isnan(per_class), 0, mix[classes].to_numpy())
-    return (np.nan_to_num(per_class)*weights).sum(1)/weights.sum(1)
+def _weigh_rows(rows, mix, most=500_000):
+    "Positions of the rows, repeated until the classes have nearly the proportions `mix`"
+    weights = (mix/rows.label.value_counts()).reindex(rows.label).to_numpy()
+    if np.ptp(weights) < 1e-12: return np.arange(len(rows))
+    times = weights/weights.sum()*min(most, 20*len(rows))
+    return np.repeat(np.arange(len(rows)), np.maximum(1, times.round().astype(int)))
+
+# %% ../nbs/01d_leakage.ipynb #67bb0826
+def _get_clean_at(rows, mix):
+    "Accuracy of the clean probe at the class proportions `mix`, `{value, low, high}`"
+    rows = rows[rows.label.isin(mix.index)]
+    by_class = rows.groupby('label').clean.mean()
+    value = float(by_class @ mix[by_class.index]/mix[by_class.index].sum())
+    weighed = rows.iloc[_weigh_rows(rows, mix)]
+    share = _get_accuracy(weighed.clean.to_numpy(), weighed)
+    ends = {key: share[key] + value - share['value'] for key in ('low', 'high')}
+    return dict(value=value, low=max(0., ends['low']), high=min(1., ends['high']))
 
 # %% ../nbs/01d_leakage.ipynb #209dbec0
 def get_shift(
-    rows,           # from `measure_leakage`
-    given_rows,     # from `measure_leakage` too
-    units,          # of the images in the given test split
-    draws:int=2000, # bootstrap resamples
-    seed:int=0,     # of the resamples
+    rows,       # from `measure_leakage`
+    given_rows, # from `measure_leakage` too
+    units,      # of the images in the given test split
 )->dict:
     "`clean` at the given test's class mix, `official` and `shift`, as `{value, low, high}`"
     mix = given_rows.label.value_counts(normalize=True)
-    clean = _resample_at_mix(rows, mix, draws, seed)
+    clean = _get_clean_at(rows, mix)
     given_rows = given_rows.assign(block=np.asarray(units)[given_rows.row])
-    test = _resample_means(given_rows, ['correct'], draws, seed + 7)[:,0]
-    return dict(
-        clean=_get_interval(clean),
-        official=_get_interval(test),
-        shift=_get_interval(clean - test))
+    official = _get_accuracy(given_rows.correct.to_numpy(), given_rows)
+    return dict(clean=clean, official=official, shift=subtract_shares(clean, official))
 
 # %% ../nbs/01d_leakage.ipynb #d574c184
 def _add_shift(estimate, shift):
@@ -226,16 +212,14 @@ def _add_shift(estimate, shift):
 # %% ../nbs/01d_leakage.ipynb #5c8baf52
 def _say_points(estimate, sign=1):
     "A difference in percentage points with its interval; `sign` -1 for the opposite difference"
-    value, *ends = [100*sign*estimate[name] for name in ('value', 'low', 'high')]
-    low, high = sorted(ends)
-    interval = f'{low:.1f}–{high:.1f}' if low >= 0 else f'{low:.1f} to {high:.1f}'
-    return f'{value:.1f} percentage points (95 % CI {interval})'
+    low, high = sorted(sign*estimate[name] for name in ('low', 'high'))
+    return say_points(dict(value=sign*estimate['value'], low=low, high=high), sign='')
 
 # %% ../nbs/01d_leakage.ipynb #d11dd9ef
 def _say_leakage(estimate):
     "The leakage in a sentence"
     leakage = estimate['leakage']
-    naive = f"{100*estimate['naive']['value']:.1f} %"
+    naive = format_share(estimate['naive']['value'])
     if not estimate['twins']:
         return (f"The naive split's accuracy is {naive}, and none of it can be leakage: "
             "no tested image has a related image.")
@@ -251,7 +235,8 @@ def _say_leakage(estimate):
 def _say_shift(estimate):
     "The shift in a sentence"
     shift = estimate['shift']
-    on = f"On the given test the clean probe reaches {100*estimate['official']['value']:.1f} %"
+    official = format_share(estimate['official']['value'])
+    on = f'On the given test the clean probe reaches {official}'
     if shift['low'] > 0:
         return (f"{on}, {_say_points(shift)} less than on the clean split: "
             "this is shift, not leakage.")
@@ -267,8 +252,7 @@ def describe_leakage(
     "The leakage and, if it was measured, the shift in plain sentences"
     sentences = [_say_leakage(estimate)]
     if estimate['twins']:
-        digits = 0 if estimate['twins'] >= .01 else 1
-        share = f"{100*estimate['twins']:.{digits}f} %"
+        share = format_share(estimate['twins'], 0)
         sentences.append(f'{share} of the tested images have related images.')
     if 'shift' in estimate: sentences.append(_say_shift(estimate))
     return ' '.join(sentences)
@@ -286,7 +270,7 @@ _NAMES = dict(
 def get_leakage_table(
     estimate:dict, # from `get_leakage`
 )->pd.DataFrame:
-    "Naive split compared with clean split, in percent, with 95 % confidence intervals"
+    "Naive split compared with clean split, with 95 % confidence intervals"
     table = pd.DataFrame({name: estimate[key] for key,name in _NAMES.items() if key in estimate}).T
     return (100*table).round(1).set_axis(['%', '95 % CI from', 'to'], axis=1)
 
@@ -301,7 +285,7 @@ def _plot_interval(ax, y, estimate, colour):
     value, low, high = [100*estimate[name] for name in ('value', 'low', 'high')]
     ax.plot([low, high], [y, y], color=colour, lw=2)
     ax.plot(value, y, 'o', color=colour)
-    ax.annotate(f'{value:.1f}', (value, y), xytext=(0, 6), textcoords='offset points',
+    ax.annotate(format_share(value/100, unit=''), (value, y), xytext=(0, 6), textcoords='offset points',
         ha='center', fontsize=8)
 
 # %% ../nbs/01d_leakage.ipynb #894dd997

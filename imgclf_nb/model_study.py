@@ -15,6 +15,7 @@ import numpy as np, pandas as pd
 
 from .backbones import get_backbone
 from .base.machine import get_device
+from .base.percentages import format_fraction
 from .core import UserError
 from .datasets.cards import OWN_SIZES, get_card
 from .probe import compare_probes, get_probe
@@ -112,7 +113,7 @@ def describe_best(
     parts = []
     for pretrained,models in get_model_table(study, metric).groupby('pretrained'):
         start = 'pretrained' if pretrained else 'from scratch'
-        parts.append(f'{start} {models.arch.iloc[0]} {models.value.iloc[0]:.3f}')
+        parts.append(f'{start} {models.arch.iloc[0]} {format_fraction(models.value.iloc[0])}')
     return '; '.join(parts)
 
 # %% ../nbs/07b_model_study.ipynb #3ca3df74

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from .base.leftovers import delete_leftovers
 from .base.machine import show_progress
 from .base.parallel import map_forked
-from .base.reading import keep_cached
+from .base.reading import check_regular, explain_fault, is_there, keep_cached
 from .core import UserError, explain_disk_errors, get_cache, write_json
 from .datasets.cards import open_set
 from .images.contents import read_bytes
@@ -247,6 +247,16 @@ def _are_filled(items, pre, views, folders):
         if (find_rows(intact, items.sha256) < 0).any(): return False
     return True
 
+# %% ../nbs/01c_pixels.ipynb #67290d1d
+def _check_store(folder):
+    "`UserError` if something else is in the place of a store or of one of its files"
+    again = f'delete {folder} and run again'
+    if is_there(folder) and not folder.is_dir():
+        raise UserError(f'{folder} is no folder: {again}.', 'cache')
+    for name in ('index.npy', 'pixels.bin', 'recipe.json'):
+        if not is_there(folder/name): continue
+        with explain_fault(folder/name, again, 'cache'): check_regular(folder/name)
+
 # %% ../nbs/01c_pixels.ipynb #7cc6b931
 def fill_stores(
     items,            # with `path`, `sha256`, `width`, `height`
@@ -259,6 +269,7 @@ def fill_stores(
     from filelock import FileLock
     dataset = str(items.attrs.get('dataset', 'pictures'))
     folders = [get_store(dataset, preprocessing, view) for view in views]
+    for folder in folders: _check_store(folder)
     if _are_filled(items, preprocessing, views, folders): return folders
     lock = folders[0].parent/'.lock'
     with explain_disk_errors(lock):
@@ -268,17 +279,27 @@ def fill_stores(
         _fill(items, preprocessing, views, folders, workers)
     return folders
 
+# %% ../nbs/01c_pixels.ipynb #ccfc94fb
+def _open_store(folder):
+    "The table and the pixels of a store, memory-mapped; `UserError` if they cannot be read"
+    try:
+        table = np.load(folder/'index.npy', mmap_mode='r')
+        return table, np.memmap(folder/'pixels.bin', np.uint8, 'r')
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{folder} cannot be read ({reason}): delete it and run again.',
+            'cache') from None
+
 # %% ../nbs/01c_pixels.ipynb #e4a0d977
 class PixelView:
     "Images by number as `uint8 (h, w, 1 or 3)`, read from a store"
     def __init__(self, folder, hashes):
-        table = np.load(folder/'index.npy', mmap_mode='r')
+        table, self.data = _open_store(folder)
         rows = find_rows(table, hashes)
         if (rows < 0).any():
             raise UserError(f'{folder} was changed by another process: run again.', 'cache')
         self.offsets = table['offset'][rows]
         self.shapes = np.stack([table[name][rows] for name in ('height', 'width', 'channels')], 1)
-        self.data = np.memmap(folder/'pixels.bin', np.uint8, 'r')
 
     def __len__(self): return len(self.offsets)
 

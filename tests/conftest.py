@@ -1,9 +1,11 @@
 "What several tests share: commands, the real images, and all modules and notebooks by name"
 import ast
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,35 @@ def run_code(code, env, timeout=300):
         return code, read_output(out), read_output(err)
 
 
+# Loaded by every Python process of an environment, before anything else: kernels and workers too
+WATCH = '''
+import os, sys
+LOCAL = {None, '', b'', 'localhost', b'localhost', '127.0.0.1', '::1', '0.0.0.0', '::'}
+PLACE = {'socket.connect': 1, 'socket.sendto': 1, 'socket.getaddrinfo': 0, 'socket.gethostbyname': 0}
+
+def watch(event, args):
+    if event not in PLACE: return
+    address = args[PLACE[event]]
+    if event in ('socket.connect', 'socket.sendto'):
+        if not isinstance(address, tuple): return  # a file, as kernels use
+        address = address[0]
+    if address in LOCAL: return
+    with open(os.environ['IMGCLF_WATCH'], 'a') as file: print(event, address, *sys.argv[:2], file=file)
+
+sys.addaudithook(watch)
+'''
+
+
+def make_watch(folder):
+    "An environment whose processes report each server that they look for, and the report"
+    (folder/'sitecustomize.py').write_text(WATCH)
+    report = folder/'report'
+    report.touch()
+    env = {name: value for name,value in os.environ.items() if not re.match('NO_ALBUM|HF_|IMGCLF_', name)}
+    env |= {f'IMGCLF_{name.upper()}': str(folder/name) for name in ('runs', 'records', 'cache')}
+    return env | dict(PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]), IMGCLF_WATCH=str(report)), report
+
+
 def get_startup(folder, code=''):
     "An environment in which every kernel first writes its process number, then runs this code"
     startup = folder/'ipython'/'profile_default'/'startup'
@@ -114,13 +145,14 @@ def get_imported_names(node, module):
     return [f'{base}.{alias.name}' for alias in node.names]
 
 
+@cache
 def get_imports(code, module):
     "Our modules, without the package's name, that this code imports anywhere, also in functions"
     found = set()
     for node in ast.walk(ast.parse(code)):
         names = get_imported_names(node, module)
         found |= {name.partition('.')[2] for name in names if is_ours(name)}
-    return found - {''}
+    return frozenset(found - {''})
 
 
 LONGEST = ['resume', 'evaluation', 'studies', 'runs', 'stops', 'kernels', 'weights']  # groups of tests

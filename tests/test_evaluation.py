@@ -101,7 +101,8 @@ def test_rules(evaluated, tmp_path):
     shutil.copytree(evaluated, d)
     run_notebook('05_evaluation', str(d), quiet=True, sensitivity=.8, prevalence=.05)
     point = read(d)['operating_point']
-    assert point['rule'] == 'sensitivity of 0.8 or more' and point['predictive_values']['prevalence'] == .05
+    assert point['rule'].startswith('sensitivity of 0.8 or more, with a confidence of ') and point['predictive_values']['prevalence'] == .05
+    assert point['basis'] in ('guaranteed', 'too few images') and point['confidence'] <= .95
     s, t = [read(d)['metrics']['test'][k]['value'] for k in ('sensitivity', 'specificity')]
     assert point['predictive_values']['ppv']['value'] == pytest.approx(s*.05/(s*.05 + (1-t)*.95))
     with pytest.raises(UserError, match='one rule'): run_notebook('05_evaluation', str(d), quiet=True, sensitivity=.8, miss_cost=3.)

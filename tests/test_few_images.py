@@ -81,7 +81,7 @@ def evaluate(table, record, rule):
         values = get_predictive_value_intervals(get_rates(a, positives[split], 100), .3, int(a.units.max()) + 1)
         point['predictive_values'] = values
     unseen = take_unseen(a, own, split)
-    abstention, note = evaluate_abstention(valid.take(own), a if unseen is None else unseen, .05, 100)
+    abstention, note = evaluate_abstention(valid.take(own), a if unseen is None else unseen, .05)
     sets, _, why = try_prediction_sets(take_unseen(raw[split], own, split), raw['valid'].take(own), classes, .9, 100)
     grouped, _ = get_by_group(a, (table[table.split == split].group != '').to_numpy())
     mine = calibrate_predictions(table, raw, t, classes).query(f"split == '{split}'")

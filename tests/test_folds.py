@@ -107,7 +107,7 @@ def test_label_errors(items):
 def test_leakage(items):
     measured = run(leakage.measure_leakage, items, see(items)[0], 2)
     if measured is None: return
-    estimate = run(leakage.get_leakage, measured[0], 50)
+    estimate = run(leakage.get_leakage, measured[0])
     text = leakage.describe_leakage(estimate) + leakage.get_leakage_table(estimate).to_string()
     assert 'nan' not in text.lower()
 

@@ -1,5 +1,6 @@
 "The gate: cleaning changes nothing, exporting changes nothing, every module imports, one order of imports, tags, outputs, sizes"
 import ast, json, os, re, shutil
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from pyflakes import checker, messages
 from conftest import MODULES, NOTEBOOKS, ROOT, command, get_imports, get_source
 from readability import KEPT, find_notebook_words, find_words, is_worse, measure
 
-cells = lambda p: json.loads(p.read_text(encoding='utf-8'))['cells']
+@cache
+def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
+
+
 source = lambda c: ''.join(c['source'])
 name = lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix()
 
@@ -35,7 +39,7 @@ ORDER = '''
     server
     serving monitoring scaling
     commands
-    START 13_results
+    START 13_results 13a_coverage
     20_pc_parts 21_cats_vs_dogs 22_fruits360 23_instruments 24_chest_xray
 '''
 RANK = {o: i for i,line in enumerate(ORDER.strip().splitlines()) for o in line.split()}
@@ -270,8 +274,9 @@ def test_tables_and_figures_are_those_of_the_files(results, tmp_path):
     "README, chapters and figures say what benchmarks/results/ says; a row that lacks a key fails here too"
     stale = [path.name for path in results.find_stale(tmp_path)]
     assert not stale, f'{stale}: run `make tables` and commit'
-    chapter = (ROOT/'nbs'/'13_results.ipynb').read_text(encoding='utf-8')
-    assert [o for o in results.list_measured() if f"show_measured('{o}')" not in chapter] == []
+    chapter, coverage = ((ROOT/'nbs'/f'{o}.ipynb').read_text(encoding='utf-8') for o in ('13_results', '13a_coverage'))
+    assert [o for o in results.list_measured() if f"show_measured('{o}')" not in chapter] == ['coverage']
+    assert 'show_coverage()' in coverage
 
 
 @pytest.mark.parametrize('file', ['README.md', 'nbs/13_results.ipynb', 'benchmarks/results/sets.json'])

@@ -181,3 +181,45 @@ def test_a_store_that_may_not_be_written_is_not_called_a_full_disk(mini, capsys,
     check(items, pre)
     said = capsys.readouterr().out
     assert 'cannot be written (Permission denied)' in said and 'free some space' not in said
+
+
+def put_folder(path): path.unlink(missing_ok=True); path.mkdir()
+def put_pipe(path): path.unlink(missing_ok=True); os.mkfifo(path)
+def put_link(path): path.unlink(missing_ok=True); path.symlink_to('/nowhere/at/all')
+
+
+@pytest.mark.parametrize('put', [put_folder, put_pipe, put_link])
+@pytest.mark.parametrize('name', ['index.npy', 'pixels.bin', 'recipe.json'])
+def test_what_is_in_the_place_of_a_file_is_said(name, put, mini):
+    "Before, a folder raised an IsADirectoryError and a pipe hung"
+    from imgclf_nb.core import UserError
+    from imgclf_nb.pixels import fill_stores, get_pixels
+    items, pre = mini
+    folder = fill_stores(items, pre, ('exact',))[0]
+    put(folder/name)
+    with pytest.raises(UserError, match=f'{name} is a .*: delete {folder} and run again') as error: get_pixels(items, pre, 'exact')
+    assert error.value.parameter == 'cache'
+    shutil.rmtree(folder)
+    check(items, pre)
+
+
+def test_a_file_in_the_place_of_a_store(mini):
+    from imgclf_nb.core import UserError
+    from imgclf_nb.pixels import get_pixels, get_store
+    items, pre = mini
+    folder = get_store(items.attrs['dataset'], pre, 'exact')
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text('')
+    with pytest.raises(UserError, match=f'{folder} is no folder: delete'): get_pixels(items, pre, 'exact')
+
+
+@pytest.mark.parametrize('name', ['index.npy', 'pixels.bin'])
+@pytest.mark.parametrize('put', [put_folder, put_link, lambda path: path.write_bytes(b'')])
+def test_a_store_that_another_process_spoils_is_said(name, put, mini):
+    "Between the filling and the opening"
+    from imgclf_nb.core import UserError
+    from imgclf_nb.pixels import PixelView, fill_stores
+    items, pre = mini
+    folder = fill_stores(items, pre, ('exact',))[0]
+    put(folder/name)
+    with pytest.raises(UserError, match=f'{folder} cannot be read .*: delete it and run again'): PixelView(folder, items.sha256)

@@ -151,7 +151,7 @@ def test_from_the_notebooks_folder(tmp_path):
 def test_a_killed_kernel_leaves_a_run_that_resumes(tmp_path):
     "kill -9 on the kernel: a sentence, the run says failed; the same command finishes it"
     run = tmp_path/'run'
-    args = ['imgclf_run', 'pc_parts_mini', '--run', str(run), '-p', 'epochs', '3']
+    args = ['imgclf_run', 'pc_parts_mini', '--run', str(run), '-p', 'epochs', '2', '-p', 'size', '32']
     env = {**os.environ, **get_startup(tmp_path)}
     p = subprocess.Popen([str(Path(sys.executable).parent/args[0]), *args[1:]], cwd=ROOT, env=env,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -195,7 +195,9 @@ def attack_decision(case):
     folder, classes = write_hostile(case)
     word = case.rng.choice(NAMES).strip() or 'x'
     case.title(f'relabel {word!r}')
-    file = get_items(str(folder)).file.iloc[0]
+    items, sentence = ask(get_items, str(folder))
+    if sentence: return  # a question about the folder, in words
+    file = items.file.iloc[0]
     n, sentence = ask(decide, str(folder), file, 'relabel', word, reason=word)
     if sentence: return
     check_csv(get_decisions_path(str(folder)))

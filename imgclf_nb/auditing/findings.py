@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
+from ..base.percentages import format_bounds
 from ..images.depth import describe_range, get_value_range
 from ..images.duplicates import find_near_duplicates, get_similar_clusters
 from ..images.formats import FORMATS
@@ -230,8 +231,8 @@ def _describe_small_class(label, n):
     if not n: return f'{label}: no test images'
     correct = round(.9*n)
     interval = get_share(correct, n)
-    low, high = 100*interval['low'], 100*interval['high']
-    return f'{label}: {n} test images; with {correct} correct the 95 % CI is {low:.0f}–{high:.0f} %'
+    bounds = format_bounds(interval['low'], interval['high'], 0)
+    return f'{label}: {n} test images; with {correct} correct the 95 % CI is {bounds} %'
 
 # %% ../../nbs/auditing/00_findings.ipynb #8caa3c69
 def find_class_problems(

@@ -10,6 +10,7 @@ import re, unicodedata
 
 import pandas as pd
 
+from ..base.percentages import format_share
 from .choices import ask
 from .columns import add_note, get_decided, get_set, squeeze
 from .words import PERSONS
@@ -88,7 +89,7 @@ def _check_sizes(groups, chosen, df, path):
     share = groups[groups != ''].value_counts(normalize=True).max()
     if len(chosen) > 1 and share > .4:
         raise ask(f"The columns {' and '.join(chosen)} of {path} cross: images that share either "
-            f"are one group of {share:.0%} of the lines, which cannot be split.", 'column',
+            f"are one group of {format_share(share, 0)} of the lines, which cannot be split.", 'column',
             chosen[1], dict(none=f'keep only {chosen[0]} together'), get_set(df, path))
 
 # %% ../../nbs/datasets/04h_group_columns.ipynb #d1735a87

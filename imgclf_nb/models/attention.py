@@ -9,6 +9,7 @@ __all__ = ['get_border_table', 'describe_border', 'plot_border']
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..base.percentages import format_bounds, format_share
 from ..stats.intervals import get_interval, resample_units
 
 # %% ../../nbs/models/03a_attention.ipynb #d7452937
@@ -40,9 +41,9 @@ def get_border_table(
 # %% ../../nbs/models/03a_attention.ipynb #bf2d6028
 def _describe_share(name, row, where):
     "The attention of all images or of a class, in words"
-    interval = f'95 % CI {100*row.low:.0f}–{100*row.high:.0f}'
-    return (f'{name}: {100*row.value:.0f} % of the attention ({interval}) lies {where}, '
-        f'{100*row.area:.0f} % of the area')
+    interval = f'95 % CI {format_bounds(row.low, row.high, 0)}'
+    return (f'{name}: {format_share(row.value, 0)} of the attention ({interval}) lies {where}, '
+        f'{format_share(row.area, 0)} of the area')
 
 # %% ../../nbs/models/03a_attention.ipynb #ef29cc3b
 def describe_border(

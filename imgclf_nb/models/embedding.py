@@ -11,6 +11,7 @@ import textwrap
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..base.percentages import format_share
 
 # %% ../../nbs/models/03b_embedding.ipynb #a59567f0
 def _embed_by_tsne(features, seed):
@@ -25,7 +26,7 @@ def _embed_by_pca(features):
     "The first two principal components"
     from sklearn.decomposition import PCA
     pca = PCA(2).fit(features)
-    names = [f'component {i+1} ({100*share:.0f} % of the variance)'
+    names = [f'component {i+1} ({format_share(share, 0)} of the variance)'
         for i,share in enumerate(pca.explained_variance_ratio_)]
     return pca.transform(features), names
 

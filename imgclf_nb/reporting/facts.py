@@ -31,6 +31,7 @@ _TEST_METRICS = dict(
     log_loss=_number(.31),
     ece=_number(.07, .05, .12),
     ece_before=_number(.09, .06, .13),
+    ece_15=_number(.08, .05, .12),
 )
 
 # %% ../../nbs/reporting/00a_facts.ipynb #8a885b43
@@ -62,6 +63,7 @@ _DATA = dict(
     left_out=0,
     decisions=dict(drop=2, relabel=1),
     label_ceiling=.995,
+    label_ceilings=dict(all=.995, test=.998),
     data_hash='f03170cf5b2f788d',
     split_hash='e4afc2948c398bf8',
     split_seed=0,
@@ -72,7 +74,11 @@ _DATA = dict(
 # %% ../../nbs/reporting/00a_facts.ipynb #f716505e
 _OPERATING_POINT = dict(
     threshold=.62,
-    rule='sensitivity of 0.95 or more',
+    rule='sensitivity of 0.95 or more, with a confidence of 95.0 %',
+    basis='guaranteed',
+    confidence=.95,
+    exchangeable=False,
+    why='The test is from another collection.',
     positive='PNEUMONIA',
     note='',
     sensitivity=_number(.96, .92, .99),
@@ -83,12 +89,21 @@ _OPERATING_POINT = dict(
 # %% ../../nbs/reporting/00a_facts.ipynb #2cddeeb4
 _REJECTION = dict(
     wanted_error=.02,
+    guarantee=.95,
+    units=251,
+    needed=149,
+    exchangeable=False,
+    why='The test is from another collection.',
     threshold=.91,
     answered=_number(.7, .62, .77),
     error=_number(.04, .01, .09),
 )
 _SETS = dict(
     wanted_coverage=.9,
+    unit='group',
+    units=251,
+    least=.866,
+    by_group=_number(.86, .8, .91),
     reached=_number(.85, .79, .9),
     mean_size=1.1,
     exchangeable=False,

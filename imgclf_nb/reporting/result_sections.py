@@ -24,8 +24,11 @@ _METRICS = dict(  # name, format, meaning
     specificity=('specificity', '.1%', 'share of {other} predicted correctly'),
     log_loss=('log loss', '.3f', 'penalty on incorrect probabilities; 0 is best'),
     brier=('Brier score', '.3f', 'squared error of the probabilities; 0 is best'),
-    ece=('expected calibration error', '.3f', 'gap between confidence and accuracy; 0 is best'),
+    ece=('expected calibration error', '.3f',
+        'gap between confidence and accuracy, corrected for chance; 0 is best'),
     ece_before=('the same before calibration', '.3f', ''),
+    ece_15=('calibration error of 15 bins', '.3f',
+        'of equal width, not corrected: the number in most publications'),
 )
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #18f806e3
@@ -65,31 +68,72 @@ def _describe_predictive_values(o):
         f'negative predictive value (NPV) {npv}. '
         f'Where {o.positive} is rarer, the PPV is lower.')
 
+# %% ../../nbs/reporting/01a_result_sections.ipynb #e215b04a
+def _get_entry(o, path):
+    "The dictionary at this path of the record; {} if there is none"
+    entry = o.at(path)
+    return entry if isinstance(entry, dict) else {}
+
+# %% ../../nbs/reporting/01a_result_sections.ipynb #b92c4203
+_GUARANTEED = {
+    True: 'The guarantee applies here.',
+    False: '**The guarantee does not apply here.**',
+    None: 'Whether the guarantee applies here was not recorded.',
+}
+
+def _describe_guarantee(entry):
+    "Whether a guarantee applies to the images that were evaluated, and why"
+    why = escape(entry.get('why') or entry.get('note') or '')
+    exchangeable = entry.get('exchangeable')
+    if exchangeable not in (True, False): exchangeable = None
+    return f'{_GUARANTEED[exchangeable]} {why}'.strip()
+
+# %% ../../nbs/reporting/01a_result_sections.ipynb #4a10c1dc
+_BASES = {  # the words of `choose_threshold`
+    'on average': 'The rate holds on average over validation splits; in a single run it may be lower.',
+    'too few images': 'Nothing is guaranteed: validation has too few images for this rule.',
+}
+
+def _describe_basis(point):
+    "What the rule of an operating point promises, '' for a rule without a promise"
+    basis = point.get('basis')
+    if basis == 'guaranteed': return _describe_guarantee(point)
+    return _BASES.get(basis, '') if isinstance(basis, str) else ''
+
 # %% ../../nbs/reporting/01a_result_sections.ipynb #bb71a973
 def describe_operating_point(
     o, # from `collect`
 )->str:
     "Threshold, rule, sensitivity, specificity and predictive values; '' without a threshold"
-    point = o.at('operating_point') or {}
+    point = _get_entry(o, 'operating_point')
     if get_number(point.get('threshold')) is None: return ''
     rule = escape(point.get('rule') or 'not recorded')
     note = escape(point.get('note') or '')
     threshold = (f"An image is predicted {o.positive} if its probability is at least "
-        f"{say_number(point['threshold'], '.3f')}. Rule: {rule}. {note}").strip()
+        f"{say_number(point['threshold'], '.3f')}. Rule: {rule}. "
+        f'{_describe_basis(point)} {note}').strip()
     sensitivity, specificity = [say_number(point.get(k) or o.at(f'metrics.{o.split}.{k}'))
         for k in ('sensitivity', 'specificity')]
     rates = f'At this threshold: sensitivity {sensitivity}, specificity {specificity}.'
     return make_bullets([threshold, rates, _describe_predictive_values(o)])
 
+# %% ../../nbs/reporting/01a_result_sections.ipynb #dce1aa95
+def _describe_published_ece(o):
+    "The calibration error of 15 bins as a sentence with a space before it; '' for older runs"
+    published = o.at(f'metrics.{o.split}.ece_15')
+    if get_number(published) is None: return ''
+    return (' Not corrected for chance, with the 15 bins of equal width of most publications: '
+        f"{say_number(published, '.3f', bare=True)}.")
+
 # %% ../../nbs/reporting/01a_result_sections.ipynb #c7509b04
 def _describe_ece(o):
-    "Expected calibration error after and before calibration, or ''"
+    "Expected calibration error after and before calibration, and as in publications, or ''"
     ece, before = [o.at(f'metrics.{o.split}.{k}') for k in ('ece', 'ece_before')]
     if get_number(ece) is None: return ''
     text = f"Expected calibration error on the {SPLITS[o.split]} split: {say_number(ece, '.3f')}"
     if get_number(before) is not None:
         text += f", before calibration {say_number(before, '.3f', bare=True)}"
-    return text + '.'
+    return f'{text}.{_describe_published_ece(o)}'
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #43c385d0
 def _describe_temperature(o):
@@ -112,35 +156,66 @@ def describe_calibration(
     return make_bullets([_describe_ece(o), _describe_temperature(o), method])
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #85061fdf
+def _describe_wanted_error(rejection):
+    "Which error was wanted, and whether it is guaranteed"
+    wanted = f"at most {say_number(rejection.get('wanted_error'))}"
+    confidence = get_number(rejection.get('guarantee'))
+    if confidence is None: return f'(wanted: {wanted}).'
+    if not confidence: return f'(wanted: {wanted}, estimated on validation, not guaranteed).'
+    promise = f'guaranteed for new images with a confidence of {say_number(confidence)}'
+    return f'(wanted: {wanted}, {promise}). {_describe_guarantee(rejection)}'
+
+# %% ../../nbs/reporting/01a_result_sections.ipynb #9e206ef4
 def _describe_abstention(o):
     "The threshold of abstention and what it achieves, or ''"
-    threshold, wanted, kept, error = [o.at(f'doubt.rejection.{k}')
-        for k in ('threshold', 'wanted_error', 'answered', 'error')]
+    rejection = _get_entry(o, 'doubt.rejection')
+    threshold, kept, error = [rejection.get(k) for k in ('threshold', 'answered', 'error')]
     if get_number(threshold) is not None:
         return (f"Abstention below a confidence of {say_number(threshold, '.3f')}: the model then "
             f'predicts {say_number(kept)} of the images, and {say_number(error)} of these '
-            f'predictions are incorrect (wanted: at most {say_number(wanted)}).')
+            f'predictions are incorrect {_describe_wanted_error(rejection)}')
+    wanted = rejection.get('wanted_error')
     if get_number(wanted) is None: return ''
-    return ('Abstention: no threshold keeps the share of incorrect predictions at or below '
-        f'{say_number(wanted)}.')
+    needed = get_number(rejection.get('needed'))
+    shortage = f' At least {needed} images, all correct, are needed for it.' if needed else ''
+    return ('Abstention: no threshold is shown to keep the share of incorrect predictions at or '
+        f'below {say_number(wanted)}.{shortage}')
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #3b7a65d5
-_APPLIES = {
-    True: 'The guarantee applies here.',
-    False: '**The guarantee does not apply here.**',
-    None: 'Whether the guarantee applies here was not recorded.',
-}
+def _describe_coverage(sets):
+    "What is guaranteed of prediction sets, for which unit, and what was measured"
+    wanted, by_group, reached = [say_number(sets.get(k))
+        for k in ('wanted_coverage', 'by_group', 'reached')]
+    unit = sets.get('unit')
+    if unit == 'group':
+        return (f'The correct class should be in the set of one image of a new group with a '
+            f'probability of {wanted}; measured, each group counted once: {by_group}. '
+            f'Of all images, {reached} have it in their set: large groups count more here, and '
+            'nothing is guaranteed for this share.')
+    where = '' if unit == 'image' else ' (images; the guarantee is for an image of a new group)'
+    return f'The correct class should be in {wanted} of the sets and is in {reached}{where}.'
 
+# %% ../../nbs/reporting/01a_result_sections.ipynb #29a01cc5
+def _describe_least(sets):
+    "How much lower the coverage of a single run may be, or ''"
+    least, units = get_number(sets.get('least')), get_number(sets.get('units'))
+    if least is None or units is None: return ''
+    kind = 'groups' if sets.get('unit') == 'group' else 'images'
+    return (f'The guarantee is an average over validation splits; with {units} {kind} there, a '
+        f'single run reaches at least {say_number(least)} in 95 of 100 cases.')
+
+# %% ../../nbs/reporting/01a_result_sections.ipynb #8f6414ec
 def _describe_sets(o):
     "Coverage and size of prediction sets, or ''"
-    wanted, reached, size, exchangeable, note = [o.at(f'doubt.sets.{k}')
-        for k in ('wanted_coverage', 'reached', 'mean_size', 'exchangeable', 'note')]
-    if get_number(wanted) is None: return ''
-    return ('Prediction sets (conformal) hold several classes where a single one is not '
-        'certain. '
-        f'The correct class should be in {say_number(wanted)} of the sets and is in '
-        f"{say_number(reached)}; mean size {say_number(size, '.2f')} classes. "
-        f"{_APPLIES.get(exchangeable)} {escape(note or '')}").strip()
+    sets = _get_entry(o, 'doubt.sets')
+    if get_number(sets.get('wanted_coverage')) is None: return ''
+    sentences = [
+        'Prediction sets (conformal) hold several classes where a single one is not certain.',
+        _describe_coverage(sets),
+        f"Mean size {say_number(sets.get('mean_size'), '.2f')} classes.",
+        _describe_guarantee(sets),
+        _describe_least(sets)]
+    return ' '.join(filter(None, sentences))
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #c0a4c19c
 def describe_abstention(
@@ -174,7 +249,7 @@ def get_slices(
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #e44a8d3f
 def _make_slice_row(s):
-    "Slice, value, images, accuracy and p of one slice"
+    "Slice, value, images, accuracy and corrected p of one slice"
     return (escape(s.get('slice')), escape(s.get('value')), say_number(s.get('pictures'), '.0f'),
         say_number(dict(s, value=s.get('accuracy'))), say_number(s.get('p'), '.2g'))
 
@@ -187,11 +262,12 @@ def describe_slices(
     if not slices: return ''
     if not worse:
         return (f'{len(slices)} slices were evaluated; none has a lower accuracy than the rest '
-            'beyond chance.')
-    head = ['slice', 'value', 'images', 'accuracy', 'p']
+            'beyond chance. On few images or groups, a lower accuracy may go unnoticed.')
+    head = ['slice', 'value', 'images', 'accuracy', 'corrected p']
     table = make_markdown_table(head, [_make_slice_row(s) for s in worse])
     return (f'Of {len(slices)} slices, these have a lower accuracy than the rest:\n\n{table}\n\n'
-        'p: probability of at least such a difference by chance alone.')
+        f'Corrected p: if all slices were equally accurate, any of the {len(slices)} slices would '
+        'have a value this small with at most this probability (Holm).')
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #79814ad3
 def _describe_drop(o):
@@ -199,8 +275,8 @@ def _describe_drop(o):
     drop, n, worst = [o.at(f'robustness.{k}') for k in ('relative_drop', 'pictures', 'worst')]
     sentences = []
     if get_number(drop) is not None:
-        sentences.append(f"On {get_number(n) or 'some'} corrupted images, accuracy falls by "
-            f'{say_number(drop)} of its value on average.')
+        sentences.append(f"On {get_number(n) or 'some'} corrupted images, the relative drop in "
+            f'accuracy is {say_number(drop)} on average.')
     kind, strength, accuracy = [look_up(worst, k) for k in ('corruption', 'strength', 'accuracy')]
     if kind:
         sentences.append(f"Lowest accuracy: {say_number(accuracy)}, for {escape(kind)} "
@@ -211,15 +287,10 @@ def _describe_drop(o):
 def _describe_augmentation(o):
     "The effect of test-time augmentation on accuracy, or ''"
     change = o.at('robustness.tta') or {}
-    points = {k: get_number(change.get(k)) for k in ('difference', 'low', 'high')}
-    if points['difference'] is None: return ''
-    points = {k: None if v is None else 100*v for k,v in points.items()}
-    size = say_number(points | dict(value=points['difference']), '+.1f')
-    value, *interval = size.split(' ', 1)
-    interval = ' '.join(['', *interval])
+    if get_number(change.get('difference')) is None: return ''
+    size = say_number(change | dict(value=change['difference']), '+.1%')
     verdict = escape(change.get('verdict') or 'no verdict')
-    return ('Test-time augmentation changes accuracy by '
-        f'{value} percentage points{interval}: {verdict}.')
+    return f'Test-time augmentation changes accuracy by {size}: {verdict}.'
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #970cd982
 def describe_robustness(

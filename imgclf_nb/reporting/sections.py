@@ -118,10 +118,12 @@ def _describe_split(o):
 # %% ../../nbs/reporting/01_sections.ipynb #f5e7e7e7
 def _describe_ceiling(o):
     "The label ceiling, or '' where no labels contradict each other"
-    ceiling = o.number('label_ceiling')
-    if ceiling is None or ceiling >= 1: return ''
-    return ('Some duplicates have contradicting labels, so no model can reach an accuracy above '
-        f'{say_number(ceiling)} (label ceiling).')
+    whole, own = o.number('label_ceiling'), o.number(f'label_ceilings.{o.split}')
+    if whole is None or whole >= 1: return ''
+    text = ('Some duplicates have contradicting labels, so no model can reach an accuracy above '
+        f'{say_number(whole)} on the whole set (label ceiling)')
+    if own is None: return f'{text}; the {SPLITS.get(o.split, "test")} split alone may allow more.'
+    return f'{text}, or above {say_number(own)} on the {SPLITS[o.split]} split.'
 
 # %% ../../nbs/reporting/01_sections.ipynb #f57e13de
 _DECISIONS = dict(

@@ -9,6 +9,7 @@ __all__ = ['look_up', 'get_number', 'format_interval', 'say_number', 'escape', '
 # %% ../../nbs/reporting/00_wording.ipynb #a8ff915b
 import importlib.metadata, math, re
 
+from ..base.percentages import format_fraction, format_points, format_share
 from ..core import make_printable
 
 # %% ../../nbs/reporting/00_wording.ipynb #90f89abf
@@ -29,27 +30,37 @@ def get_number(
     is_number = isinstance(x, (int, float)) and not isinstance(x, bool)
     return x if is_number and math.isfinite(x) else None
 
+# %% ../../nbs/reporting/00_wording.ipynb #2358f54b
+def _format(x, kind):
+    "A share in per cent ('.1%'), a difference of shares in points ('+.1%'), or a number ('.3f')"
+    if kind == '.3f': return format_fraction(x)
+    if not kind.endswith('%'): return f'{x:{kind}}'
+    digits = int(kind.strip('+.%'))
+    return format_points(x, digits) if kind[0] == '+' else format_share(x, digits, '')
+
 # %% ../../nbs/reporting/00_wording.ipynb #067e17ea
 def format_interval(
     x,             # `{value, low, high}`, or anything
-    kind:str='.1%',# as in Python's formats
+    kind:str='.1%',# as in Python's formats; '+.1%': in percentage points
 )->str:
     "The bounds, such as `84.8–94.4`; '' where they are not known"
     bounds = [get_number(look_up(x, k)) for k in ('low', 'high')]
     if None in bounds: return ''
-    low, high = [f'{o:{kind}}'.removesuffix('%') for o in bounds]
+    low, high = [_format(o, kind) for o in bounds]
     return f'{low} to {high}' if '+' in kind else f'{low}–{high}'
 
 # %% ../../nbs/reporting/00_wording.ipynb #d28822b4
+_UNITS = {'.%': ' %', '+%': ' percentage points'}  # by sign and kind
+
 def say_number(
     x,               # as in `get_number`
-    kind:str='.1%',  # as in Python's formats
+    kind:str='.1%',  # as in `format_interval`
     bare:bool=False, # without the interval
 )->str:
     "The number with its 95 % interval, or 'not measured'"
     value = get_number(x)
     if value is None: return 'not measured'
-    text = f'{value:{kind}}'.replace('%', ' %')
+    text = _format(value, kind) + _UNITS.get(kind[0] + kind[-1], '')
     interval = format_interval(x, kind)
     return text if bare or not interval else f'{text} (95 % CI {interval})'
 
@@ -57,10 +68,11 @@ def say_number(
 def escape(
     s, # any text
 )->str:
-    "The text on one line, with a backslash before every character that Markdown would interpret"
+    "The text on one line that Markdown shows as it is: with backslashes, `&lt;` and `&gt;`"
     one_line = ' '.join(make_printable(s).split())
-    escaped = re.sub(r'(?<!\w)_|_(?!\w)|[\\`*{}\[\]<>#|$~&]|:(?=//)|(?<=www)[.]', r'\\\g<0>',
+    escaped = re.sub(r'(?<!\w)_|_(?!\w)|[\\`*{}\[\]#|$~&]|:(?=//)|(?<=www)[.]', r'\\\g<0>',
         one_line)
+    escaped = escaped.replace('<', '&lt;').replace('>', '&gt;')
     return re.sub(r'^(\d*)([-+=.)])(?=[-=]*( |$))', r'\1\\\2', escaped)  # would begin a list
 
 # %% ../../nbs/reporting/00_wording.ipynb #ed9f7c7a

@@ -13,6 +13,7 @@ import numpy as np, pandas as pd
 
 from ..backbones import get_cost, get_probabilities, save_model
 from ..base.machine import get_plt
+from ..base.percentages import say_share
 from ..base.reading import read_table
 from ..core import UserError, write_csv
 from ..images.contents import CheckedReader
@@ -157,8 +158,7 @@ def format_share(
     share:dict, # `value, low, high`
 )->str:
     "A share in percent with its interval"
-    low, high = [f'{100*share[k]:.1f}' for k in ('low', 'high')]
-    return f"{100*share['value']:.1f} % (95 % CI {low}–{high})"
+    return say_share(share)
 
 # %% ../../nbs/results/00_artifacts.ipynb #7dedcd31
 def _get_peak_memory():

@@ -8,21 +8,20 @@ __all__ = ['get_class_table', 'fold_intervals', 'describe_missing_classes']
 # %% ../../nbs/results/02b_class_metrics.ipynb #6675eab7
 import numpy as np, pandas as pd
 
-from ..stats.intervals import get_confusions, get_scores, get_unit_share
-from ..stats.intervals import resample_units, soften_certain
-from ..stats.paired_tests import Answers, get_bounds
+from ..stats.class_means import get_f1_share
+from ..stats.intervals import get_unit_share
+from ..stats.paired_tests import Answers
 from ..stats.roc_pr import get_auc_interval
 
 # %% ../../nbs/results/02b_class_metrics.ipynb #baaca857
-def _get_class_row(a, i, f1):
+def _get_class_row(a, i):
     "Metrics of class number `i` against the rest, as `x, x_low, x_high`, and its images"
     true = a.targs == i
     predicted = a.preds == i
-    units = len(set(a.units[true | predicted]))
     metrics = dict(
         recall=get_unit_share(predicted, true, a.units),
         precision=get_unit_share(true, predicted, a.units),
-        f1=get_bounds(f1[None, :, i], units),
+        f1=get_f1_share(true, predicted, a.units),
         roc_auc=get_auc_interval(true, a.probs[:,i], a.units))
     row = {}
     for k,v in metrics.items(): row |= {k: v['value'], f'{k}_low': v['low'], f'{k}_high': v['high']}
@@ -32,14 +31,9 @@ def _get_class_row(a, i, f1):
 def get_class_table(
     a:Answers,     # of one split
     classes:list,  # in order
-    draws:int=500, # bootstrap resamples, for F1
 )->pd.DataFrame:
     "Recall, precision, F1 and one-vs-rest AUC by class as `x, x_low, x_high`; lowest recall first"
-    k = len(classes)
-    counts = resample_units(int(a.units.max()) + 1, draws)
-    confusions = get_confusions(a.targs, a.preds, a.units, k, counts)
-    f1 = get_scores(soften_certain(confusions, a.targs, a.units))['f1']
-    rows = [_get_class_row(a, i, f1) for i in range(k)]
+    rows = [_get_class_row(a, i) for i in range(len(classes))]
     return pd.DataFrame(rows, index=classes).sort_values('recall')
 
 # %% ../../nbs/results/02b_class_metrics.ipynb #4aa5abc4

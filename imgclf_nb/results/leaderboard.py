@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..base.percentages import format_fraction
 from ..base.reading import find_each
 from ..base.runs import Run, get_runs_root
 from ..core import UserError, explain_disk_errors, make_printable, write_csv
@@ -22,7 +23,8 @@ from .artifacts import read_history
 from .paired_predictions import find_items, get_answers, get_prediction_units
 from .paired_predictions import get_tables, get_unusable_reason
 from .paired_predictions import select_complete_runs
-from ..stats.paired_tests import LIMITS, METRICS, get_value
+from ..stats.metric_values import get_value
+from ..stats.paired_tests import LIMITS, METRICS
 
 # %% ../../nbs/results/03_leaderboard.ipynb #ec6b9e88
 COSTS = dict(
@@ -42,7 +44,6 @@ def _is_pretrained(record):
 def summarise_runs(
     runs:list,              # `Run`s that differ only in seed or fold
     metric:str='accuracy',  # in `METRICS`, on validation
-    draws:int=1000,         # bootstrap resamples
 )->dict:
     "`pretrained, seeds, n` (images) `, metric, value, low, high, spread` and the mean of each cost"
     record = runs[0].record
@@ -51,7 +52,7 @@ def summarise_runs(
     for table in tables.values():
         units, _ = get_prediction_units(table, find_items(table, record))
         answers.append(get_answers(table, record, units))
-    value = get_value(answers, metric, draws)
+    value = get_value(answers, metric)
     cost = {k: np.mean([run.record['cost'].get(k) or np.nan for run in runs]) for k in COSTS}
     return dict(pretrained=_is_pretrained(record), seeds=len(answers), n=len(answers[0].targs),
         metric=metric, **value, **cost)
@@ -74,7 +75,7 @@ def _get_name(runs):
 _about = ('dataset', 'arch', 'weights', 'policy', 'size', 'epochs', 'pictures')
 
 # %% ../../nbs/results/03_leaderboard.ipynb #de6c8e40
-def _describe_row(runs, metric, draws):
+def _describe_row(runs, metric):
     "The runs of one setting as a row"
     record = runs[0].record
     p = record['parameters']
@@ -82,7 +83,7 @@ def _describe_row(runs, metric, draws):
     about['arch'] = record.get('arch') or p.get('arch')
     about['pictures'] = p.get('pictures') or record['split_sizes'].get('train')
     splits = {str(run.record.get('split_hash'))[:12] for run in runs}
-    return dict(name=_get_name(runs), **about, **summarise_runs(runs, metric, draws),
+    return dict(name=_get_name(runs), **about, **summarise_runs(runs, metric),
         notebook=record['notebook'], data_hash=str(record.get('data_hash'))[:12],
         split_hash=_join(splits), runs=_join(run.path.name for run in runs))
 
@@ -128,9 +129,9 @@ def _group_runs(folder, left_out):
     return list(groups.values())
 
 # %% ../../nbs/results/03_leaderboard.ipynb #459f2256
-def _try_row(runs, metric, draws, left_out):
+def _try_row(runs, metric, left_out):
     "A row in a list; an empty list if it cannot be computed, with the reason in `left_out`"
-    try: return [_describe_row(runs, metric, draws)]
+    try: return [_describe_row(runs, metric)]
     except UserError as e: why = str(e)
     except (KeyError, TypeError, ValueError) as e:
         why = f'its numbers cannot be read ({type(e).__name__}: {e})'
@@ -176,14 +177,13 @@ def _make_board(rows, metric):
 def get_leaderboard(
     folder=None,            # that holds the runs; None: runs/
     metric:str='accuracy',  # in `METRICS`, on validation
-    draws:int=500,          # bootstrap resamples behind an interval
 )->pd.DataFrame:
     "One ranked row per setting; `.attrs['left_out']` and `.attrs['notes']` hold reasons in words"
     left_out, notes, rows = [], [], []
     for runs in _group_runs(Path(folder or get_runs_root()), left_out):
         runs, more = select_complete_runs(runs)
         notes += more
-        if runs: rows += _try_row(runs, metric, draws, left_out)
+        if runs: rows += _try_row(runs, metric, left_out)
     t = _make_board(rows, metric)
     reasons = {name: _why_apart(d) for name,d in t.groupby('dataset')}
     t['apart'] = t.dataset.map(lambda name: '; '.join(reasons[name]))
@@ -278,7 +278,6 @@ def get_study_table(
     study,                  # a `Study`
     by:list,                # parameters that make a setting, e.g. ['arch', 'weights']
     metric:str='accuracy',  # in `METRICS`, on validation
-    draws:int=1000,         # bootstrap resamples
 )->pd.DataFrame:
     "One row per setting with a finished run: metric, interval, spread, last losses and cost"
     rows = []
@@ -286,7 +285,7 @@ def get_study_table(
         setting = dict(zip(by, values))
         runs, _ = select_complete_runs([Run(get_runs_root()/name) for name in study.get_runs(**setting)])
         if not runs: continue
-        row = summarise_runs(runs, metric, draws)
+        row = summarise_runs(runs, metric)
         rows.append(setting | dict(**row, **_get_last_losses(runs), run=runs[0].path.name))
     if not rows: print('No run of this part of the study is finished yet.')
     return pd.DataFrame(rows, columns=[
@@ -304,8 +303,9 @@ def _format_list(d):
     title = f"{Path(str(first['dataset'])).name}, {first['n']} validation images, {weights}"
     if first['dataset'] in MINIATURES:
         title += ' (a synthetic miniature: its results say nothing about real images)'
-    interval = [f'{low:.3f}–{high:.3f}' for low,high in zip(d.low, d.high)]
-    shown = d.assign(interval=interval)[_shown]
+    bounds = zip(d.low.map(format_fraction), d.high.map(format_fraction))
+    shown = d.assign(value=d.value.map(format_fraction), interval=list(map('–'.join, bounds)))
+    shown = shown[_shown]
     shown = shown.rename(columns=dict(value=first['metric'], train_seconds='seconds'))
     return f"{title}\n{shown.to_string(index=False, na_rep='', float_format='%.3g')}\n"
 

@@ -13,6 +13,7 @@ from itertools import cycle
 from ..base.machine import get_plt
 from ..core import UserError, suggest_names
 from .measured import select_measured
+from .measured_coverage import plot_coverage
 from .measured_tables import get_digest
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #3ce7b40b
@@ -90,10 +91,8 @@ def plot_gains(
     tables:list, # `policies`, with the rows that are shown
 ):
     "Gains of validation accuracy by augmentation, with a line at zero; the `Axes`"
-    starts = [row['start'].replace(', ', ',\n') for row in tables[0].rows]
-    titles = [row['title'] for row in tables[0].rows]
-    names = [f'{title}: {start}' for title,start in zip(titles, starts)]
-    values = dict(zip(names, [row['gain_points'] for row in tables[0].rows]))
+    values = {f"{row['title']}: {row['policy']} − {row['against']},\n{row['start']}":
+        row['gain_points'] for row in tables[0].rows}
     ax = plot_points(_start(len(values)), values)
     ax.axvline(0, color=_COLOURS['grey'], lw=1)
     ax.set_xlabel('gain, percentage points (95 % interval)')
@@ -152,7 +151,8 @@ MEASURED_FIGURES = dict(
     accuracy=(plot_accuracy, ('sets', 'evaluation')),
     splits=(plot_splits, ('leakage',)),
     gains=(plot_gains, ('policies',)),
-    costs=(plot_costs, ('models',)))
+    costs=(plot_costs, ('models',)),
+    coverage=(plot_coverage, ('coverage',)))
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #da03e14e
 def plot_measured(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROW_SENTENCES', 'TABLE_SENTENCES', 'say_value', 'describe_accuracy', 'describe_evaluation', 'describe_robustness',
-           'describe_audit_row', 'describe_leakage_row', 'describe_gain', 'describe_curve', 'describe_models',
-           'ShownSentences', 'say_measured']
+           'describe_audit_row', 'describe_leakage_row', 'describe_gain', 'describe_sturdiness', 'describe_curve',
+           'describe_models', 'ShownSentences', 'say_measured']
 
 # %% ../../nbs/results/06b_measured_sentences.ipynb #5a95f926
 import html, re
@@ -143,15 +143,49 @@ def _say_shift(
     return (f'{begin}. The shift is {text}: the probe is {side} accurate there than on the clean '
         f'split at the same class proportions.')
 
+# %% ../../nbs/results/06b_measured_sentences.ipynb #759e97ef
+_LIBRARIES = dict(  # what makes a policy
+    none='no augmentation',
+    light='our own warp',
+    medium='our own warp',
+    albumentations='the same parts and ranges by Albumentations',
+    strong='Albumentations')
+
+def _name_policy(
+    policy:str, # a name, perhaps with `:part` or `-part`
+)->str:
+    "The policy with what makes it, such as `medium (our own warp)`"
+    made_by = _LIBRARIES.get(re.split('[:-]', policy)[0])
+    return f'{policy} ({made_by})' if made_by else policy
+
 # %% ../../nbs/results/06b_measured_sentences.ipynb #99621d9c
 def describe_gain(
     row:dict, # of the table `policies`
 )->list:
-    "What augmentation does to validation accuracy, and whether it can be shown"
+    "What a policy does to validation accuracy and to the time of training, against another one"
     gain = say_value(row['gain_points'], '+.1f percentage points', ci=True)
-    end = 'no effect can be shown' if _contains_zero(row['gain_points']) else f"p {row['p']}"
-    return [f"{row['title']}, {row['start']}: the policy medium changes validation accuracy by "
-        f"{gain}; {end} ({row['images']:,} validation images, {row['seeds']} seeds)."]
+    p = row['p'] if row['p'].startswith('<') else f"= {row['p']}"
+    end = 'no effect can be shown' if _contains_zero(row['gain_points']) else f'p {p}'
+    policy, against = _name_policy(row['policy']), _name_policy(row['against'])
+    said = (f"{row['title']}, {row['start']}: {policy} changes validation accuracy by {gain} "
+        f"against {against}; {end} ({row['images']:,} validation images, {row['seeds']} seeds).")
+    if row.get('seconds') is None: return [said]
+    seconds = f"{row['seconds']:.0f} s instead of {row['against_seconds']:.0f} s"
+    return [f'{said} A training took {seconds}.']
+
+# %% ../../nbs/results/06b_measured_sentences.ipynb #954dfc33
+def describe_sturdiness(
+    row:dict, # of the table `corrupted`
+)->list:
+    "What a policy does to the accuracy on corrupted images and to its drop, against another one"
+    gain = say_value(row['gain_points'], '+.1f percentage points', ci=True)
+    change = say_value(row['drop_points'], '+.1f percentage points', ci=True)
+    policy, against = _name_policy(row['policy']), _name_policy(row['against'])
+    return [f"{row['title']}, {row['start']}: on corrupted images, {policy} changes accuracy by "
+        f"{gain} against {against} ({say_value(row['accuracy'])} instead of "
+        f"{say_value(row['against_accuracy'])}). It loses {say_value(row['drop'])} of its own "
+        f"accuracy, the other {say_value(row['against_drop'])}: a difference of {change} "
+        f"({row['images']:,} validation images, {row['seeds']} seeds)."]
 
 # %% ../../nbs/results/06b_measured_sentences.ipynb #f435546a
 def describe_curve(
@@ -235,6 +269,7 @@ ROW_SENTENCES = dict(
     audits=describe_audit_row,
     leakage=describe_leakage_row,
     policies=describe_gain,
+    corrupted=describe_sturdiness,
     learning_curves=describe_curve)
 TABLE_SENTENCES = dict(models=describe_models)
 

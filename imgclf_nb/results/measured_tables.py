@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..base.machine import get_plt
+from ..base.percentages import format_fraction, format_points, format_share
 from ..core import UserError
 from .measured import MeasuredTable, get_fields, read_measured, select_measured
 
@@ -24,7 +25,11 @@ def _format_number(
     spec:str, # one of Python's formats
 )->str:
     "The number with a real minus sign, and a space before %"
-    return f'{x:{spec}}'.replace('-', '−').replace('%', ' %')
+    text = f'{x:{spec}}'
+    if spec.endswith('%'): text = format_share(x, int(spec[1]))
+    if spec == '.3f': text = format_fraction(x)
+    if spec == '+.1f': text = format_points(x/100)
+    return text.replace('-', '−')
 
 # %% ../../nbs/results/06a_measured_tables.ipynb #623ed292
 def format_measured(

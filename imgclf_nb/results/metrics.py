@@ -11,17 +11,17 @@ from dataclasses import replace
 
 import numpy as np, pandas as pd
 
+from ..base.percentages import format_share, say_share
 from ..base.runs import Run
+from ..core import format_value
 from ..datasets.miniatures import MINIATURES
 from .paired_predictions import check_one_setting, check_comparable, find_items
 from .paired_predictions import get_answers, get_prediction_units, get_tables
 from ..stats.calibration import FEWEST_CALIBRATING, cross_calibrate, get_ece
-from ..stats.calibration import set_temperature
-from ..stats.intervals import resample_units, get_aucs, get_confusions, get_scores
-from ..stats.intervals import get_unit_share, soften_certain
-from ..stats.mean_bounds import get_mean_bounds
-from ..stats.paired_tests import Answers, METRICS, get_bounds, get_value
-from ..stats.roc_pr import get_average_precisions
+from ..stats.calibration import get_published_ece, set_temperature
+from ..stats.intervals import get_unit_share, resample_units
+from ..stats.metric_values import VALUES, get_value
+from ..stats.paired_tests import Answers, METRICS
 
 # %% ../../nbs/results/02_metrics.ipynb #8469977a
 def _get_calibrating(table):
@@ -80,18 +80,15 @@ def calibrate(
     return t, replace(valid, probs=out)
 
 # %% ../../nbs/results/02_metrics.ipynb #1aeef37e
-def _get_class_metrics(a, counts):
+def _get_class_metrics(a):
     "Metrics of the predicted class: accuracy, balanced accuracy, majority-class baseline, macro F1"
-    n = counts.shape[1]
-    every = np.ones(len(a.targs), bool)
-    confusions = get_confusions(a.targs, a.preds, a.units, a.probs.shape[1], counts)
-    scores = get_scores(soften_certain(confusions, a.targs, a.units))
     most_frequent = np.bincount(a.targs).argmax()
+    every = np.ones(len(a.targs), bool)
     return dict(
-        accuracy=get_unit_share(a.targs == a.preds, every, a.units),
-        balanced_accuracy=get_bounds(scores['balanced_accuracy'][None], n),
+        accuracy=VALUES['accuracy'](a),
+        balanced_accuracy=VALUES['balanced_accuracy'](a),
         majority_rate=get_unit_share(a.targs == most_frequent, every, a.units),
-        macro_f1=get_bounds(scores['macro_f1'][None], n))
+        macro_f1=VALUES['macro_f1'](a))
 
 # %% ../../nbs/results/02_metrics.ipynb #338f74a6
 def _get_ece(a, counts):
@@ -102,40 +99,30 @@ def _get_ece(a, counts):
 # %% ../../nbs/results/02_metrics.ipynb #95cf031a
 def _get_probability_metrics(a, raw, counts):
     "Metrics of the probabilities: log loss, Brier score, expected calibration error"
-    largest_brier = 1. if a.probs.shape[1] == 2 else 2.
+    ece = _get_ece(a, counts)
     return dict(
-        log_loss=get_mean_bounds(a, 'log_loss', counts, np.inf),
-        brier=get_mean_bounds(a, 'brier', counts, largest_brier),
-        ece=_get_ece(a, counts),
-        ece_before=_get_ece(raw or a, counts))
-
-# %% ../../nbs/results/02_metrics.ipynb #cdb19b15
-def _get_ranking_metrics(a, counts):
-    "AUC and average precision, for two classes"
-    truth = a.targs == a.positive
-    p = a.probs[:, a.positive]
-    rarer = min(len(set(a.units[of])) for of in (truth, ~truth))  # units of the rarer class
-    precision = dict(value=np.nan, low=np.nan, high=np.nan)
-    if truth.any():
-        precision = get_bounds(get_average_precisions(truth, p, a.units, counts)[None], rarer)
-    return dict(
-        auc=get_bounds(get_aucs(truth, p, a.units, counts)[None], rarer),
-        average_precision=precision)
+        log_loss=VALUES['log_loss'](a),
+        brier=VALUES['brier'](a),
+        ece=ece,
+        ece_before=_get_ece(raw or a, counts),
+        ece_15=get_published_ece(a.probs, a.targs, ece))
 
 # %% ../../nbs/results/02_metrics.ipynb #938da561
 def get_metrics(
     a:Answers,        # calibrated, of one split
     raw:Answers=None, # the same at temperature 1, for `ece_before`
     positives=None,   # is the image predicted positive `(n,)` of bool; None: by the likelier class
-    draws:int=2000,   # bootstrap resamples
+    draws:int=2000,   # bootstrap resamples behind the calibration error
 )->dict:
     "The metrics of run.json, each `{value, low, high}`; NaN if the images do not allow one"
     counts = resample_units(int(a.units.max()) + 1, draws)
-    metrics = _get_class_metrics(a, counts) | _get_probability_metrics(a, raw, counts)
+    metrics = _get_class_metrics(a) | _get_probability_metrics(a, raw, counts)
     if a.positive is None: return metrics
     truth = a.targs == a.positive
     if positives is None: positives = a.preds == a.positive
-    return metrics | _get_ranking_metrics(a, counts) | dict(
+    return metrics | dict(
+        auc=VALUES['auc'](a),
+        average_precision=VALUES['average_precision'](a),
         sensitivity=get_unit_share(positives, truth, a.units),
         specificity=get_unit_share(~positives, ~truth, a.units))
 
@@ -143,7 +130,6 @@ def get_metrics(
 def get_over_seeds(
     runs:list,        # `Run`s of one setting, evaluated, that differ only in the seed
     split:str='test', # or valid
-    draws:int=1000,   # bootstrap resamples
 )->pd.DataFrame:
     "`value, low, high, spread` by metric; `UserError` if the runs differ in more than the seed"
     check_comparable(runs, runs)
@@ -154,7 +140,7 @@ def get_over_seeds(
     units, _ = get_prediction_units(first, find_items(first, record))
     answers = [get_answers(table, record, units) for table in tables.values()]
     names = [m for m in METRICS if m != 'auc' or answers[0].positive is not None]
-    return pd.DataFrame({m: get_value(answers, m, draws) for m in names}).T
+    return pd.DataFrame({m: get_value(answers, m) for m in names}).T
 
 # %% ../../nbs/results/02_metrics.ipynb #7c940547
 _CHANCE = dict(
@@ -182,7 +168,7 @@ def check_against_chance(
 # %% ../../nbs/results/02_metrics.ipynb #b354e80a
 def _format_share(v, name=''):
     "A proportion with its interval, such as `89.9 % (84.2–93.7)`, in percent"
-    return f"{100*v['value']:.1f} % ({name}{100*v['low']:.1f}–{100*v['high']:.1f})"
+    return say_share(v, name)
 
 # %% ../../nbs/results/02_metrics.ipynb #96f6f3bc
 def _describe_images(split, n, n_units, kind):
@@ -194,12 +180,12 @@ def _describe_images(split, n, n_units, kind):
 
 # %% ../../nbs/results/02_metrics.ipynb #3b27cffd
 def _summarise_accuracy(m, images, ceiling):
-    "Accuracy, the majority-class baseline, and the label ceiling if it is below 99.95 %"
+    "Accuracy, the majority-class baseline, and the label ceiling if it is below 100 %"
     text = f"Accuracy {_format_share(m['accuracy'], '95 % CI ')} on {images}; "
-    text += f"majority-class baseline {100*m['majority_rate']['value']:.1f} %"
-    if ceiling < .9995:
-        text += '; label ceiling of the whole set (upper bound on accuracy from '
-        text += f'contradicting labels) {100*ceiling:.1f} %'
+    text += f"majority-class baseline {format_share(m['majority_rate']['value'])}"
+    if ceiling < 1 - 1e-9:
+        text += '; label ceiling of these images (upper bound on accuracy from '
+        text += f'contradicting labels) {format_share(ceiling)}'
     return text + '.'
 
 # %% ../../nbs/results/02_metrics.ipynb #d48b37c5
@@ -214,9 +200,11 @@ def _summarise_threshold(m, point):
 
 # %% ../../nbs/results/02_metrics.ipynb #3f118881
 def _summarise_calibration(m):
-    "Expected calibration error, from 0 to 1"
-    ece = m['ece']
-    return f"Expected calibration error {ece['value']:.3f} ({ece['low']:.3f}–{ece['high']:.3f})."
+    "Expected calibration error, from 0 to 1, and with the 15 bins of publications if it is known"
+    ece, published = m['ece'], m.get('ece_15')
+    text = f"Expected calibration error {ece['value']:.3f} ({ece['low']:.3f}–{ece['high']:.3f})"
+    if not published: return f'{text}.'
+    return f"{text}, corrected for chance; {published['value']:.3f} with the usual 15 bins."
 
 # %% ../../nbs/results/02_metrics.ipynb #0ba5eff3
 def _summarise_split(split, given):
@@ -234,7 +222,7 @@ def summarise_evaluation(
     a:Answers,     # of the split
     classes:list,  # in order
     point:dict,    # operating point, None for more than two classes
-    ceiling:float, # label ceiling, 0 to 1
+    ceiling:float, # label ceiling of the split's images, 0 to 1
     given:bool=False,    # the test was given, not drawn from the same images as validation
     kind:str='groups',   # what a group is, as in the data set's card: `patients`, `films`, `copies`
 )->str:
@@ -255,7 +243,7 @@ _HEADLINE_METRICS = ('accuracy', 'balanced_accuracy', 'macro_f1', 'auc')
 def _format_metrics(metrics):
     "The main metrics of one split in one line"
     shown = {k: v for k,v in metrics.items() if k in _HEADLINE_METRICS and v['value'] is not None}
-    return ',  '.join(f"{k.replace('_', ' ')} {v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})"
+    return ',  '.join(f"{k.replace('_', ' ')} {format_value(v)}"
         for k,v in shown.items())
 
 # %% ../../nbs/results/02_metrics.ipynb #6f54a0d9

@@ -14,12 +14,14 @@ from dataclasses import replace
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..base.percentages import format_share
 from ..core import UserError
 from .metrics import get_metrics
 from ..stats.abstention import check_prediction_sets, choose_abstention
-from ..stats.abstention import get_prediction_set_table, get_prediction_sets
-from ..stats.abstention import get_selective_risk
+from ..stats.abstention import get_least_coverage, get_prediction_set_table
+from ..stats.abstention import get_prediction_sets, get_selective_risk
 from ..stats.calibration import get_unit_folds
+from ..stats.guarantees import describe_shortage, get_needed_units
 from ..stats.intervals import get_confusions, get_scores, get_unit_share, resample_units
 from ..stats.paired_tests import Answers, get_bounds, get_difference
 from ..stats.thresholds import choose_threshold, estimate_prior, get_net_benefit
@@ -67,13 +69,14 @@ def choose_operating_point(
     classes:list, # in order
     rule:dict,    # one of sensitivity, specificity, miss_cost, as in `choose_threshold`
     prevalence:float=None, # share of positives where the model will be used, for miss_cost
+    guarantee:float=.95,   # probability that a wanted rate is reached; 0: only on average
 )->tuple:
     "`(operating point or None, positive predictions by split, notes)`; `UserError` for two rules"
     valid = answers['valid']
     if valid.positive is None: return None, {}, []
     if len(set(valid.targs[own])) < 2: return None, {}, [_ONE_CLASS]
-    if 'miss_cost' in rule: rule = rule | dict(prevalence=prevalence)
-    point, positives = get_positive_predictions(valid, own, classes, **rule)
+    rule = rule | (dict(prevalence=prevalence) if 'miss_cost' in rule else {})
+    point, positives = get_positive_predictions(valid, own, classes, guarantee=guarantee, **rule)
     note = point.pop('note')
     by_split = dict(valid=positives)
     if 'test' in answers:
@@ -261,24 +264,35 @@ def take_unseen(
     return None if own.all() else a.take(~own)
 
 # %% ../../nbs/results/02a_operating.ipynb #58c62a1c
-_MUST_ABSTAIN = ('Validation is too small, or the model too inaccurate, to keep errors at or below '
-    '{:g} %: the model would have to abstain from every prediction.')
+_MUST_ABSTAIN = 'The model would have to abstain from every prediction.'
+
+def _describe_abstention(n_units, n_images, wanted, guarantee):
+    "Why there is no threshold, a sentence"
+    goal = f'at most {format_share(wanted)} of errors among the predictions'
+    if n_units < get_needed_units(wanted, guarantee):
+        return f'{describe_shortage(n_units, n_images, goal, wanted, guarantee)} {_MUST_ABSTAIN}'
+    how = f' with a confidence of {format_share(guarantee)}' if guarantee else ''
+    return ('The most confident predictions have too many errors, or are too few, to keep '
+        f'{goal}{how}. {_MUST_ABSTAIN}')
 
 # %% ../../nbs/results/02a_operating.ipynb #71876975
 def evaluate_abstention(
     calibrating:Answers, # calibrated, reserved for calibration
     judged:Answers,      # calibrated, others
     wanted:float,        # share of errors among the predictions kept, 0 to 1
-    draws:int=2000,      # bootstrap resamples
+    guarantee:float=.95, # probability that new images keep it; 0: an estimate, not guaranteed
 )->tuple:
-    "`(dictionary of wanted_error, threshold, answered, error; a note if there is no threshold)`"
+    "`(wanted_error, guarantee, threshold, units, answered, error …; a note without a threshold)`"
     right = calibrating.preds == calibrating.targs
-    threshold = choose_abstention(calibrating.probs.max(1), right, calibrating.units, wanted)
-    counts = resample_units(int(judged.units.max()) + 1, draws)
+    units = calibrating.units
+    threshold = choose_abstention(calibrating.probs.max(1), right, units, wanted, guarantee)
     right = judged.preds == judged.targs
-    reached = get_selective_risk(judged.probs.max(1), right, threshold, judged.units, counts)
-    note = _MUST_ABSTAIN.format(100*wanted) if threshold is None else ''
-    return dict(wanted_error=wanted, threshold=threshold, **reached), note
+    reached = get_selective_risk(judged.probs.max(1), right, threshold, judged.units)
+    n_units = len(set(units))
+    note = ''
+    if threshold is None: note = _describe_abstention(n_units, len(units), wanted, guarantee)
+    return dict(wanted_error=wanted, guarantee=guarantee, threshold=threshold, units=n_units,
+        needed=get_needed_units(wanted, guarantee), **reached), note
 
 # %% ../../nbs/results/02a_operating.ipynb #b5a02b07
 _GUARANTEES = dict(
@@ -289,7 +303,7 @@ _GUARANTEES = dict(
     unreserved='The epoch may have been selected on the images that set the limit, so the '
         'guarantee is not proved.',
     holds='Test and validation were drawn from the same source by whole groups, so the guarantee '
-        'holds for an image of a new group.')
+        'holds for an image of a new group, or for a new image where each is its own group.')
 
 # %% ../../nbs/results/02a_operating.ipynb #24cce1c7
 def check_exchangeable(
@@ -297,13 +311,16 @@ def check_exchangeable(
     given:bool,     # the test was given, not drawn from the same images as validation
     reserved:bool,  # were images reserved for calibration?
 )->tuple:
-    "`(does the guarantee of prediction sets apply, a sentence why)`"
+    "`(do guarantees from validation apply to these images, a sentence why)`"
     if split != 'test': return False, _GUARANTEES['no_test']
     if given: return False, _GUARANTEES['given']
     if not reserved: return False, _GUARANTEES['unreserved']
     return True, _GUARANTEES['holds']
 
 # %% ../../nbs/results/02a_operating.ipynb #74c87d92
+_NONE_LEFT = ('No images are left to evaluate prediction sets on: there is no test split, and all '
+    'validation images are needed to fit them.')
+
 def evaluate_prediction_sets(
     asked:Answers,       # at temperature 1, to which nothing was fitted; None if there are none
     calibrating:Answers, # at temperature 1, reserved for calibration
@@ -311,16 +328,18 @@ def evaluate_prediction_sets(
     coverage:float,      # wanted, 0 to 1
     draws:int=2000,      # bootstrap resamples
 )->tuple:
-    "`(dictionary of wanted_coverage, reached, …; table by class)`; `UserError` with too few images"
-    if asked is None:
-        raise UserError('No images are left to evaluate prediction sets on: there is no test '
-            'split, and all validation images are needed to fit them.')
+    """`(dictionary of wanted_coverage, unit, by_group, reached …; table by class)`: `least` is what
+    a single run reaches with 95 % probability; `UserError` with too few images"""
+    if asked is None: raise UserError(_NONE_LEFT)
     sets = get_prediction_sets(asked.probs, calibrating.probs, calibrating.targs,
         calibrating.units, coverage)
     counts = resample_units(int(asked.units.max()) + 1, draws)
     reached = check_prediction_sets(sets, asked.targs, asked.units, counts)
     table = get_prediction_set_table(sets, asked.targs, asked.units, classes)
-    return dict(wanted_coverage=coverage, **reached), table
+    n_units = len(set(calibrating.units))
+    alone = n_units == len(calibrating.units) and len(set(asked.units)) == len(asked.units)
+    return dict(wanted_coverage=coverage, unit='image' if alone else 'group', units=n_units,
+        least=get_least_coverage(n_units, coverage), **reached), table
 
 # %% ../../nbs/results/02a_operating.ipynb #a049e9ab
 def try_prediction_sets(

@@ -19,7 +19,7 @@ from .paired_predictions import find_items, find_runs, get_answers
 from .paired_predictions import get_prediction_units, get_tables
 from .studies import Study, fill_scale
 from ..splitting import get_splits
-from ..stats.paired_tests import get_value
+from ..stats.metric_values import get_value
 
 # %% ../../nbs/results/05_projects.ipynb #3fdb8aea
 LIMITS = dict(

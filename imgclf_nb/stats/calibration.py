@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST_CALIBRATING', 'set_temperature', 'get_temperature', 'get_unit_folds', 'cross_calibrate', 'decompose_brier',
-           'get_edges', 'get_bins', 'get_plain_ece', 'get_ece', 'plot_reliability']
+           'get_edges', 'get_bins', 'get_plain_ece', 'get_ece', 'get_published_ece', 'plot_reliability']
 
 # %% ../../nbs/stats/03_calibration.ipynb #6da998a1
 import warnings
@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from .contributions import get_brier
-from .intervals import get_share, get_unit_share
+from .intervals import get_unit_share
 
 # %% ../../nbs/stats/03_calibration.ipynb #678696a3
 FEWEST_CALIBRATING = 10  # images; fewer say too little about a temperature or a threshold
@@ -141,22 +141,41 @@ def _sum_bins(values, units, bins, k, counts):
     return (in_units.T @ counts.T).T
 
 # %% ../../nbs/stats/03_calibration.ipynb #452fda6d
-def _get_noise(gap, claimed, n_units, seed):
-    "Noise of each bin's gap `(resamples, bins)`, with at least the `claimed` variance"
-    noise = (gap[1:] - gap[1:].mean(0))*np.sqrt(n_units/max(1, n_units - 1))
-    missing = np.sqrt(np.maximum(0, claimed - noise.var(0)))
-    return noise + np.random.default_rng(seed).normal(size=noise.shape)*missing
+def _get_bin_noise(gap, n_units):
+    "Noise of each bin's gap in the resamples `(resamples, bins)`"
+    return (gap[1:] - gap[1:].mean(0))*np.sqrt(n_units/max(1, n_units - 1))
+
+# %% ../../nbs/stats/03_calibration.ipynb #717d9bf3
+def _get_design_effect(noise, accuracy, n, n_units):
+    "Variance of the gaps over that of single images: 1, or up to the mean number of images per unit"
+    most = n.sum()/n_units
+    single = (n*accuracy*(1 - accuracy)).sum()
+    if single < 1: return most  # too few errors to tell
+    return float(np.clip((noise.var(0)*n**2).sum()/single, 1, most))
 
 # %% ../../nbs/stats/03_calibration.ipynb #4eb163e2
-def _get_gaps(right, confidence, units, counts, seed):
-    "`(gap of each bin, its share of images, noise of its gap (resamples, bins))`, up to 15 bins"
+def _get_gaps(right, confidence, units, counts):
+    """By bin, up to 15: `n` images, mean `confidence`, `gap`, `noise` of the gap and its variance
+    `spread`; and the `effect` of groups"""
     edges = get_edges(confidence)
     bins = np.searchsorted(edges, confidence)
     inside = units, bins, len(edges) + 1, counts
     n = np.maximum(_sum_bins(np.ones(len(bins), np.float32), *inside), 1e-9)
     gap = _sum_bins((right - confidence).astype(np.float32), *inside)/n
-    claimed = np.bincount(bins, confidence*(1 - confidence), len(edges) + 1)/n[0]**2
-    return gap[0], n[0]/n[0].sum(), _get_noise(gap, claimed, counts.shape[1], seed)
+    noise = _get_bin_noise(gap, counts.shape[1])
+    claimed = np.bincount(bins, confidence, len(edges) + 1)/n[0]
+    effect = _get_design_effect(noise, np.clip(claimed + gap[0], 0, 1), n[0], counts.shape[1])
+    return dict(n=n[0], confidence=claimed, gap=gap[0], noise=noise, spread=noise.var(0), effect=effect)
+
+# %% ../../nbs/stats/03_calibration.ipynb #b67ae903
+def _add_noise(bins, factor, normal):
+    "The plain error in resamples if the gaps were `factor` times as large, with the noise of that error"
+    gap = factor*bins['gap']
+    accuracy = np.clip(bins['confidence'] + gap, 0, 1)
+    expected = bins['effect']*accuracy*(1 - accuracy)/bins['n']
+    missing = np.sqrt(np.maximum(0, expected - bins['spread']))
+    share = bins['n']/bins['n'].sum()
+    return np.abs(gap + bins['noise'] + normal*missing)@share
 
 # %% ../../nbs/stats/03_calibration.ipynb #e5c17a4f
 _factors = np.r_[np.linspace(0, 3, 61), np.geomspace(3.2, 1000, 40)]
@@ -166,15 +185,21 @@ def _invert(level, curve, plain):
     if curve[0] >= level: return 0.
     return min(1., float(np.interp(level, curve, _factors)*plain))
 
+# %% ../../nbs/stats/03_calibration.ipynb #de800568
+def _invert_test(simulated, plain):
+    "`(low, high)`: the errors under which the plain one is neither too large nor too small"
+    above = np.maximum.accumulate((simulated >= plain).mean(1))
+    low, high = _invert(.025, above, plain), _invert(.975, above, plain)
+    if above[0] < .975: return low, high
+    # an error unusually small even for a calibrated model rejects all factors
+    return low, min(1., plain + float(np.quantile(simulated[0], .975)))
+
 # %% ../../nbs/stats/03_calibration.ipynb #09d3cda6
-def _widen_uncertain(ece, confidence, right, units):
-    "The error's bounds; for few images or an accuracy of 0 or 1, as wide as the accuracy allows"
-    if 0 < right.mean() < 1 and len(right) >= 20: return ece
-    n = units.max() + 1
-    accuracy = get_unit_share(right, right >= 0, units)
-    if right.mean() in (0, 1): accuracy = get_share(n*right[0], n, method='exact')
-    ends = [abs(float(confidence.mean()) - accuracy[k]) for k in ('low', 'high')]
-    return ece | dict(low=min(ece['low'], *ends), high=max(ece['high'], *ends))
+def _widen(ece, confidence, right, units):
+    "The error's bounds; the upper one reaches as far as the accuracy may lie from the confidence"
+    accuracy = get_unit_share(right > 0, right >= 0, units)
+    gaps = [abs(float(confidence.mean()) - accuracy[k]) for k in ('low', 'high')]
+    return ece | dict(high=max(ece['high'], *gaps))
 
 # %% ../../nbs/stats/03_calibration.ipynb #1bed3ae3
 def get_ece(
@@ -186,17 +211,25 @@ def get_ece(
 )->dict:
     "Expected calibration error, `value, low, high` corrected by test inversion, and `plain`"
     confidence, right = probs.max(1), (probs.argmax(1) == targs).astype(float)
-    gap, share, noise = _get_gaps(right, confidence, units, counts, seed)
-    plain = (share*np.abs(gap)).sum()
-    simulated = np.stack([(share*np.abs(f*gap + noise)).sum(1) for f in _factors])
-    above = np.maximum.accumulate((simulated >= plain).mean(1))
+    bins = _get_gaps(right, confidence, units, counts)
+    normal = np.random.default_rng(seed).normal(size=bins['noise'].shape)
+    simulated = np.stack([_add_noise(bins, factor, normal) for factor in _factors])
+    plain = float(np.abs(bins['gap'])@bins['n']/bins['n'].sum())
     value = _invert(plain, np.maximum.accumulate(simulated.mean(1)), plain)
-    low = _invert(.025, above, plain)
-    high = _invert(.975, above, plain)
-    if above[0] >= .975:  # an error unusually small even for a calibrated model rejects all factors
-        high = min(1., plain + np.quantile((share*np.abs(noise)).sum(1), .975))
-    ece = dict(value=value, low=min(low, value), high=max(high, value), plain=float(plain))
-    return _widen_uncertain(ece, confidence, right, units)
+    low, high = _invert_test(simulated, plain)
+    ece = dict(value=value, low=min(low, value), high=max(high, value), plain=plain)
+    return _widen(ece, confidence, right, units)
+
+# %% ../../nbs/stats/03_calibration.ipynb #8fd4be87
+def get_published_ece(
+    probs,          # probabilities `(n, classes)`
+    targs,          # true classes as numbers `(n,)`
+    ece:dict,       # from `get_ece`, of the same images
+)->dict:
+    "`value` of 15 bins of equal width, as in publications, and bounds that contain those of `ece`"
+    edges = np.linspace(0, 1, 16)[1:-1]
+    value = get_plain_ece(get_bins(probs.max(1), probs.argmax(1) == targs, edges))
+    return dict(value=value, low=min(value, ece['low']), high=max(value, ece['high']))
 
 # %% ../../nbs/stats/03_calibration.ipynb #77d00933
 def _plot_bins(ax, probs, targs, units, **style):

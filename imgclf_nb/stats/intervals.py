@@ -9,6 +9,8 @@ __all__ = ['get_share', 'get_unit_names', 'get_units', 'get_unit_share', 'resamp
 # %% ../../nbs/stats/00_intervals.ipynb #d7e8cc22
 import numpy as np, pandas as pd
 
+from .clustered_shares import get_clustered_bounds
+
 # %% ../../nbs/stats/00_intervals.ipynb #47166b51
 def get_share(
     k:int, # number of successes, e.g. correct images
@@ -49,23 +51,6 @@ def _count_successes(hit, of, units):
     unit = np.unique(np.asarray(units)[of], return_inverse=True)[1]
     return np.bincount(unit), np.bincount(unit, hit[of])
 
-# %% ../../nbs/stats/00_intervals.ipynb #048354ea
-def _get_effective_size(size, hits):
-    "Number of independent images that would be as informative as these units"
-    k = len(size)
-    n = int(size.sum())
-    p = float(hits.sum()/n)
-    variance = k/(k - 1)*((hits - p*size)**2).sum()/n**2
-    return min(n, p*(1 - p)/max(1e-12, variance))
-
-# %% ../../nbs/stats/00_intervals.ipynb #15a1fe6b
-def _get_wilson(p, n, z):
-    "Wilson's interval around a proportion of n images, for any quantile z"
-    scale = 1 + z*z/n
-    middle = (p + z*z/2/n)/scale
-    half = z/scale*(p*(1 - p)/n + z*z/4/n**2)**.5
-    return dict(value=p, low=float(middle - half), high=float(middle + half))
-
 # %% ../../nbs/stats/00_intervals.ipynb #58a39a6e
 def get_unit_share(
     hit,   # which images are hits, e.g. correct `(n,)` of bool
@@ -73,15 +58,13 @@ def get_unit_share(
     units, # from `get_units` `(n,)`
 )->dict:
     "`value, low, high` (95 %) of a proportion; Wilson's if each image is a unit"
-    from scipy.stats import t
     of = np.asarray(of, bool)
     size, hits = _count_successes(np.asarray(hit, bool), of, units)
     n, k = int(of.sum()), len(size)
     if k == n: return get_share(hits.sum(), n)
-    p = float(hits.sum()/n)
-    if k < 2: return dict(value=p, low=0., high=1.)
-    if p in (0, 1): return get_share(k*round(p), k, method='exact')
-    return _get_wilson(p, _get_effective_size(size, hits), t.ppf(.975, k - 1))
+    value = float(hits.sum()/n)
+    low, high = get_clustered_bounds(size, hits) if k > 1 else (0., 1.)
+    return dict(value=value, low=low, high=high)
 
 # %% ../../nbs/stats/00_intervals.ipynb #38f1d58b
 def resample_units(

@@ -11,22 +11,52 @@ from dataclasses import replace
 import numpy as np
 
 from .contributions import get_image_values
-from .intervals import get_exact_quantiles
-from .paired_tests import Answers, get_bounds, get_replicates
+from .intervals import get_unit_share
+
+# %% ../../nbs/stats/01c_mean_bounds.ipynb #9864898a
+def _get_other_losses(a, metric):
+    "The loss of each image if it were wrong instead of correct, or correct instead of wrong `(n,)`"
+    second = a.probs.argsort(1)[:, -2]
+    targs = np.where(a.preds == a.targs, second, a.preds)
+    return get_image_values(replace(a, targs=targs), metric)
+
+# %% ../../nbs/stats/01c_mean_bounds.ipynb #e8c22703
+def _get_outcome_mean(own, other):
+    "The mean loss of an outcome; the mean of what other images would have lost is one image more"
+    if not len(other): return own.mean()
+    return (own.sum() + other.mean())/(len(own) + 1)
+
+# %% ../../nbs/stats/01c_mean_bounds.ipynb #fde0e880
+def _get_within_variance(loss, right, units):
+    "Variance of the mean `(n,)` within the correct and within the wrong images, by units"
+    rest = loss.copy()
+    for outcome in (right, ~right):
+        if outcome.any(): rest[outcome] -= loss[outcome].mean()
+    sums = np.bincount(np.unique(units, return_inverse=True)[1], rest)
+    return len(sums)/(len(sums) - 1)*(sums**2).sum()/len(loss)**2
+
+# %% ../../nbs/stats/01c_mean_bounds.ipynb #bad62731
+def _get_error_cost(loss, other, right):
+    "`(mean loss of an error minus that of a correct image, variance of one error more)`"
+    wrong_mean = _get_outcome_mean(loss[~right], other[right])
+    right_mean = _get_outcome_mean(loss[right], other[~right])
+    return wrong_mean - right_mean, other[right].var() if right.any() else 0.
 
 # %% ../../nbs/stats/01c_mean_bounds.ipynb #bb2578b9
 def get_mean_bounds(
-    a:Answers,     # of one split
-    metric:str,    # 'log_loss' or 'brier'
-    counts,        # from `resample_units` `(resamples, units)`
-    largest:float, # possible value
+    a,          # with `targs, preds, probs, units`, such as `Answers`
+    metric:str, # 'log_loss' or 'brier'
 )->dict:
-    "`value, low, high` of a mean; as uncertain as the accuracy if that is 0 or 1"
-    replicates = get_replicates(a, metric, counts)
-    right = a.preds == a.targs
-    if right.all() or not right.any():
-        second = a.probs.argsort(1)[:, -2]
-        changed = replace(a, targs=np.where(right, second, a.preds))
-        share = 1 - get_exact_quantiles(*counts.shape)
-        replicates = (1 - share)*replicates + share*get_image_values(changed, metric).mean()
-    return get_bounds(replicates[None], counts.shape[1], largest)
+    "`value, low, high` of a mean, also where all predictions are right; any value for one unit"
+    from scipy.stats import t
+    loss, right = get_image_values(a, metric), a.preds == a.targs
+    value, n_units = float(loss.mean()), len(np.unique(a.units))
+    largest = {'log_loss': np.inf}.get(metric, 1. if a.probs.shape[1] == 2 else 2.)
+    if n_units < 2: return dict(value=value, low=0., high=largest)
+    error = get_unit_share(~right, np.ones(len(right), bool), a.units)
+    cost, more = _get_error_cost(loss, _get_other_losses(a, metric), right)
+    within = _get_within_variance(loss, right, a.units) + more/len(loss)**2
+    spread = t.ppf(.975, n_units - 1)*within**.5
+    below = np.hypot(cost*(error['value'] - error['low']), spread)
+    above = np.hypot(cost*(error['high'] - error['value']), spread)
+    return dict(value=value, low=max(0., float(value - below)), high=min(largest, float(value + above)))

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'LIMITS', 'Answers', 'simulate_answers', 'check_metric', 'get_replicates', 'get_difference', 'get_bounds',
-           'get_value', 'get_p_value', 'get_minimum_detectable', 'get_verdict', 'compare_answers', 'correct',
-           'compare_classes']
+           'get_p_value', 'get_minimum_detectable', 'get_verdict', 'compare_answers', 'correct', 'compare_classes']
 
 # %% ../../nbs/stats/01_paired_tests.ipynb #57c74a8a
 from dataclasses import dataclass, replace
@@ -124,10 +123,17 @@ def get_replicates(
         return get_aucs(a.targs == a.positive, a.probs[:,a.positive], a.units, counts)
     return get_scores(get_confusions(a.targs, a.preds, a.units, a.probs.shape[1], counts))[metric]
 
+# %% ../../nbs/stats/01_paired_tests.ipynb #f707071d
+def _get_ranks(a):
+    "The rank of each image's score `(n,)`, ties at their mean: all that the area depends on"
+    from scipy.stats import rankdata
+    return rankdata(a.probs[:, a.positive])
+
 # %% ../../nbs/stats/01_paired_tests.ipynb #4155c491
 def _is_same(p, q, metric):
     "Whether the two models are equal in everything that the metric depends on"
     if metric in COUNTED: return np.array_equal(p.preds, q.preds)
+    if metric == 'auc': return np.array_equal(_get_ranks(p), _get_ranks(q))
     return np.allclose(p.probs, q.probs, atol=1e-12)
 
 # %% ../../nbs/stats/01_paired_tests.ipynb #03f7d289
@@ -210,23 +216,6 @@ def get_bounds(
     # the percentiles may miss the value: resamples may lose a class
     return dict(value=value, low=float(min(low, value)), high=float(max(high, value)))
 
-# %% ../../nbs/stats/01_paired_tests.ipynb #27a5e97d
-def get_value(
-    a:list,                # `Answers` for the same images, one per seed
-    metric:str='accuracy', # in `METRICS`
-    draws:int=1000,        # number of bootstrap resamples
-    seed:int=0,            # of the resamples
-)->dict:
-    "`value` (mean over seeds), `low`, `high`, `spread` (standard deviation, NaN for one seed)"
-    n = int(a[0].units.max()) + 1
-    if any(not np.array_equal(p.units, a[0].units) for p in a):
-        raise UserError("The seeds predict different images, so their mean is not meaningful.")
-    counts = resample_units(n, draws, seed)
-    with np.errstate(all='ignore'): rows = [get_replicates(p, metric, counts) for p in a]
-    d = _drop_undefined(np.stack(rows))
-    spread = float(d[:,0].std(ddof=1)) if len(d) > 1 else np.nan
-    return get_bounds(d, n, LIMITS.get(metric, 1.)) | dict(spread=spread)
-
 # %% ../../nbs/stats/01_paired_tests.ipynb #e4241138
 def _test_mcnemar(x):
     "p-value of the exact McNemar test; `x` `(n,)`: 1 where only a is correct, -1 where only b is"
@@ -261,9 +250,15 @@ def _swap(p, q, metric, n, draws, seed):
     chosen, rest = np.c_[first, 1-first], np.c_[1-first, first]
     return get_replicates(both, metric, chosen) - get_replicates(both, metric, rest)
 
+# %% ../../nbs/stats/01_paired_tests.ipynb #f685ddfa
+def _rank(a):
+    "The same predictions with ranks as scores, which two models have in common"
+    return replace(a, probs=np.repeat(_get_ranks(a)[:,None], 2, axis=1))
+
 # %% ../../nbs/stats/01_paired_tests.ipynb #d5261c8f
 def _test_swaps(p, q, metric, difference, n, seed):
     "p-value of a permutation test of units, for metrics that are not means: 2000 exchanges"
+    if metric == 'auc': p, q = _rank(p), _rank(q)  # Venkatraman and Begg 1996
     swapped = np.concatenate([_swap(p, q, metric, n, 500, seed + i) for i in range(4)])
     as_large = (np.abs(swapped) >= abs(difference) - 1e-12).sum()
     return float((1 + as_large)/(1 + len(swapped)))

@@ -6,6 +6,7 @@
 __all__ = ['get_slices', 'find_slices', 'plot_slices']
 
 # %% ../../nbs/stats/06_slices.ipynb #3dca5a9a
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -79,18 +80,31 @@ def get_slices(
     out.attrs['left_out'] = [name for name in too_many if name not in ('folder', 'class')]
     return out
 
+# %% ../../nbs/stats/06_slices.ipynb #81b4a4f1
+def _get_unit_means(x, units):
+    "The mean of each column of x `(n, columns)` in each unit `(units, columns)`"
+    sums = np.stack([np.bincount(units, column) for column in x.T], 1)
+    return sums/np.bincount(units)[:,None]
+
+# %% ../../nbs/stats/06_slices.ipynb #2ee2dfae
+def _studentise(errors, inside):
+    "How errors `(shuffles, units)` go with slices `(units, slices)`, in standard errors"
+    spread = np.sqrt(errors**2@inside**2)
+    return errors@inside/np.maximum(spread, 1e-12)
+
 # %% ../../nbs/stats/06_slices.ipynb #38145f23
-def _flip_signs(inside, wrong, units, flips, seed):
-    "One-sided p-value of each slice: how often random signs of units give as many errors"
-    excess = (inside - inside.mean(0))*(wrong - wrong.mean())[:,None]
-    sums = pd.DataFrame(excess).groupby(np.asarray(units)).sum().to_numpy()
+def _shuffle_units(inside, wrong, units, shuffles, seed):
+    "One-sided p-value of each slice: how often shuffled units go with it at least as well"
+    shares = _get_unit_means(np.c_[wrong, inside], units)
+    errors, *members = (shares - shares.mean(0)).round(12).T
+    members = np.stack(members, 1)
+    observed = _studentise(errors[None], members)
     rng = np.random.default_rng(seed)
-    as_many = np.zeros(inside.shape[1])
-    parts = max(1, flips*len(sums)//5_000_000)
-    for part in np.array_split(np.arange(flips), parts):
-        signs = rng.integers(0, 2, (len(part), len(sums)), dtype=np.int8).astype(np.float32)*2 - 1
-        as_many += (signs@sums >= sums.sum(0) - 1e-9).sum(0)
-    return (1 + as_many)/(1 + flips)
+    as_many = np.zeros(members.shape[1])
+    for part in np.array_split(np.arange(shuffles), max(1, shuffles*len(errors)//2_000_000)):
+        shuffled = rng.permuted(np.tile(errors, (len(part), 1)), axis=1)
+        as_many += (_studentise(shuffled, members) >= observed - 1e-9).sum(0)
+    return (1 + as_many)/(1 + shuffles)
 
 # %% ../../nbs/stats/06_slices.ipynb #4f2af1f3
 def _test_fisher(inside, wrong):
@@ -99,14 +113,46 @@ def _test_fisher(inside, wrong):
     table = [[wrong[o].sum(), (~wrong[o]).sum()] for o in (inside, ~inside)]
     return fisher_exact(table, 'greater').pvalue
 
+# %% ../../nbs/stats/06_slices.ipynb #86cdf1a3
+@lru_cache(10_000)
+def _get_error_distribution(n, inside, wrong):
+    "`(fewest, probabilities)` of the errors inside, if any `wrong` of n images are incorrect"
+    from scipy.stats import hypergeom
+    fewest = max(0, inside + wrong - n)
+    numbers = np.arange(fewest, min(inside, wrong) + 1)
+    return fewest, hypergeom.pmf(numbers, n, inside, wrong)
+
+# %% ../../nbs/stats/06_slices.ipynb #231671ac
+def _test_within(inside, wrong, units):
+    "p-value of more errors inside a slice within units; None if no unit can show any"
+    counts = [np.bincount(units, o).astype(int) for o in (inside >= 0, inside, wrong, inside & wrong)]
+    n, own, errors, found = counts
+    mixed = (own > 0) & (own < n) & (errors > 0) & (errors < n)
+    if not mixed.any(): return None
+    fewest, chance = 0, np.ones(1)
+    for group in zip(n[mixed], own[mixed], errors[mixed]):
+        least, probabilities = _get_error_distribution(*map(int, group))
+        fewest += least
+        chance = np.convolve(chance, probabilities)
+    return min(1., float(chance[found[mixed].sum() - fewest:].sum()))
+
+# %% ../../nbs/stats/06_slices.ipynb #9c5da679
+def _join_p(between, within):
+    "One p-value from the tests between and within units; `within` may be None"
+    if within is None: return float(between)
+    return min(1., 2*min(between, within))
+
 # %% ../../nbs/stats/06_slices.ipynb #c12b7ee5
-def _get_p(inside, wrong, units, flips=9999, seed=0):
-    "One-sided p-value of each slice, a column of `inside` `(n, slices)`"
-    if len(set(units)) < len(units): return _flip_signs(inside, wrong, units, flips, seed)
-    return np.array([_test_fisher(o, wrong) for o in inside.T])
+def _get_p(inside, wrong, units, shuffles=9999, seed=0):
+    "One-sided p-value of each slice, a column of `inside` `(n, slices)`, not yet corrected"
+    units = np.unique(units, return_inverse=True)[1]
+    if len(units) == units.max() + 1: return np.array([_test_fisher(o, wrong) for o in inside.T])
+    between = _shuffle_units(inside, wrong, units, shuffles, seed)
+    within = [_test_within(o, wrong, units) for o in inside.T]
+    return np.array([_join_p(*o) for o in zip(between, within)])
 
 # %% ../../nbs/stats/06_slices.ipynb #ea348c46
-def _describe_slice(name, value, inside, right, units, p):
+def _describe_slice(name, value, inside, right, units, p, corrected):
     "The row of one slice; `inside` and `right` `(n,)` of bool"
     share = get_unit_share(right, inside, units)
     return dict(
@@ -118,12 +164,13 @@ def _describe_slice(name, value, inside, right, units, p):
         low=share['low'],
         high=share['high'],
         difference=(~right)[~inside].mean() - (~right)[inside].mean(),
-        p=p,
-        worse=bool(p < .05))
+        p=corrected,
+        p_raw=p,
+        worse=bool(corrected < .05))
 
 # %% ../../nbs/stats/06_slices.ipynb #0dee2ac9
 _columns = ['slice', 'value', 'pictures', 'groups', 'accuracy', 'low', 'high', 'difference',
-    'p', 'worse']
+    'p', 'p_raw', 'worse']
 def _find_large_slices(kinds, least):
     "Slices with at least `least` images, but not all, and which images are in each"
     slices = [(name, value) for name in kinds for value in kinds[name].unique()]
@@ -136,16 +183,19 @@ def find_slices(
     right,        # is each prediction correct `(n,)` of bool
     units,        # from `get_units` `(n,)`
     least:int=5,  # minimum number of images in a slice
+    shuffles:int=9999, # of the test between groups
 )->pd.DataFrame:
-    """`slice, value, pictures, groups, accuracy, low, high, difference, p, worse`:
-    each slice compared with the other images, with corrected p, the worst first"""
+    """`slice, value, pictures, groups, accuracy, low, high, difference, p, p_raw, worse`:
+    each slice compared with the other images, the worst first; `p` is corrected for the number of
+    slices (Holm), `p_raw` is not; `worse` if `p` is below 5 %"""
     right, units = np.asarray(right, bool), np.asarray(units)
     slices = _find_large_slices(kinds, least)
     if not slices: return pd.DataFrame(columns=_columns)
     inside = np.stack([o[-1] for o in slices], 1)
-    p = correct(_get_p(inside, ~right, units))
-    rows = [_describe_slice(*o, right, units, q) for o,q in zip(slices, p)]
-    return pd.DataFrame(rows).sort_values(['p', 'difference'], ignore_index=True)
+    p = _get_p(inside, ~right, units, shuffles)
+    tested = zip(slices, p, correct(p))
+    rows = [_describe_slice(*o, right, units, *found) for o,*found in tested]
+    return pd.DataFrame(rows).sort_values(['p', 'p_raw', 'difference'], ignore_index=True)
 
 # %% ../../nbs/stats/06_slices.ipynb #7d9d6247
 def _get_slice_label(row):

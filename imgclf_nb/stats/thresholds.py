@@ -10,13 +10,24 @@ __all__ = ['choose_threshold', 'get_predictive_values', 'plot_predictive_values'
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..base.percentages import format_share
 from ..core import UserError
 from .calibration import get_unit_folds
+from .guarantees import choose_one_per_unit, count_allowed_errors
+from .guarantees import describe_shortage, get_confidence
 from .intervals import split_resamples
 
+# %% ../../nbs/stats/04_thresholds.ipynb #6cf90e35
+def _find_guaranteed_limit(scores, units, wanted, guarantee):
+    "`(limit, its confidence, number of units)`: a share `wanted` of new scores reaches the limit"
+    one = np.sort(scores[choose_one_per_unit(units)])
+    allowed = count_allowed_errors(len(one), 1 - wanted, guarantee)
+    if allowed < 0: return float(scores.min()), get_confidence(len(one), 1 - wanted), len(one)
+    return float(one[allowed]), guarantee, len(one)
+
 # %% ../../nbs/stats/04_thresholds.ipynb #f45b96a6
-def _find_limit(scores, units, wanted):
-    "`(limit, are there enough units, number of units)`: a share `wanted` of new scores reaches it"
+def _find_average_limit(scores, units, wanted):
+    "`(limit, are there enough units, number of units)`: on average a share `wanted` reaches it"
     units = np.unique(units, return_inverse=True)[1]
     n_units = units.max() + 1
     order = np.argsort(scores, kind='stable')
@@ -25,25 +36,49 @@ def _find_limit(scores, units, wanted):
     below = np.r_[0, np.cumsum(weight)[:-1]][np.searchsorted(scores, scores)]
     allowed = below + 1 <= (n_units + 1)*(1 - wanted) + 1e-9
     enough = bool(allowed.any())
-    return float(scores[allowed].max() if enough else scores[0]), enough, n_units
+    return float(scores[allowed].max() if enough else scores[0]), enough, int(n_units)
 
 # %% ../../nbs/stats/04_thresholds.ipynb #0c080c46
-def _describe_shortage(n_units, n_images, kind, wanted):
-    "A sentence for too few images or groups"
+_ALL_CORRECT = 'The threshold classifies them all correctly'
+
+def _describe_average_shortage(n_units, n_images, kind, wanted):
+    "A sentence for too few images or groups to reach the rate on average"
     what = 'images' if n_units == n_images else 'groups'
-    needed = int(np.ceil(wanted/(1 - wanted) - 1e-9)) if wanted < 1 else 'infinitely many'
-    shortage = f'{n_units} {what} are too few to promise a {kind} of {wanted:g}'
-    return f'{shortage}: at least {needed} are needed. The threshold classifies them all correctly.'
+    needed = int(np.ceil(wanted/(1 - wanted) - 1e-9))
+    return (f'{n_units} {what} are too few for a {kind} of {wanted:g} on average: at least '
+        f'{needed:,} are needed. {_ALL_CORRECT}.')
+
+# %% ../../nbs/stats/04_thresholds.ipynb #1aff54c9
+def _choose_on_average(scores, units, kind, wanted):
+    "`limit, rule, note, basis, confidence` for a rate on average"
+    limit, enough, n_units = _find_average_limit(scores, units, wanted)
+    note = '' if enough else _describe_average_shortage(n_units, len(scores), kind, wanted)
+    return dict(limit=limit, rule=f'{kind} of {wanted:g} or more on average', note=note,
+        basis='on average' if enough else 'too few images', confidence=None)
+
+# %% ../../nbs/stats/04_thresholds.ipynb #58b63093
+def _choose_with_guarantee(scores, units, kind, wanted, guarantee):
+    "`limit, rule, note, basis, confidence` for a rate with a guarantee"
+    limit, reached, n_units = _find_guaranteed_limit(scores, units, wanted, guarantee)
+    rule = f'{kind} of {wanted:g} or more, with a confidence of {format_share(reached)}'
+    if reached == guarantee:
+        return dict(limit=limit, rule=rule, note='', basis='guaranteed', confidence=guarantee)
+    goal = f'a {kind} of {wanted:g}'
+    shortage = describe_shortage(n_units, len(scores), goal, 1 - wanted, guarantee)
+    note = f'{shortage} {_ALL_CORRECT}, which gives a confidence of {format_share(reached)} only.'
+    return dict(limit=limit, rule=f'{rule} only', note=note, basis='too few images',
+        confidence=reached)
 
 # %% ../../nbs/stats/04_thresholds.ipynb #0acca75b
-def _choose_by_rate(truth, p, units, kind, wanted):
-    "`threshold, rule, note` for a wanted sensitivity or specificity"
+def _choose_by_rate(truth, p, units, kind, wanted, guarantee):
+    "`threshold, rule, note, basis, confidence` for a wanted sensitivity or specificity"
     sign = 1 if kind == 'sensitivity' else -1
     own = truth if kind == 'sensitivity' else ~truth
-    limit, enough, n_units = _find_limit(sign*p[own], units[own], wanted)
-    threshold = limit if sign > 0 else float(np.nextafter(-limit, 2))
-    note = '' if enough else _describe_shortage(n_units, own.sum(), kind, wanted)
-    return dict(threshold=threshold, rule=f'{kind} of {wanted:g} or more', note=note)
+    scores, units = sign*p[own], units[own]
+    if guarantee: found = _choose_with_guarantee(scores, units, kind, wanted, guarantee)
+    else: found = _choose_on_average(scores, units, kind, wanted)
+    limit = found.pop('limit')
+    return dict(threshold=limit if sign > 0 else float(np.nextafter(-limit, 2))) | found
 
 # %% ../../nbs/stats/04_thresholds.ipynb #5010c5b5
 def _get_costs(truth, p, t, fn_cost, fp_cost):
@@ -119,15 +154,18 @@ def choose_threshold(
     miss_cost:float=None,   # cost of a false negative, in false positives
     prevalence:float=None,  # share of positives where the costs arise; None: as among these images
     units=None,             # from `get_units` `(n,)`; None: each image is a unit
+    guarantee:float=.95,    # probability that new images reach a wanted rate; 0: only on average
 )->dict:
-    "`threshold, rule`, `note` on what cannot be promised; `UserError` unless one rule is given"
+    """`threshold, rule`, its `basis` (guaranteed, on average, too few images, or cost), `confidence`
+    and `note`, on what is too little; `UserError` unless one rule is given"""
     truth, p = np.asarray(truth, bool), np.asarray(p, float)
     units = np.arange(len(p)) if units is None else np.asarray(units)
     kind, value = _get_rule(sensitivity=sensitivity, specificity=specificity, miss_cost=miss_cost)
     _check_both_classes(truth)
-    if kind != 'miss_cost': return _choose_by_rate(truth, p, units, kind, value)
+    if kind != 'miss_cost': return _choose_by_rate(truth, p, units, kind, value, guarantee)
     threshold = _choose_by_cost(truth, p, units, value, prevalence)
-    return dict(threshold=threshold, rule=_describe_cost(value, prevalence), note='')
+    rule = _describe_cost(value, prevalence)
+    return dict(threshold=threshold, rule=rule, note='', basis='cost', confidence=None)
 
 # %% ../../nbs/stats/04_thresholds.ipynb #e082b68f
 def get_predictive_values(

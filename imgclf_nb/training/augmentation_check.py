@@ -12,6 +12,7 @@ import cv2, numpy as np, pandas as pd
 
 from ..augmentation import Warp, augment, crop_square, derive_seed, draw
 from ..augmentation import get_affine, get_parts, get_policy
+from ..base.percentages import format_share
 from ..datasets.cards import get_card
 from ..pixels import get_pixels, to_rgb
 
@@ -207,10 +208,11 @@ def _describe_policy(name, row):
     if row.idle: said.append(f'{name}: {row.idle} changes nothing on these images.')
     if row.implausible: said.append(f'{name} makes images that cannot exist: {row.implausible}.')
     if row.survives_worst < .5:
-        said.append(f'{name}: in one of 20 images, less than {100*row.survives_worst:.0f} % '
+        said.append(f'{name}: in one of 20 images, less than '
+            f'{format_share(row.survives_worst, 0)} '
             'of the object is left.')
     if name != 'none' and row.distinct < .9:
-        said.append(f'{name}: {100*(1 - row.distinct):.0f} % of the images are repetitions '
+        said.append(f'{name}: {format_share(1 - row.distinct, 0)} of the images are repetitions '
             'of an earlier epoch or another worker.')
     return said
 
