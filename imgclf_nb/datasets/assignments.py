@@ -16,12 +16,12 @@ import pandas as pd
 from ..base.quoting import quote_word
 from ..base.reading import explain_fault, is_there, read_small, read_table
 from ..core import UserError, explain_disk_errors, get_real_path, get_records
-from ..core import unmark_formulas, write_csv
+from ..core import unmark_formulas
 from .cards import open_set
 from .delimited import read_delimited
 from .image_paths import clean_path
 from .split_columns import get_split_word
-from .units import complete_items, get_unit_names
+from .units import get_unit_names
 
 # %% ../../nbs/datasets/06d_assignments.ipynb #de380702
 SPLITS = ('train', 'valid', 'test')
