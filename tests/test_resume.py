@@ -2,7 +2,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,13 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from conftest import ROOT, command, get_kernel, get_startup
+from conftest import command, get_kernel, get_startup, start_script
 
 EXE = Path(sys.executable).parent
 RECIPE = '''-p dataset pc_parts_mini -p weights none -p arch mobilenetv3_small_050 -p size 32 -p epochs 6
     -p patience 6 -p batch_size 16 -p ema 0.9 -p mixup 0.2 -p precision fp32'''.split()
-LINES = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    start_new_session=True)
 
 
 def read(folder):
@@ -28,8 +25,7 @@ def start(run, *more, **env):
     "04 in the background; the kernel's lines are printed as they come"
     run.mkdir(exist_ok=True)
     args = [EXE/'papermill', '--log-output', 'nbs/04_train.ipynb', run/'out.ipynb', '-p', 'run', run]
-    args = [str(arg) for arg in [*args, *RECIPE, *more]]
-    return subprocess.Popen(args, cwd=ROOT, env={**os.environ, **env}, **LINES)
+    return start_script([*args, *RECIPE, *more], {**os.environ, **env})
 
 
 def get_parent(pid):
@@ -163,8 +159,7 @@ def test_the_run_says_how_it_was_computed(whole):
 def test_ctrl_c_keeps_everything(whole, tmp_path):
     "imgclf_run is stopped by Ctrl-C in its terminal: one sentence, the state kept, the same command goes on"
     args = ['imgclf_run', 'pc_parts_mini', '--run', tmp_path/'run', *RECIPE[3:]]
-    p = subprocess.Popen([str(arg) for arg in [EXE/args[0], *args[1:]]], cwd=ROOT, **LINES,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    p = start_script([EXE/args[0], *args[1:]], os.environ.copy())
     wait_for(p, 'epoch 2/6')
     os.kill(p.pid, signal.SIGINT)
     out = p.stdout.read()
