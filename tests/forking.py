@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 
-from imgclf_nb.base.kernels import _get_setting, _reset_process, make_sockets
+from imgclf_nb.base.kernels import _get_setting, _reset_process, end_fork, make_sockets
 
 HERE = os.path.abspath(__file__)
 LIBRARIES = '''pandas scipy.stats scipy.spatial sklearn.metrics sklearn.linear_model matplotlib.pyplot
@@ -31,6 +31,14 @@ def get_setting(env):
     return {name: value for name,value in setting.items() if not name.startswith(('HF_', 'HUGGING'))}
 
 
+def get_exit_code(value):
+    "What Python makes of the value of a `SystemExit`"
+    if value is None: return 0
+    if isinstance(value, int): return value & 255
+    print(value, file=sys.stderr)
+    return 1
+
+
 def run_script(args, env, cwd, files):
     "In a fresh fork: the script, as in a process of its own, with these files; never returns"
     _reset_process(env, cwd)
@@ -38,12 +46,13 @@ def run_script(args, env, cwd, files):
     for file in files: os.close(file)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
     sys.argv = args
+    code = 0
     try: runpy.run_path(args[0], run_name='__main__')
-    except SystemExit: raise
+    except SystemExit as end: code = get_exit_code(end.code)
     except BaseException:
         traceback.print_exc()
-        raise SystemExit(1)
-    raise SystemExit(0)
+        code = 1
+    end_fork(code)
 
 
 def open_files(out, err):
