@@ -151,7 +151,7 @@ def test_from_the_notebooks_folder(tmp_path):
 def test_a_killed_kernel_leaves_a_run_that_resumes(tmp_path):
     "kill -9 on the kernel: a sentence, the run says failed; the same command finishes it"
     run = tmp_path/'run'
-    args = ['imgclf_run', 'pc_parts_mini', '--run', str(run), '-p', 'epochs', '2', '-p', 'size', '32']
+    args = ['imgclf_run', 'pc_parts_mini', '--run', str(run), '-p', 'epochs', '3', '-p', 'size', '64']
     env = {**os.environ, **get_startup(tmp_path)}
     p = start_script([Path(sys.executable).parent/args[0], *args[1:]], env)
     for line in p.stdout:
