@@ -25,7 +25,7 @@ def train(home, dataset, **more):
 @pytest.fixture(scope='module')
 def evaluated(tmp_path_factory):
     d = train(tmp_path_factory.mktemp('runs')/'chest', 'chest_xray_mini')
-    run_notebook('05_evaluation', str(d), quiet=True)
+    run_notebook('05_evaluation', str(d), quiet=True, draws=200)
     return d
 
 
@@ -91,7 +91,7 @@ def test_all_chapters_at_a_new_place(evaluated, tmp_path):
 def test_twice_is_the_same(evaluated, tmp_path):
     d = tmp_path/'again'
     shutil.copytree(evaluated, d)
-    run_notebook('05_evaluation', str(d), quiet=True)
+    run_notebook('05_evaluation', str(d), quiet=True, draws=200)
     a, b = read(evaluated), read(d)
     assert b['test_opened'] == 2 and b['temperature'] == pytest.approx(a['temperature'], abs=1e-4)
     for k in ALL + TWO: assert b['metrics']['test'][k]['value'] == pytest.approx(a['metrics']['test'][k]['value'], abs=1e-4), k
@@ -100,7 +100,7 @@ def test_twice_is_the_same(evaluated, tmp_path):
 def test_rules(evaluated, tmp_path):
     d = tmp_path/'rules'
     shutil.copytree(evaluated, d)
-    run_notebook('05_evaluation', str(d), quiet=True, sensitivity=.8, prevalence=.05)
+    run_notebook('05_evaluation', str(d), quiet=True, draws=200, sensitivity=.8, prevalence=.05)
     point = read(d)['operating_point']
     assert point['rule'].startswith('sensitivity of 0.8 or more, with a confidence of ') and point['predictive_values']['prevalence'] == .05
     assert point['basis'] in ('guaranteed', 'too few images') and point['confidence'] <= .95
