@@ -12,7 +12,6 @@ import pandas as pd
 
 from ..base.machine import get_plt
 from ..base.percentages import format_share
-from ..core import UserError
 from .measured import MeasuredTable, select_measured
 from .measured_tables import ShownTable
 
