@@ -85,7 +85,7 @@ def get_precision_interval(
     score,    # the higher, the more positive `(n,)`
     units,    # from `get_units` `(n,)`
 )->dict:
-    "Average precision, `value, low, high`; NaN without a positive image, any value for one unit of them"
+    "Average precision, `value, low, high`; NaN without positive images, 0 to 1 for one unit"
     from scipy.stats import t
     positive = np.asarray(positive, bool)
     if not positive.any(): return dict(value=np.nan, low=np.nan, high=np.nan)
@@ -164,7 +164,7 @@ def get_auc_interval(
     score,    # the higher, the more positive `(n,)`
     units,    # from `get_units` `(n,)`
 )->dict:
-    "Area under the ROC curve, `value, low, high`; any value for one unit, NaN if a class is missing"
+    "Area under the ROC curve, `value, low, high`; NaN if a class is missing, 0 to 1 for one unit"
     positive = np.asarray(positive, bool)
     if positive.all() or not positive.any(): return dict(value=np.nan, low=np.nan, high=np.nan)
     shares, units = _get_rank_shares(positive, np.asarray(score, float)), np.asarray(units)
