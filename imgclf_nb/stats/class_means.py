@@ -13,6 +13,7 @@ from .intervals import get_unit_share
 # %% ../../nbs/stats/00d_class_means.ipynb #fe03c65d
 _z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
+# %% ../../nbs/stats/00d_class_means.ipynb #4b4bc817
 def _get_sizes(value, low, high):
     "The numbers of single images whose Wilson interval has these lower limits `(classes,)`"
     limit = np.where(value - low > 1e-9, low, high)

@@ -48,6 +48,7 @@ def _sum_below(values):
     "For each threshold, the sum over it and all lower ones"
     return np.cumsum(values[::-1])[::-1]
 
+# %% ../../nbs/stats/02_roc_pr.ipynb #b20b7694
 def _get_precision_influence(positive, score):
     "`(average precision, influence of each image on it (n,))`"
     thresholds, place = np.unique(-score, return_inverse=True)
