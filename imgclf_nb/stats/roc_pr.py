@@ -48,6 +48,7 @@ def _sum_below(values):
     "For each threshold, the sum over it and all lower ones"
     return np.cumsum(values[::-1])[::-1]
 
+# %% ../../nbs/stats/02_roc_pr.ipynb #b20b7694
 def _get_precision_influence(positive, score):
     "`(average precision, influence of each image on it (n,))`"
     thresholds, place = np.unique(-score, return_inverse=True)
@@ -85,7 +86,7 @@ def get_precision_interval(
     score,    # the higher, the more positive `(n,)`
     units,    # from `get_units` `(n,)`
 )->dict:
-    "Average precision, `value, low, high`; NaN without a positive image, any value for one unit of them"
+    "Average precision, `value, low, high`; NaN without positive images, 0 to 1 for one unit"
     from scipy.stats import t
     positive = np.asarray(positive, bool)
     if not positive.any(): return dict(value=np.nan, low=np.nan, high=np.nan)
@@ -164,7 +165,7 @@ def get_auc_interval(
     score,    # the higher, the more positive `(n,)`
     units,    # from `get_units` `(n,)`
 )->dict:
-    "Area under the ROC curve, `value, low, high`; any value for one unit, NaN if a class is missing"
+    "Area under the ROC curve, `value, low, high`; NaN if a class is missing, 0 to 1 for one unit"
     positive = np.asarray(positive, bool)
     if positive.all() or not positive.any(): return dict(value=np.nan, low=np.nan, high=np.nan)
     shares, units = _get_rank_shares(positive, np.asarray(score, float)), np.asarray(units)
