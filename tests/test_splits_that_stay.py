@@ -448,3 +448,15 @@ def test_an_old_run_is_evaluated_by_the_old_rule(tmp_path):
         assert len(whole) == 40 and 'split.csv' not in {path.name for path in run.path.iterdir()}
     resumed = take_splits(run, get_items(str(d)), run.record['parameters'])
     assert sides(resumed) == sides(get_hash_splits(get_items(str(d))))
+
+
+def test_a_byte_copy_is_a_new_image():
+    "A copy of a test image, filed under a training patient, is left out alone: the patient's old images stay"
+    items = make([dict(label='ab'[i//4 % 2], group=f'p{i//4}') for i in range(160)])
+    table = remember(items)
+    train, test = [table.index[table.split == split][0] for split in ('train', 'test')]
+    more = make([*items.to_dict('records'), dict(items.iloc[train], file='copy.jpg', sha256=items.sha256[test])])
+    more.loc[[test, 160], 'copies'] = 'same'
+    after = get_splits(more, remembered=table)
+    assert len(after) == 160 and count_moved(table, after) == 0
+    assert after.attrs['left_out'] == [dict(file='copy.jpg', reason='duplicate in test')]

@@ -57,9 +57,10 @@ def match_splits(
     content = items.sha256.astype(str).str[:16]
     files = pd.Series(_spell(items.file), items.index)
     old = table.sha256.str[:16]
-    both = _get_last(old.where(old == '', old + '/' + table.file), table.split)
-    known = (content + '/' + files).map(both)
-    known = known.where(known.notna(), content.map(_get_last(old, table.split)))
+    own, keys = old + '/' + table.file, content + '/' + files
+    known = keys.map(_get_last(own, table.split))
+    renamed = _get_last(old[~own.isin(keys)], table.split[~own.isin(keys)])  # a copy is new
+    known = known.where(known.notna(), content.map(renamed))
     gone = table[~old.isin(content)]  # so the content of these files has changed
     by_name = files.where(~content.isin(old)).map(_get_last(gone.file, gone.split))
     known = known.where(known.notna(), by_name)
