@@ -134,7 +134,7 @@ def compare_corrupted(
     draws:int=2000,  # bootstrap resamples
 )->pd.DataFrame:
     """A row for `clean`, `all corruptions`, and each kind: `accuracy_a, accuracy_b, difference
-    (a − b), low, high, p, verdict` and those of `compare_drops`; p corrected over the kinds (Holm)"""
+    (a − b), low, high, p, verdict` and those of `compare_drops`; p corrected by kind (Holm)"""
     _check_same_images(a, b, units)
     kinds = _get_kinds(a[0])
     rows = {kind: _compare_kind(a, b, keys, units, draws) for kind,keys in kinds.items()}
