@@ -2,8 +2,8 @@
 
 Makes what is missing and takes what is finished: for each set the study aug-SET of 07a (none, medium, albumentations; a small CNN from
 scratch at 64 pixels, five seeds, 400 corrupted images). --runs takes finished studies of a folder and makes nothing; --parts takes
-parts-SET, the parts of albumentations one by one. Then rows in two tables: policies (accuracy, seconds) and corrupted. --busy says so in
-the notes, since the seconds then compare with each other only.
+parts-SET, the parts of albumentations one by one. Then rows in two tables: policies (accuracy, seconds) and corrupted. --busy leaves
+the seconds out: a machine that did other work meanwhile.
 """
 import argparse, json, shlex, subprocess, sys
 from pathlib import Path
@@ -21,7 +21,7 @@ STUDY = ("papermill nbs/07a_augmentation_study.ipynb runs/{run}.ipynb -p dataset
 PARTS = ("papermill nbs/07a_augmentation_study.ipynb runs/{run}.ipynb -p dataset {name} -p size 64 -p budget_minutes 60 "
     "-p parts only -p seeds 2 -p run {run} -y 'policies: [none, albumentations]'")
 NOTES = dict(instruments='Another set of instrument images, in the place of the source that the card names.')
-BUSY = 'The machine did other work meanwhile: the seconds compare with each other only.'
+BUSY = 'The seconds are left out: the machine did other work meanwhile.'
 
 
 def make(command, root):
@@ -64,7 +64,7 @@ def get_policy_rows(study, name, command, folder, busy):
     for row in study.record['comparisons']:
         about, origin = get_about(study, name, command, folder, row, row['n'])
         gain = shorten(dict(value=row['difference'], low=row['low'], high=row['high']), 100)
-        spent = dict(seconds=round(seconds[row['a']], 1), against_seconds=round(seconds[row['b']], 1))
+        spent = {key: None if busy else round(seconds[row[side]], 1) for key,side in (('seconds', 'a'), ('against_seconds', 'b'))}
         rows.append(about | dict(gain_points=gain, p=say_p(row), seeds=row['seeds'], **spent) | origin | get_note(name, busy))
     return rows
 
@@ -100,7 +100,7 @@ if __name__ == '__main__':
     a.add_argument('sets', nargs='*', metavar='SET', default=SETS, help=f"of {', '.join(TITLES)}")
     a.add_argument('--runs', type=Path, help='a folder with finished studies: nothing is made')
     a.add_argument('--parts', action='store_true', help='parts-SET: the parts of albumentations one by one')
-    a.add_argument('--busy', action='store_true', help='the machine did other work: say so in the notes')
+    a.add_argument('--busy', action='store_true', help='the machine did other work: leave the seconds out')
     a.add_argument('--keep', action='store_true', help='write the rows into benchmarks/results/')
     a = a.parse_args()
     tables = dict(policies=[], corrupted=[])

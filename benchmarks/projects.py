@@ -113,6 +113,7 @@ def get_evaluation_row(name, folder, busy):
     return dict(set=name, title=TITLES[name], test=n, units=count_units(run), **metrics,
         majority_rate=shorten(test['majority_rate']['value']),
         label_ceiling=shorten(r['label_ceiling']),
+        test_label_ceiling=shorten(look_up(r, 'label_ceilings.test')),
         rule=look_up(r, 'operating_point.rule'),
         by_group_accuracy=shorten(look_up(r, 'by_group.test.accuracy')),
         **get_run_provenance(r, get_command('evaluation', name), n))

@@ -207,7 +207,8 @@ def compare_policy_robustness(
     if not most: return {}
     pairs = {pair: get_policy_runs(study, list(pair)) for pair in get_policy_pairs(policies)}
     pairs = {pair: runs for pair,runs in pairs.items() if len(runs) == 2}
-    runs = {run.path: run for names in pairs.values() for o in names.values() for run in find_runs(o)}
+    texts = ','.join(text for names in pairs.values() for text in names.values())
+    runs = {run.path: run for run in find_runs(texts)} if texts else {}
     tried = dict(zip(runs, try_runs(list(runs.values()), pictures=most))) if runs else {}
     found = {}
     for pair,names in pairs.items():

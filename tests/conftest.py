@@ -2,6 +2,7 @@
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from forking import run_forked, wait_for_servers
+from forking import run_forked, start_forked, wait_for_servers
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get('IMGCLF_REAL', ROOT.parent/'shared'/'data'))
@@ -69,6 +70,23 @@ def command(*args, cwd=ROOT, timeout=600, **env):
     with open_output() as out:
         code = execute([script, *rest], cwd, {**os.environ, **env}, timeout, out, out)
         return code, read_output(out)
+
+
+def start_script(args, env, cwd=ROOT):
+    """A Python script with its arguments that runs in the background, forked where there is a server:
+    it answers signals, also where this process is a background job; `stdout` takes both outputs"""
+    args = [str(arg) for arg in args]
+    forked = start_forked(args, env, cwd)
+    if forked: return forked
+    return subprocess.Popen([sys.executable, *args], cwd=cwd, env=env, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=listen)
+
+
+def listen():
+    "A child answers signals"
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
+        number = getattr(signal, name, None)  # not all of them are on every system
+        if number: signal.signal(number, signal.default_int_handler if name == 'SIGINT' else signal.SIG_DFL)
 
 
 def run_code(code, env, timeout=300):

@@ -1,6 +1,7 @@
 """Commands as forks of one process that has the libraries loaded: loading them takes most commands
 longer than their work. Each fork runs the installed script, with its own arguments, environment,
 folder and output, and ends as a process of its own would."""
+import contextlib
 import gc
 import importlib
 import json
@@ -11,10 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import traceback
 
-from imgclf_nb.base.kernels import _get_setting, _reset_process, make_sockets
+from imgclf_nb.base.kernels import _get_setting, _reset_process, end_fork, make_sockets
 
 HERE = os.path.abspath(__file__)
 LIBRARIES = '''pandas scipy.stats scipy.spatial sklearn.metrics sklearn.linear_model matplotlib.pyplot
@@ -28,32 +31,48 @@ def get_setting(env):
     return {name: value for name,value in setting.items() if not name.startswith(('HF_', 'HUGGING'))}
 
 
-def run_script(args, env, cwd, out, err):
-    "In a fresh fork: the script, as in a process of its own; never returns"
+def get_exit_code(value):
+    "What Python makes of the value of a `SystemExit`"
+    if value is None: return 0
+    if isinstance(value, int): return value & 255
+    print(value, file=sys.stderr)
+    return 1
+
+
+def run_script(args, env, cwd, files):
+    "In a fresh fork: the script, as in a process of its own, with these files; never returns"
     _reset_process(env, cwd)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(os.open(out, os.O_WRONLY | os.O_APPEND), 1)
-    os.dup2(os.open(err, os.O_WRONLY | os.O_APPEND), 2)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number,file in enumerate(files): os.dup2(file, number)
+    for file in files: os.close(file)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
     sys.argv = args
+    code = 0
     try: runpy.run_path(args[0], run_name='__main__')
-    except SystemExit: raise
+    except SystemExit as end: code = get_exit_code(end.code)
     except BaseException:
         traceback.print_exc()
-        raise SystemExit(1)
-    raise SystemExit(0)
+        code = 1
+    end_fork(code)
 
 
-def watch(caller, request):
+def open_files(out, err):
+    "The file numbers of an empty input and of these outputs"
+    outputs = [os.open(path, os.O_WRONLY | os.O_APPEND) for path in (out, err)]
+    return [os.open(os.devnull, os.O_RDONLY), *outputs]
+
+
+def watch(caller, args, env, cwd, out, err):
     "In a fork of the server: tell the caller the script's process number, and how it ended"
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    files = open_files(out, err)  # before the caller hears of it, who may wait for the other end
     pid = os.fork()
     if pid == 0:
         caller.close()
-        run_script(**request)
+        run_script(args, env, cwd, files)
+    for file in files: os.close(file)
     caller.sendall(f'{pid}\n'.encode())
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    caller.sendall(f'{code}\n'.encode())
+    with contextlib.suppress(OSError): caller.sendall(f'{code}\n'.encode())  # it may have lost patience
     os._exit(0)
 
 
@@ -76,7 +95,7 @@ def serve(path):
         if get_setting(request['env']) != setting: caller.sendall(b'0\n')
         elif os.fork() == 0:
             door.close()
-            watch(caller, request)
+            watch(caller, **request)
         caller.close()
 
 
@@ -97,24 +116,91 @@ def wait_for_servers(seconds=120):
         time.sleep(.1)
 
 
+def read_number(caller):
+    "The next line of a socket, a number; not a byte more is read"
+    line = b''
+    while not line.endswith(b'\n'):
+        byte = caller.recv(1)
+        if not byte: raise ConnectionError('the server of commands has ended')
+        line += byte
+    return int(line)
+
+
+def ask_server(args, env, cwd, out, err):
+    """`(socket, process number)` of a fork that runs this script with its output appended to the
+    files `out` and `err`; the socket later takes its exit code. None if there is no server for it"""
+    path = os.environ.get('IMGCLF_COMMANDS', '')
+    if not os.path.exists(path): return None
+    caller = socket.socket(socket.AF_UNIX)
+    caller.connect(path)
+    request = dict(args=args, env=env, cwd=str(cwd), out=str(out), err=str(err))
+    caller.sendall(json.dumps(request).encode() + b'\n')
+    pid = read_number(caller)
+    if pid: return caller, pid
+    caller.close()
+    return None
+
+
 def run_forked(args, env, cwd, out, err, timeout):
     """The exit code of a script, its output appended to the files `out` and `err`;
     None if there is no server for it"""
-    path = os.environ.get('IMGCLF_COMMANDS', '')
-    if not os.path.exists(path): return None
-    with socket.socket(socket.AF_UNIX) as caller:
-        caller.settimeout(timeout)
-        caller.connect(path)
-        with caller.makefile('rw') as lines:
-            request = dict(args=args, env=env, cwd=str(cwd), out=str(out), err=str(err))
-            lines.write(json.dumps(request) + '\n')
-            lines.flush()
-            pid = int(lines.readline())
-            if pid == 0: return None
-            try: return int(lines.readline())
-            except TimeoutError:
-                os.killpg(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(args, timeout)
+    answer = ask_server(args, env, cwd, out, err)
+    if answer is None: return None
+    caller, pid = answer
+    caller.settimeout(timeout)
+    with caller:
+        try: return read_number(caller)
+        except TimeoutError:
+            os.killpg(pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired(args, timeout)
+
+
+class ForkedScript:
+    """The part of `Popen` that the tests use, for a fork that runs a script: it leads a session of
+    its own, and `stdout` takes both of its outputs"""
+    returncode = None
+
+    def __init__(self, args, caller, pid, stdout):
+        self.args, self.caller, self.pid, self.stdout = args, caller, pid, stdout
+
+    def poll(self, seconds=0):
+        "The exit code; None if it still runs after these seconds, None: without end"
+        if self.returncode is None and select.select([self.caller], [], [], seconds)[0]:
+            self.returncode = read_number(self.caller)
+            self.caller.close()
+        return self.returncode
+
+    def wait(self, timeout=None):
+        if self.poll(timeout) is None: raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None: os.kill(self.pid, number)
+
+    def kill(self): self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout=None):
+        "What is still printed, and None"
+        said = []
+        reader = threading.Thread(target=lambda: said.append(self.stdout.read()), daemon=True)
+        reader.start()
+        reader.join(timeout)
+        if reader.is_alive(): raise subprocess.TimeoutExpired(self.args, timeout)
+        self.wait(timeout)
+        return said[0], None
+
+
+def start_forked(args, env, cwd):
+    "A running script as a `ForkedScript`; None if there is no server for it"
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = os.path.join(folder, 'out')
+        os.mkfifo(pipe)
+        out = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        answer = ask_server(args, env, cwd, pipe, pipe)
+    os.set_blocking(out, True)
+    if answer: return ForkedScript(args, *answer, os.fdopen(out, encoding='utf-8'))
+    os.close(out)
+    return None
 
 
 if __name__ == '__main__': serve(sys.argv[1])

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, listen, start_script
 from imgclf_nb import commands
 from imgclf_nb.base.parameters import check_parameters
 from imgclf_nb.base.stops import ANSWER
@@ -43,16 +43,10 @@ def make_project(folder, *cells):
     return script, {**os.environ, 'IMGCLF_HOME': str(folder), 'IMGCLF_RUNS': str(folder/'runs')}
 
 
-def listen():
-    "A child that answers signals, also where this process is a background job"
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
-
-
 def start(folder, *cells):
     "The command at work"
     script, env = make_project(folder, *cells)
-    return subprocess.Popen([sys.executable, script], cwd=folder, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=listen)
+    return start_script([script], env, folder)
 
 
 def wait_for(process, text):

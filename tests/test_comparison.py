@@ -1,11 +1,11 @@
 "Runs held against each other by the commands, and studies that are killed in the middle"
-import json, os, shutil, signal, subprocess, sys, threading, time
+import json, os, shutil, signal, sys, threading, time
 from pathlib import Path
 
 import numpy as np, pandas as pd
 import pytest
 
-from conftest import ROOT, command
+from conftest import command, start_script
 from imgclf_nb.base.kernels import KernelServer, can_fork
 from test_weights import hub, weights
 
@@ -181,7 +181,7 @@ def test_a_killed_study_loses_no_finished_run(tmp_path):
     (tmp_path/'study').mkdir()
     env = {**os.environ, 'IMGCLF_RUNS': str(tmp_path)}
     args = [EXE/'papermill', '--log-output', 'nbs/07a_augmentation_study.ipynb', tmp_path/'study'/'out.ipynb', *STUDY]
-    p = subprocess.Popen(list(map(str, args)), cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    p = start_script(args, env)
     late = threading.Timer(900, lambda: os.killpg(p.pid, signal.SIGKILL))  # for a machine that hangs, not for a slow one
     late.start()
     try: assert any('1 of 4 runs done' in line for line in p.stdout), 'the first run never ended'

@@ -25,7 +25,7 @@ def train(home, dataset, **more):
 @pytest.fixture(scope='module')
 def evaluated(tmp_path_factory):
     d = train(tmp_path_factory.mktemp('runs')/'chest', 'chest_xray_mini')
-    run_notebook('05_evaluation', str(d), quiet=True)
+    run_notebook('05_evaluation', str(d), quiet=True, draws=200)
     return d
 
 
@@ -48,6 +48,7 @@ def test_the_contract(evaluated):
             assert set(v) == {'value', 'low', 'high'} and v['low'] <= v['value'] <= v['high'] and v['low'] >= 0, (s, k, v)
             if k != 'log_loss': assert v['high'] <= 1
     assert r['temperature'] == m['temperature'] and r['operating_point']['threshold'] == m['threshold'] and r['operating_point']['rule']
+    assert r['label_ceilings'] == dict(all=1, test=1) and r['doubt']['rejection']['guarantee'] == .95
     assert r['label_ceiling'] == 1 and r['summary'].endswith('.') and r['doubt']['rejection']['wanted_error'] == .05
     assert r['summary'].startswith('Accuracy ') and ' patients; majority-class baseline ' in r['summary'], r['summary']
     assert 'At the chosen threshold (' in r['summary'] and 'Expected calibration error 0.' in r['summary'], r['summary']
@@ -90,7 +91,7 @@ def test_all_chapters_at_a_new_place(evaluated, tmp_path):
 def test_twice_is_the_same(evaluated, tmp_path):
     d = tmp_path/'again'
     shutil.copytree(evaluated, d)
-    run_notebook('05_evaluation', str(d), quiet=True)
+    run_notebook('05_evaluation', str(d), quiet=True, draws=200)
     a, b = read(evaluated), read(d)
     assert b['test_opened'] == 2 and b['temperature'] == pytest.approx(a['temperature'], abs=1e-4)
     for k in ALL + TWO: assert b['metrics']['test'][k]['value'] == pytest.approx(a['metrics']['test'][k]['value'], abs=1e-4), k
@@ -99,7 +100,7 @@ def test_twice_is_the_same(evaluated, tmp_path):
 def test_rules(evaluated, tmp_path):
     d = tmp_path/'rules'
     shutil.copytree(evaluated, d)
-    run_notebook('05_evaluation', str(d), quiet=True, sensitivity=.8, prevalence=.05)
+    run_notebook('05_evaluation', str(d), quiet=True, draws=200, sensitivity=.8, prevalence=.05)
     point = read(d)['operating_point']
     assert point['rule'].startswith('sensitivity of 0.8 or more, with a confidence of ') and point['predictive_values']['prevalence'] == .05
     assert point['basis'] in ('guaranteed', 'too few images') and point['confidence'] <= .95
@@ -230,3 +231,13 @@ def test_a_model_that_guesses_is_called_guessing(evaluated):
     assert 'No better than chance' in check_against_chance(get_metrics(majority, draws=300), 2, 2)
     assert 'swapped' in check_against_chance(get_metrics(replace(a, preds=1-targs, probs=np.eye(2)[1-targs]*.8 + .1), draws=300), 2, 2)
     assert check_against_chance(get_metrics(replace(a, preds=targs, probs=np.eye(2)[targs]*.8 + .1), draws=300), 2, 2) == ''
+
+
+def test_a_label_ceiling_is_that_of_the_given_images():
+    from imgclf_nb.data import get_items
+    from imgclf_nb.evaluation import get_label_ceiling
+    items = get_items('pc_parts_mini')
+    labels = items.groupby('sha256').label.transform('nunique')
+    clear, torn = items[labels == 1], items[labels > 1]
+    whole = get_label_ceiling(items, items.label)
+    assert 0 < get_label_ceiling(torn, torn.label) < whole < 1 and get_label_ceiling(clear, clear.label) > whole

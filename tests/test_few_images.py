@@ -74,11 +74,11 @@ def evaluate(table, record, rule):
     point, positives, more = choose_operating_point(answers, own, classes, rule)
     metrics = {s: get_metrics(o, raw[s], positives.get(s), 100) for s,o in answers.items()}
     notes += more + list(filter(None, [describe_missing_classes(a.targs, classes, split)]))
-    by_class = get_class_table(a, classes, 50)
+    by_class = get_class_table(a, classes)
     decompose_brier(a.probs, a.targs)
     if point: get_decision_table(a, positives[split], classes)
     if get_curve_point(a, positives.get(split)):
-        values = get_predictive_value_intervals(get_rates(a, positives[split], 100), .3, int(a.units.max()) + 1)
+        values = get_predictive_value_intervals(get_rates(a, positives[split], 100), .3)
         point['predictive_values'] = values
     unseen = take_unseen(a, own, split)
     abstention, note = evaluate_abstention(valid.take(own), a if unseen is None else unseen, .05)

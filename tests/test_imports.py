@@ -18,13 +18,14 @@ EMPTY = '''
     base.runs commands comparison core data datasets.archives datasets.cards datasets.choices
     datasets.compression datasets.downloads datasets.members datasets.parquet datasets.folders datasets.kinds datasets.layouts datasets.levels datasets.listing
     datasets.masks datasets.miniatures datasets.records datasets.retries datasets.sources
+    datasets.arcs datasets.assignments datasets.balanced_splits datasets.hash_splits
     datasets.tables datasets.trees datasets.units datasets.words fetching images.contents
     images.duplicates images.formats images.preprocessing images.properties models.attention
     models.embedding models.features models.image_rows models.logistic reporting.checklist
     reporting.facts reporting.result_sections results.class_metrics results.consistency
     results.leaderboard results.manifest results.operating results.paired_predictions results.projects
     results.studies splitting stats.contributions stats.coverage stats.paired_tests
-    stats.standard_errors training.subsets
+    stats.standard_errors training.split_memory training.subsets
 '''.split()
 LIGHT = ('stats', 'images', 'datasets', 'reporting')  # packages that load nothing of SLOWEST
 NO_FASTAI = 'pixels leakage training.augmentation_check baseline'.split()  # these may load torch

@@ -131,6 +131,29 @@ def test_libraries_are_as_in_a_process_of_its_own(served, tmp_path):
     assert forked == 'True' and ' agg ' in looks
 
 
+ENDS = '''
+import atexit, pathlib, threading, time
+atexit.register(pathlib.Path('handler').write_text, 'done')
+left_open = open('unclosed', 'w')
+left_open.write('all')
+threading.Thread(target=lambda: (time.sleep(.2), pathlib.Path('thread').write_text('done'))).start()
+'''
+
+def test_a_forked_kernel_finishes_what_its_cells_began(served, tmp_path):
+    "It ends without freeing the libraries, but after its threads, its exit handlers and its files"
+    code = f"""
+from jupyter_client.manager import start_new_kernel
+km, kc = start_new_kernel(kernel_name='python3', cwd={str(tmp_path)!r})
+print(type(km.provisioner.process).__name__)
+kc.execute_interactive({ENDS!r}, timeout=120)
+kc.stop_channels(); km.shutdown_kernel()"""
+    env = {**served, 'JUPYTER_DEFAULT_PROVISIONER_NAME': 'imgclf-fork'}
+    r = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert r.returncode == 0 and r.stdout == 'Forked\n', r.stderr
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == dict(handler='done', unclosed='all', thread='done')
+
+
 def test_a_server_survives_bad_clients(served):
     "A client disconnects, or sends nonsense: the next one is answered"
     for sent in (b'', b'nonsense\n', b'{}\n'):

@@ -1,10 +1,10 @@
 "The store of decoded images where things go wrong: a full disk, another version, two processes, changed files"
-import json, os, resource, shutil, signal, subprocess, sys, textwrap
+import os, resource, shutil, signal, textwrap
 from pathlib import Path
 
 import numpy as np, pytest
 
-from conftest import ROOT, command
+from conftest import command, run_code, start_script
 
 
 @pytest.fixture
@@ -122,7 +122,8 @@ def test_two_processes_fill_one_store(mini, tmp_path):
         m.decode = decode
         m.fill_stores(get_items({str(tmp_path/'set')!r}), Preprocessing(size=48), ('exact', 'wide'), workers=0)
         print(len(n))""")
-    two = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
+    (tmp_path/'fill.py').write_text(code)
+    two = [start_script([tmp_path/'fill.py'], os.environ.copy()) for _ in range(2)]
     done = [int(p.communicate(timeout=120)[0].split()[-1]) for p in two]
     assert [p.returncode for p in two] == [0, 0] and sum(done) == items.sha256.nunique()
     check(items, pre)
@@ -142,7 +143,7 @@ def test_a_killed_filling_goes_on(mini, tmp_path, monkeypatch):
             if len(n) == 60: os.kill(os.getpid(), signal.SIGKILL)
         m._Writer.add = slow
         m.fill_stores(get_items({str(tmp_path/'set')!r}), Preprocessing(size=48), ('exact',))""")
-    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == -signal.SIGKILL
+    assert run_code(code, os.environ.copy())[0] == -signal.SIGKILL
     seen = count_decoded(monkeypatch)
     check(items, pre)
     assert len(seen) == items.sha256.nunique() - 40

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from conftest import ROOT, command, get_kernel, get_startup
+from conftest import ROOT, command, get_kernel, get_startup, start_script
 from imgclf_nb.base.kernels import can_fork
 from imgclf_nb.base.parameters import check_parameters
 from imgclf_nb.base.running import run_notebook
@@ -151,10 +151,9 @@ def test_from_the_notebooks_folder(tmp_path):
 def test_a_killed_kernel_leaves_a_run_that_resumes(tmp_path):
     "kill -9 on the kernel: a sentence, the run says failed; the same command finishes it"
     run = tmp_path/'run'
-    args = ['imgclf_run', 'pc_parts_mini', '--run', str(run), '-p', 'epochs', '2', '-p', 'size', '32']
+    args = ['imgclf_run', 'pc_parts_mini', '--run', str(run), '-p', 'epochs', '3', '-p', 'size', '64']
     env = {**os.environ, **get_startup(tmp_path)}
-    p = subprocess.Popen([str(Path(sys.executable).parent/args[0]), *args[1:]], cwd=ROOT, env=env,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    p = start_script([Path(sys.executable).parent/args[0], *args[1:]], env)
     for line in p.stdout:
         if line.startswith('head:'): break  # the kernel is at work, the first epoch begins
     os.kill(get_kernel(tmp_path), signal.SIGKILL)

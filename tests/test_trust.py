@@ -7,6 +7,7 @@ import numpy as np, pandas as pd, pytest
 from PIL import Image
 
 from conftest import command
+from imgclf_nb.training.split_memory import remember_splits
 from imgclf_nb.images import duplicates as copies, properties as facts
 from imgclf_nb.auditing import findings
 from imgclf_nb import leakage, splitting
@@ -168,8 +169,8 @@ def sides(items): return dict(zip(items.sha256, items.split))
 
 
 def test_old_pictures_keep_their_side(tmp_path):
-    before = splitting.get_splits(get_items(str(draw(tmp_path/'set', 'abc', 40))))
-    after = splitting.get_splits(get_items(str(draw(tmp_path/'set', 'abc', 30, start=40))))
+    before = remember_splits(get_items(str(draw(tmp_path/'set', 'abc', 40))))[0]
+    after = remember_splits(get_items(str(draw(tmp_path/'set', 'abc', 30, start=40))))[0]
     assert len(after) == 210 and all(sides(after)[k] == v for k,v in sides(before).items())
 
 
@@ -189,14 +190,14 @@ def test_a_picture_that_ties_two_sides_is_left_out(tmp_path, capsys):
         draw(d, c, 2, start=2*p)
         lines += [f'{c}/{i}.png,{c},p{p}' for i in (2*p, 2*p + 1)]
     (d/'set.csv').write_text('\n'.join(lines))
-    before = splitting.get_splits(get_items(str(d/'set.csv')))
+    before = remember_splits(get_items(str(d/'set.csv')))[0]
     of = dict(zip(before.group, before.split))
     train, test = [next(g for g,s in of.items() if s == side) for side in ('train', 'test')]
     source = before[before.group == test].iloc[0]
     shutil.copy(source.path, d/'a'/'tie.png')
     (d/'set.csv').write_text('\n'.join([*lines, f'a/tie.png,{source.label},{train}']))
     capsys.readouterr()
-    after = splitting.get_splits(get_items(str(d/'set.csv')))
+    after = remember_splits(get_items(str(d/'set.csv')))[0]
     assert after.attrs['left_out'] == [dict(file='a/tie.png', reason='duplicate in test')] and 'Left out: 1' in capsys.readouterr().out
     assert dict(zip(after.file, after.split)) == dict(zip(before.file, before.split))
 
@@ -325,9 +326,9 @@ def test_a_smaller_copy_moves_nobody(tmp_path):
         for i in range(30):
             a = np.random.default_rng([ord(c), i]).integers(0, 255, (14, 14, 3), np.uint8)
             Image.fromarray(a).resize((140, 140), Image.Resampling.BICUBIC).save(d/c/f'{i}.png')
-    before = splitting.get_splits(get_items(str(d)))
+    before = remember_splits(get_items(str(d)))[0]
     for p in sorted(d.rglob('*.png')): Image.open(p).resize((90, 90)).save(p.with_name(f'{p.stem}_small.jpg'), quality=85)
-    after = splitting.get_splits(get_items(str(d)))
+    after = remember_splits(get_items(str(d)))[0]
     assert (after.copies != '').sum() == 120 and after.groupby('copies').split.nunique().max() == 1
     assert all(sides(after)[k] == v for k,v in sides(before).items())
 
@@ -335,10 +336,10 @@ def test_a_smaller_copy_moves_nobody(tmp_path):
 def test_a_dropped_test_picture_is_the_same_test(tmp_path):
     d = draw(tmp_path/'set', n=40)
     (tmp_path/'run').mkdir(); run = Run(tmp_path/'run'); write_json(run.path/'run.json', {})
-    s = splitting.seal_test(splitting.get_splits(get_items(str(d))))
+    s = splitting.seal_test(remember_splits(get_items(str(d)))[0])
     splitting.open_test(run, s)
     records.decide(str(d), s[s.split == 'test'].file.iloc[0], 'drop')
     with pytest.raises(UserError, match='make the split again'): splitting.open_test(run, s)
-    splitting.open_test(run, splitting.seal_test(splitting.get_splits(get_items(str(d)))))
+    splitting.open_test(run, splitting.seal_test(remember_splits(get_items(str(d)))[0]))
     test = s[s.split == 'test']
     assert len(records.log_opening(str(d), 'other', test.assign(label='a'))) == 3

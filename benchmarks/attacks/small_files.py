@@ -82,7 +82,7 @@ def compare_test(place):
 
 
 def rank(place):
-    board = leaderboard.get_leaderboard(place/'runs', draws=100)
+    board = leaderboard.get_leaderboard(place/'runs')
     return leaderboard.format_leaderboard(board)
 
 

@@ -16,12 +16,12 @@ import pandas as pd
 from ..base.quoting import quote_word
 from ..base.reading import explain_fault, is_there, read_small, read_table
 from ..core import UserError, explain_disk_errors, get_real_path, get_records
-from ..core import unmark_formulas, write_csv
+from ..core import unmark_formulas
 from .cards import open_set
 from .delimited import read_delimited
 from .image_paths import clean_path
 from .split_columns import get_split_word
-from .units import complete_items, get_unit_names
+from .units import get_unit_names
 
 # %% ../../nbs/datasets/06d_assignments.ipynb #de380702
 SPLITS = ('train', 'valid', 'test')
@@ -57,9 +57,10 @@ def match_splits(
     content = items.sha256.astype(str).str[:16]
     files = pd.Series(_spell(items.file), items.index)
     old = table.sha256.str[:16]
-    both = _get_last(old.where(old == '', old + '/' + table.file), table.split)
-    known = (content + '/' + files).map(both)
-    known = known.where(known.notna(), content.map(_get_last(old, table.split)))
+    own, keys = old + '/' + table.file, content + '/' + files
+    known = keys.map(_get_last(own, table.split))
+    renamed = _get_last(old[~own.isin(keys)], table.split[~own.isin(keys)])  # a copy is new
+    known = known.where(known.notna(), content.map(renamed))
     gone = table[~old.isin(content)]  # so the content of these files has changed
     by_name = files.where(~content.isin(old)).map(_get_last(gone.file, gone.split))
     known = known.where(known.notna(), by_name)

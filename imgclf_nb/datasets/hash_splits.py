@@ -8,7 +8,7 @@ __all__ = ['cut_by_hash', 'fold_by_hash']
 # %% ../../nbs/datasets/06a_hash_splits.ipynb #bfc5761d
 import numpy as np, pandas as pd
 
-from .units import draw_number, get_circle, get_unit_labels, get_unit_names
+from .units import draw_number, get_unit_labels, get_unit_names
 
 # %% ../../nbs/datasets/06a_hash_splits.ipynb #9ba35de5
 def _assign(numbers, shares):

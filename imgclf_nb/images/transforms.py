@@ -29,7 +29,7 @@ def make_strong(
 _STILL = dict(brightness=1., contrast=1., saturation=1., hue=0.)  # what changes nothing
 
 def _make_jitter(name, amount):
-    "A `ColorJitter` that multiplies one of brightness, contrast, saturation by 1-amount to 1+amount"
+    "A `ColorJitter` that multiplies one thing, such as brightness, by 1-amount to 1+amount"
     import albumentations as A
     ranges = {other: (value, value) for other,value in _STILL.items()}
     ranges[name] = (1 - amount, 1 + amount)

@@ -68,13 +68,13 @@ def _describe_predictive_values(o):
         f'negative predictive value (NPV) {npv}. '
         f'Where {o.positive} is rarer, the PPV is lower.')
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #e215b04a
+# %% ../../nbs/reporting/01a_result_sections.ipynb #4060bca3
 def _get_entry(o, path):
     "The dictionary at this path of the record; {} if there is none"
     entry = o.at(path)
     return entry if isinstance(entry, dict) else {}
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #b92c4203
+# %% ../../nbs/reporting/01a_result_sections.ipynb #97798f93
 _GUARANTEED = {
     True: 'The guarantee applies here.',
     False: '**The guarantee does not apply here.**',
@@ -88,9 +88,9 @@ def _describe_guarantee(entry):
     if exchangeable not in (True, False): exchangeable = None
     return f'{_GUARANTEED[exchangeable]} {why}'.strip()
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #4a10c1dc
+# %% ../../nbs/reporting/01a_result_sections.ipynb #d51392ee
 _BASES = {  # the words of `choose_threshold`
-    'on average': 'The rate holds on average over validation splits; in a single run it may be lower.',
+    'on average': 'The rate holds on average over validation splits; a single run may miss it.',
     'too few images': 'Nothing is guaranteed: validation has too few images for this rule.',
 }
 
@@ -165,7 +165,7 @@ def _describe_wanted_error(rejection):
     promise = f'guaranteed for new images with a confidence of {say_number(confidence)}'
     return f'(wanted: {wanted}, {promise}). {_describe_guarantee(rejection)}'
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #9e206ef4
+# %% ../../nbs/reporting/01a_result_sections.ipynb #36e74751
 def _describe_abstention(o):
     "The threshold of abstention and what it achieves, or ''"
     rejection = _get_entry(o, 'doubt.rejection')
@@ -195,7 +195,7 @@ def _describe_coverage(sets):
     where = '' if unit == 'image' else ' (images; the guarantee is for an image of a new group)'
     return f'The correct class should be in {wanted} of the sets and is in {reached}{where}.'
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #29a01cc5
+# %% ../../nbs/reporting/01a_result_sections.ipynb #75102c55
 def _describe_least(sets):
     "How much lower the coverage of a single run may be, or ''"
     least, units = get_number(sets.get('least')), get_number(sets.get('units'))
@@ -204,7 +204,7 @@ def _describe_least(sets):
     return (f'The guarantee is an average over validation splits; with {units} {kind} there, a '
         f'single run reaches at least {say_number(least)} in 95 of 100 cases.')
 
-# %% ../../nbs/reporting/01a_result_sections.ipynb #8f6414ec
+# %% ../../nbs/reporting/01a_result_sections.ipynb #a5a366d5
 def _describe_sets(o):
     "Coverage and size of prediction sets, or ''"
     sets = _get_entry(o, 'doubt.sets')

@@ -70,7 +70,7 @@ def _plot_bounds(
     "Vertical lines at the majority-class baseline and at the label ceiling"
     grey = _COLOURS['grey']
     ax.axvline(evaluation['majority_rate'], color=grey, ls=':', label='majority class')
-    ax.axvline(evaluation['label_ceiling'], color=grey, ls='--', label='label ceiling')
+    ax.axvline(evaluation['label_ceiling'], color=grey, ls='--', label='label ceiling of the set')
     ax.legend(fontsize=8, ncols=2, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #917cbe9e

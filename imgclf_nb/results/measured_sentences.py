@@ -72,9 +72,11 @@ def describe_evaluation(
     row:dict, # of the table `evaluation`
 )->list:
     "Baseline and label ceiling, calibration, ranking, and the operating point"
+    own = row.get('test_label_ceiling')
+    images = 'the whole set' if own is None else 'the test images'
     said = [f"The majority-class baseline is {say_value(row['majority_rate'])}; the label ceiling "
-        f"(the upper bound on accuracy from contradicting labels) is "
-        f"{say_value(row['label_ceiling'])}."]
+        f"of {images} (the upper bound on accuracy from contradicting labels) is "
+        f"{say_value(row['label_ceiling'] if own is None else own)}."]
     if row.get('ece'):
         said.append(f"The expected calibration error is {say_value(row['ece'], '.3f', ci=True)}.")
     if row.get('auc'):
@@ -149,7 +151,9 @@ _LIBRARIES = dict(  # what makes a policy
     light='our own warp',
     medium='our own warp',
     albumentations='the same parts and ranges by Albumentations',
-    strong='Albumentations')
+    strong='Albumentations',
+    xray='our own warp',
+    fruit='our own warp')
 
 def _name_policy(
     policy:str, # a name, perhaps with `:part` or `-part`
@@ -177,15 +181,16 @@ def describe_gain(
 def describe_sturdiness(
     row:dict, # of the table `corrupted`
 )->list:
-    "What a policy does to the accuracy on corrupted images and to its drop, against another one"
+    "The accuracy of a policy on corrupted images and the share that it loses, against another one"
     gain = say_value(row['gain_points'], '+.1f percentage points', ci=True)
     change = say_value(row['drop_points'], '+.1f percentage points', ci=True)
+    end = '; no difference can be shown' if _contains_zero(row['drop_points']) else ''
     policy, against = _name_policy(row['policy']), _name_policy(row['against'])
-    return [f"{row['title']}, {row['start']}: on corrupted images, {policy} changes accuracy by "
-        f"{gain} against {against} ({say_value(row['accuracy'])} instead of "
-        f"{say_value(row['against_accuracy'])}). It loses {say_value(row['drop'])} of its own "
-        f"accuracy, the other {say_value(row['against_drop'])}: a difference of {change} "
-        f"({row['images']:,} validation images, {row['seeds']} seeds)."]
+    return [f"{row['title']}, {row['start']}: on corrupted images, the accuracy of {policy} is "
+        f"{say_value(row['accuracy'])}, that of {against} {say_value(row['against_accuracy'])}: "
+        f"a difference of {gain}.", f"Of its own accuracy, {row['policy']} loses "
+        f"{say_value(row['drop'])} there, {row['against']} {say_value(row['against_drop'])}: a "
+        f"difference of {change}{end} ({row['images']:,} validation images, {row['seeds']} seeds)."]
 
 # %% ../../nbs/results/06b_measured_sentences.ipynb #f435546a
 def describe_curve(

@@ -22,8 +22,8 @@ from ..stats.abstention import get_least_coverage, get_prediction_set_table
 from ..stats.abstention import get_prediction_sets, get_selective_risk
 from ..stats.calibration import get_unit_folds
 from ..stats.guarantees import describe_shortage, get_needed_units
-from ..stats.intervals import get_confusions, get_scores, get_unit_share, resample_units
-from ..stats.paired_tests import Answers, get_bounds, get_difference
+from ..stats.intervals import get_unit_share, resample_units
+from ..stats.paired_tests import Answers, get_difference
 from ..stats.thresholds import choose_threshold, estimate_prior, get_net_benefit
 from ..stats.thresholds import get_own_prior, get_predictive_values, plot_net_benefit
 from ..stats.thresholds import plot_predictive_values, shift_prior
@@ -126,40 +126,44 @@ def get_curve_point(
     return false_positive_rate, found/truth.sum(), found/max(1, positives.sum())
 
 # %% ../../nbs/results/02a_operating.ipynb #10eda038
-def _spread_certain(rates, n_units, draws, seed):
-    "Replicates of a rate; those of the exact interval if the observed rate is 0 or 1"
-    if rates[0] not in (0, 1) or not n_units: return rates
-    levels = np.random.default_rng(seed).permutation((np.arange(draws) + .5)/draws)
-    at_one = levels**(1/n_units)  # Clopper and Pearson's distribution for n of n
-    return np.r_[rates[0], at_one if rates[0] else 1 - at_one]
+def _spread_share(share, draws, seed):
+    "Replicates of a share `(1 + draws,)`, its value first; the middle 95 % is its interval"
+    from scipy.stats import norm
+    order = np.random.default_rng(seed).permutation(draws)
+    z = norm.ppf((order + .5)/draws)/norm.ppf(.975)
+    below, above = share['value'] - share['low'], share['high'] - share['value']
+    replicates = share['value'] + z*np.where(z < 0, below, above)
+    return np.r_[share['value'], replicates.clip(0, 1)]
 
 # %% ../../nbs/results/02a_operating.ipynb #8ae74b90
 def get_rates(
     a:Answers,      # of one split
     positives,      # is the image predicted positive `(n,)` of bool
-    draws:int=2000, # bootstrap resamples
+    draws:int=2000, # replicates
 )->tuple:
-    "`(sensitivity, specificity)`, each `(1 + resamples,)`, the observed value first"
+    "`(sensitivity, specificity)`, each `(1 + draws,)`, the observed value first"
     truth = a.targs == a.positive
-    preds = np.where(positives, a.positive, 1 - a.positive)
-    counts = resample_units(int(a.units.max()) + 1, draws)
-    recall = get_scores(get_confusions(a.targs, preds, a.units, 2, counts))['recall']
-    n_positive, n_negative = [len(set(a.units[o])) for o in (truth, ~truth)]
-    sensitivity = _spread_certain(recall[:, a.positive], n_positive, draws, 0)
-    specificity = _spread_certain(recall[:, 1 - a.positive], n_negative, draws, 1)
-    return sensitivity, specificity  # with different seeds, so that the two vary independently
+    sensitivity = get_unit_share(positives, truth, a.units)
+    specificity = get_unit_share(~positives, ~truth, a.units)
+    # with different seeds, so that the two vary independently
+    return _spread_share(sensitivity, draws, 0), _spread_share(specificity, draws, 1)
 
 # %% ../../nbs/results/02a_operating.ipynb #7ed24d05
+def _get_middle(replicates):
+    "`value, low, high`: the first replicate and the middle 95 % of the others"
+    value, others = float(replicates[0]), replicates[1:][~np.isnan(replicates[1:])]
+    if np.isnan(value): return dict(value=value, low=value, high=value)
+    low, high = np.percentile(others, [2.5, 97.5])
+    return dict(value=value, low=float(min(low, value)), high=float(max(high, value)))
+
+# %% ../../nbs/results/02a_operating.ipynb #decc5cbc
 def get_predictive_value_intervals(
     rates:tuple,      # from `get_rates`
     prevalence:float, # share of positives where the model is used, 0 to 1
-    n_units:int,      # units behind the rates
 )->dict:
     "`prevalence`, and `ppv` and `npv` with their intervals"
     ppv, npv = get_predictive_values(*rates, prevalence)
-    ppv = get_bounds(ppv[None], n_units)
-    npv = get_bounds(npv[None], n_units)
-    return dict(prevalence=prevalence, ppv=ppv, npv=npv)
+    return dict(prevalence=prevalence, ppv=_get_middle(ppv), npv=_get_middle(npv))
 
 # %% ../../nbs/results/02a_operating.ipynb #090d29c1
 def plot_decisions(
@@ -328,8 +332,8 @@ def evaluate_prediction_sets(
     coverage:float,      # wanted, 0 to 1
     draws:int=2000,      # bootstrap resamples
 )->tuple:
-    """`(dictionary of wanted_coverage, unit, by_group, reached …; table by class)`: `least` is what
-    a single run reaches with 95 % probability; `UserError` with too few images"""
+    """`(dictionary of wanted_coverage, unit, by_group, reached …; table by class)`; a single run
+    reaches `least` with 95 % probability; `UserError` with too few images"""
     if asked is None: raise UserError(_NONE_LEFT)
     sets = get_prediction_sets(asked.probs, calibrating.probs, calibrating.targs,
         calibrating.units, coverage)

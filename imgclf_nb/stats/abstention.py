@@ -13,6 +13,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..core import UserError
+from .clustered_shares import get_clustered_bounds
 from .guarantees import choose_one_per_unit, find_last_rejected, get_needed_units
 from .intervals import get_interval, get_unit_share
 
@@ -58,7 +59,7 @@ def plot_risk_coverage(
     ax.set(xlim=(0,1.02), ylim=(0, None))
     return ax
 
-# %% ../../nbs/stats/05_abstention.ipynb #bba1b976
+# %% ../../nbs/stats/05_abstention.ipynb #6c9cb860
 def _count_errors(confidence, wrong):
     "`(confidences, images, errors)` with at least each distinct confidence, the highest first"
     order = np.argsort(-confidence, kind='stable')
@@ -66,7 +67,7 @@ def _count_errors(confidence, wrong):
     ends = np.flatnonzero(np.r_[falling[1:] != falling[:-1], True])
     return falling[ends], ends + 1, np.cumsum(wrong[order])[ends]
 
-# %% ../../nbs/stats/05_abstention.ipynb #46839167
+# %% ../../nbs/stats/05_abstention.ipynb #faee8b53
 def _find_steps(answered, first):
     "The indices of the thresholds to try: each answers 10 % more images than the one before"
     n = answered[-1]
@@ -74,12 +75,12 @@ def _find_steps(answered, first):
     sizes = np.geomspace(first, n, n_steps) if n_steps > 1 else np.array([first])
     return np.unique(np.searchsorted(answered, np.round(sizes)))
 
-# %% ../../nbs/stats/05_abstention.ipynb #bab82413
+# %% ../../nbs/stats/05_abstention.ipynb #36a83946
 def _count_starts(n, needed):
-    "From how many thresholds to walk on: one for few images, one more for five times as many"
-    return 1 + int(np.log(max(1, n/needed))/np.log(5))
+    "From how many thresholds to walk: one for as few images as needed, one more for twice as many"
+    return 1 + int(np.log2(max(1, n/needed)))
 
-# %% ../../nbs/stats/05_abstention.ipynb #95030a62
+# %% ../../nbs/stats/05_abstention.ipynb #ac1b77ab
 def _choose_guaranteed(confidence, wrong, wanted, guarantee):
     "The lowest confidence whose error among independent images is shown to be at most `wanted`"
     from scipy.stats import binom
@@ -93,7 +94,7 @@ def _choose_guaranteed(confidence, wrong, wanted, guarantee):
     last = find_last_rejected(p, starts.tolist(), 1 - guarantee)
     return None if last is None else float(thresholds[steps[last]])
 
-# %% ../../nbs/stats/05_abstention.ipynb #0896e0da
+# %% ../../nbs/stats/05_abstention.ipynb #3931b588
 def _choose_estimated(confidence, wrong, units, wanted):
     "The lowest confidence whose estimated error is at most `wanted`; each unit counts once"
     order = np.argsort(-confidence, kind='stable')
@@ -182,7 +183,7 @@ def get_prediction_sets(
     is_likeliest = np.arange(k) == probs.argmax(1)[:,None]
     return model.predict_set(probs)[1][..., 0] | is_likeliest
 
-# %% ../../nbs/stats/05_abstention.ipynb #dd44a5c0
+# %% ../../nbs/stats/05_abstention.ipynb #9eff5ff3
 def get_least_coverage(
     n_units:int,  # independent images that set the limit
     wanted:float, # guaranteed coverage on average, 0 to 1
@@ -201,17 +202,16 @@ def _get_mean_interval(values, units, counts):
     return get_interval((counts@total)/(counts@size), counts.shape[1])
 
 # %% ../../nbs/stats/05_abstention.ipynb #5db86433
-def _get_share_by_unit(hit, units, steps=20):
-    "`value, low, high` of the mean over units of their share of hits; each unit counts once"
+def _get_share_by_unit(hit, units, of=20):
+    "`value, low, high` of the mean over units of their share of hits, in steps of 1/`of`"
     units = np.unique(units, return_inverse=True)[1]
     size = np.bincount(units)
     shares = np.bincount(units, hit)/size
     if (size == size[0]).all(): return get_unit_share(hit, hit >= 0, units)
-    equal = np.arange(.5, steps)/steps < shares[:,None]  # as many images of each unit
-    numbers = np.repeat(np.arange(len(size)), steps)
-    found = get_unit_share(equal.ravel(), numbers >= 0, numbers)
+    steps = np.round(shares*of).astype(int)
+    low, high = get_clustered_bounds(np.full(len(size), of), steps) if len(size) > 1 else (0., 1.)
     value = float(shares.mean())
-    return dict(value=value, low=min(found['low'], value), high=max(found['high'], value))
+    return dict(value=value, low=min(low, value), high=max(high, value))
 
 # %% ../../nbs/stats/05_abstention.ipynb #5c5956a7
 def check_prediction_sets(

@@ -147,7 +147,7 @@ def _get_bin_noise(gap, n_units):
 
 # %% ../../nbs/stats/03_calibration.ipynb #717d9bf3
 def _get_design_effect(noise, accuracy, n, n_units):
-    "Variance of the gaps over that of single images: 1, or up to the mean number of images per unit"
+    "Variance of the gaps over that of single images: 1, or up to the mean size of units"
     most = n.sum()/n_units
     single = (n*accuracy*(1 - accuracy)).sum()
     if single < 1: return most  # too few errors to tell
@@ -165,11 +165,12 @@ def _get_gaps(right, confidence, units, counts):
     noise = _get_bin_noise(gap, counts.shape[1])
     claimed = np.bincount(bins, confidence, len(edges) + 1)/n[0]
     effect = _get_design_effect(noise, np.clip(claimed + gap[0], 0, 1), n[0], counts.shape[1])
-    return dict(n=n[0], confidence=claimed, gap=gap[0], noise=noise, spread=noise.var(0), effect=effect)
+    found = dict(n=n[0], confidence=claimed, gap=gap[0], noise=noise)
+    return found | dict(spread=noise.var(0), effect=effect)
 
 # %% ../../nbs/stats/03_calibration.ipynb #b67ae903
 def _add_noise(bins, factor, normal):
-    "The plain error in resamples if the gaps were `factor` times as large, with the noise of that error"
+    "The plain error in resamples if gaps were `factor` times as large, with that error's noise"
     gap = factor*bins['gap']
     accuracy = np.clip(bins['confidence'] + gap, 0, 1)
     expected = bins['effect']*accuracy*(1 - accuracy)/bins['n']

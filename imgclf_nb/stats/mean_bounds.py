@@ -59,4 +59,5 @@ def get_mean_bounds(
     spread = t.ppf(.975, n_units - 1)*within**.5
     below = np.hypot(cost*(error['value'] - error['low']), spread)
     above = np.hypot(cost*(error['high'] - error['value']), spread)
-    return dict(value=value, low=max(0., float(value - below)), high=min(largest, float(value + above)))
+    low, high = max(0., float(value - below)), min(largest, float(value + above))
+    return dict(value=value, low=low, high=high)

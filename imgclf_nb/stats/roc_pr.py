@@ -48,6 +48,7 @@ def _sum_below(values):
     "For each threshold, the sum over it and all lower ones"
     return np.cumsum(values[::-1])[::-1]
 
+# %% ../../nbs/stats/02_roc_pr.ipynb #b20b7694
 def _get_precision_influence(positive, score):
     "`(average precision, influence of each image on it (n,))`"
     thresholds, place = np.unique(-score, return_inverse=True)
@@ -61,13 +62,14 @@ def _get_precision_influence(positive, score):
     return float(value), influence/added.sum()
 
 # %% ../../nbs/stats/02_roc_pr.ipynb #c6e1aa36
-def _get_precision_size(value, influence, units, few):
-    "The number of positive units that would be as informative as these images are"
+def _get_precision_size(value, influence, units, positive):
+    "The number of positive images or units that would be as informative as these images are"
+    few = len(np.unique(units[positive]))
     sums = np.bincount(np.unique(units, return_inverse=True)[1], influence)
     variance = len(sums)/(len(sums) - 1)*few/(few - 1)*(sums**2).sum()
     likely = (value*few + .5)/(few + 1)
-    spread = likely*(1 - likely)
-    return spread/max(variance, .6*spread/few)
+    effect = np.clip(variance/max(1e-12, (influence**2).sum()), 1, positive.sum()/few)
+    return likely*(1 - likely)/max(variance, .6*likely*(1 - likely)*effect/positive.sum())
 
 # %% ../../nbs/stats/02_roc_pr.ipynb #41d18d5d
 def _get_wilson(value, size, quantile):
@@ -84,14 +86,15 @@ def get_precision_interval(
     score,    # the higher, the more positive `(n,)`
     units,    # from `get_units` `(n,)`
 )->dict:
-    "Average precision, `value, low, high`; NaN without a positive image, any value for one unit of them"
+    "Average precision, `value, low, high`; NaN without positive images, 0 to 1 for one unit"
     from scipy.stats import t
     positive = np.asarray(positive, bool)
     if not positive.any(): return dict(value=np.nan, low=np.nan, high=np.nan)
     value, influence = _get_precision_influence(positive, np.asarray(score, float))
-    few = len(np.unique(np.asarray(units)[positive]))
+    units = np.asarray(units)
+    few = len(np.unique(units[positive]))
     if few < 2: return dict(value=value, low=0., high=1.)
-    size = _get_precision_size(value, influence, units, few)
+    size = _get_precision_size(value, influence, units, positive)
     return _get_wilson(value, size, t.ppf(.975, few - 1))
 
 # %% ../../nbs/stats/02_roc_pr.ipynb #deb0e7ae
@@ -162,7 +165,7 @@ def get_auc_interval(
     score,    # the higher, the more positive `(n,)`
     units,    # from `get_units` `(n,)`
 )->dict:
-    "Area under the ROC curve, `value, low, high`; any value for one unit, NaN if a class is missing"
+    "Area under the ROC curve, `value, low, high`; NaN if a class is missing, 0 to 1 for one unit"
     positive = np.asarray(positive, bool)
     if positive.all() or not positive.any(): return dict(value=np.nan, low=np.nan, high=np.nan)
     shares, units = _get_rank_shares(positive, np.asarray(score, float)), np.asarray(units)

@@ -80,13 +80,13 @@ def get_slices(
     out.attrs['left_out'] = [name for name in too_many if name not in ('folder', 'class')]
     return out
 
-# %% ../../nbs/stats/06_slices.ipynb #81b4a4f1
+# %% ../../nbs/stats/06_slices.ipynb #6691e0eb
 def _get_unit_means(x, units):
     "The mean of each column of x `(n, columns)` in each unit `(units, columns)`"
     sums = np.stack([np.bincount(units, column) for column in x.T], 1)
     return sums/np.bincount(units)[:,None]
 
-# %% ../../nbs/stats/06_slices.ipynb #2ee2dfae
+# %% ../../nbs/stats/06_slices.ipynb #f8523224
 def _studentise(errors, inside):
     "How errors `(shuffles, units)` go with slices `(units, slices)`, in standard errors"
     spread = np.sqrt(errors**2@inside**2)
@@ -113,7 +113,7 @@ def _test_fisher(inside, wrong):
     table = [[wrong[o].sum(), (~wrong[o]).sum()] for o in (inside, ~inside)]
     return fisher_exact(table, 'greater').pvalue
 
-# %% ../../nbs/stats/06_slices.ipynb #86cdf1a3
+# %% ../../nbs/stats/06_slices.ipynb #1a58f592
 @lru_cache(10_000)
 def _get_error_distribution(n, inside, wrong):
     "`(fewest, probabilities)` of the errors inside, if any `wrong` of n images are incorrect"
@@ -122,11 +122,11 @@ def _get_error_distribution(n, inside, wrong):
     numbers = np.arange(fewest, min(inside, wrong) + 1)
     return fewest, hypergeom.pmf(numbers, n, inside, wrong)
 
-# %% ../../nbs/stats/06_slices.ipynb #231671ac
+# %% ../../nbs/stats/06_slices.ipynb #0234b25f
 def _test_within(inside, wrong, units):
     "p-value of more errors inside a slice within units; None if no unit can show any"
-    counts = [np.bincount(units, o).astype(int) for o in (inside >= 0, inside, wrong, inside & wrong)]
-    n, own, errors, found = counts
+    kinds = inside >= 0, inside, wrong, inside & wrong
+    n, own, errors, found = [np.bincount(units, o).astype(int) for o in kinds]
     mixed = (own > 0) & (own < n) & (errors > 0) & (errors < n)
     if not mixed.any(): return None
     fewest, chance = 0, np.ones(1)
@@ -136,7 +136,7 @@ def _test_within(inside, wrong, units):
         chance = np.convolve(chance, probabilities)
     return min(1., float(chance[found[mixed].sum() - fewest:].sum()))
 
-# %% ../../nbs/stats/06_slices.ipynb #9c5da679
+# %% ../../nbs/stats/06_slices.ipynb #302da874
 def _join_p(between, within):
     "One p-value from the tests between and within units; `within` may be None"
     if within is None: return float(between)

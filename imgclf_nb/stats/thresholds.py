@@ -17,7 +17,7 @@ from .guarantees import choose_one_per_unit, count_allowed_errors
 from .guarantees import describe_shortage, get_confidence
 from .intervals import split_resamples
 
-# %% ../../nbs/stats/04_thresholds.ipynb #6cf90e35
+# %% ../../nbs/stats/04_thresholds.ipynb #a7bcdb55
 def _find_guaranteed_limit(scores, units, wanted, guarantee):
     "`(limit, its confidence, number of units)`: a share `wanted` of new scores reaches the limit"
     one = np.sort(scores[choose_one_per_unit(units)])
@@ -48,7 +48,7 @@ def _describe_average_shortage(n_units, n_images, kind, wanted):
     return (f'{n_units} {what} are too few for a {kind} of {wanted:g} on average: at least '
         f'{needed:,} are needed. {_ALL_CORRECT}.')
 
-# %% ../../nbs/stats/04_thresholds.ipynb #1aff54c9
+# %% ../../nbs/stats/04_thresholds.ipynb #6719911f
 def _choose_on_average(scores, units, kind, wanted):
     "`limit, rule, note, basis, confidence` for a rate on average"
     limit, enough, n_units = _find_average_limit(scores, units, wanted)
@@ -56,7 +56,7 @@ def _choose_on_average(scores, units, kind, wanted):
     return dict(limit=limit, rule=f'{kind} of {wanted:g} or more on average', note=note,
         basis='on average' if enough else 'too few images', confidence=None)
 
-# %% ../../nbs/stats/04_thresholds.ipynb #58b63093
+# %% ../../nbs/stats/04_thresholds.ipynb #6d345bf4
 def _choose_with_guarantee(scores, units, kind, wanted, guarantee):
     "`limit, rule, note, basis, confidence` for a rate with a guarantee"
     limit, reached, n_units = _find_guaranteed_limit(scores, units, wanted, guarantee)
@@ -156,8 +156,8 @@ def choose_threshold(
     units=None,             # from `get_units` `(n,)`; None: each image is a unit
     guarantee:float=.95,    # probability that new images reach a wanted rate; 0: only on average
 )->dict:
-    """`threshold, rule`, its `basis` (guaranteed, on average, too few images, or cost), `confidence`
-    and `note`, on what is too little; `UserError` unless one rule is given"""
+    """`threshold, rule`, its `basis` (guaranteed, on average, too few images, cost), `confidence`
+    and a `note` on a shortage; `UserError` unless one rule is given"""
     truth, p = np.asarray(truth, bool), np.asarray(p, float)
     units = np.arange(len(p)) if units is None else np.asarray(units)
     kind, value = _get_rule(sensitivity=sensitivity, specificity=specificity, miss_cost=miss_cost)
