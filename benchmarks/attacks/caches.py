@@ -124,6 +124,8 @@ def attack(case):
     case.title(f'{kind} {path.name[:20]}: {damage(case.rng, path, files)}')
     for call in ('first', 'second'):
         got, sentence = ask(get_all, case.shared['images'])
+        replaced = 'become_' in case.name  # no damage to a file's content: a folder or a link
+        if sentence and replaced and 'and run again' in sentence: return  # it says what to delete
         if sentence: raise Lost(f'{call} call refused: {sentence}')
         wrong = [name for name,value in case.shared['wanted'].items() if got[name] != value]
         if wrong: raise Silent(f"{call} call: other {', '.join(wrong)}")
