@@ -226,6 +226,7 @@ def _read_one_table(run, split):
             'different images: compare runs without folds.', 'run')
     return next(iter(get_tables([run], split).values()))
 
+# %% ../nbs/05a_robustness.ipynb #383e46cc
 def _choose_table(run, split, most, seed):
     "`(table, units, items)`: the predictions for the chosen images, which `CheckedReader` opens"
     table, items = _read_one_table(run, split), get_run_items(run, open_run_set(run))[1]
@@ -293,6 +294,7 @@ def compare_robustness(
     tried = try_runs([*order[0], *order[1]], split, pictures, seed)
     return compare_tried(tried[:len(runs)], tried[len(runs):], draws)
 
+# %% ../nbs/05a_robustness.ipynb #56667726
 def _get_seed(run):
     "The training seed of a run"
     return run.record['parameters'].get('seed', 0)

@@ -35,9 +35,7 @@ def _cut_units(pool, shares, seed, gap, remembered):
         known = settle_units(get_unit_names(pool), known, named)
     return cut_balanced(pool, every, seed, known)
 
-# %% ../nbs/01b_splitting.ipynb #7bfeb62c
-def _cut_by_hash(pool, shares, seed, gap, remembered): return cut_by_hash(pool, shares, seed)
-
+# %% ../nbs/01b_splitting.ipynb #6bd644fb
 def _cut_videos(videos, shares, seed, gap, remembered):
     "The split of each frame, '' in the gaps, which only a video in the test has"
     known = _match_known(videos, remembered, [*shares, 'train', ''])
@@ -198,7 +196,7 @@ def get_hash_splits(
     blocked:bool=False, # as in `get_splits`
 )->pd.DataFrame:
     "The items with the split of earlier versions, by which their runs are evaluated"
-    made, shares = assign_splits(items, valid, test, seed, blocked, rule=_cut_by_hash)
+    made, shares = assign_splits(items, valid, test, seed, blocked, rule=cut_by_hash)
     return finish_splits(made, shares, valid)
 
 # %% ../nbs/01b_splitting.ipynb #0b1c6c0c

@@ -43,6 +43,7 @@ def _rate(balance, parts, split):
         full -= n*lack/(balance.shares[split]*total**2)
     return round(worse, 9), round(full, 9)  # rounding errors must not decide
 
+# %% ../../nbs/datasets/06b_balanced_splits.ipynb #aa44a70b
 def _place(balance, parts):
     "The best split for a unit, in which it is counted"
     split = min(balance.shares, key=partial(_rate, balance, parts))

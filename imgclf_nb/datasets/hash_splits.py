@@ -34,6 +34,7 @@ def cut_by_hash(
     pool,        # items, from `complete_items`
     shares:dict, # of each split but train, from 0 to 1
     seed,        # of the split
+    gap=0, remembered=None, # not used: other rules need them
 )->pd.Series:
     "The split of each image, by the hash of its unit; units are never divided"
     unit = get_unit_names(pool)

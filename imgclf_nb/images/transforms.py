@@ -66,6 +66,7 @@ def _name_jitter(jitter):
     changed = [name for name,value in _STILL.items() if set(getattr(jitter, name)) != {value}]
     return changed[0] if len(changed) == 1 else 'colour'
 
+# %% ../../nbs/images/04_transforms.ipynb #e4df6a31
 def _name_part(transform):
     "The name of the part for a transform of Albumentations; '' for none"
     name = type(transform).__name__

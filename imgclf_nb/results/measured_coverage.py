@@ -52,9 +52,8 @@ def _format_coverage(row):
 # %% ../../nbs/results/06e_measured_coverage.ipynb #19fc2095
 def _describe_others(rows):
     "The lowest coverage of each other method in these settings"
-    names = dict.fromkeys(name for row in rows for name in row['coverage'] if name != 'ours')
-    lowest = {name: min(row['coverage'][name] for row in rows if name in row['coverage']) for name in names}
-    return ', '.join(f'{name} {v:.2f}' for name,v in lowest.items())
+    coverage = pd.DataFrame([row['coverage'] for row in rows]).drop(columns='ours')
+    return ', '.join(f'{name} {lowest:.2f}' for name,lowest in coverage.min().items())
 
 # %% ../../nbs/results/06e_measured_coverage.ipynb #98f16415
 def _describe_ratios(rows):
@@ -105,7 +104,7 @@ def show_coverage(
     folder=None, # that holds coverage.json; None: benchmarks/results/
     **where      # columns and their values: only these rows, e.g. metric='auc'
 )->ShownTable:
-    "The worst setting of each metric and kind of data, for a notebook; `UserError` as `select_measured`"
+    "The worst setting of each metric and kind of data; `UserError` as `select_measured`"
     return ShownTable(summarise_coverage(select_measured('coverage', folder, **where)))
 
 # %% ../../nbs/results/06e_measured_coverage.ipynb #2bc84ccd
@@ -118,10 +117,11 @@ def find_broken(
         if row['coverage']['ours'] + errors*get_coverage_error(row) < row['needed']]
 
 # %% ../../nbs/results/06e_measured_coverage.ipynb #c3f196ed
-def _plot_method(ax, y, rows, name, colour):
-    "A point for each setting of a metric"
+def _plot_method(ax, y, rows, name):
+    "A mark for each setting of a metric: ours in blue above, others in orange below"
     points = [row['coverage'][name] for row in rows if name in row['coverage']]
-    ax.plot(points, [y]*len(points), '|', color=colour, ms=9, alpha=.6)
+    shift, colour = (-.17, '#0072B2') if name == 'ours' else (.17, '#D55E00')
+    ax.plot(points, [y + shift]*len(points), '|', color=colour, ms=9, alpha=.6)
 
 # %% ../../nbs/results/06e_measured_coverage.ipynb #3c1aa305
 def plot_coverage(
@@ -134,13 +134,12 @@ def plot_coverage(
     ax = get_plt().subplots(figsize=size, layout='constrained')[1]
     for y,metric in enumerate(metrics):
         mine = [row for row in rows if row['metric'] == metric]
-        names = dict.fromkeys(name for row in mine for name in row['coverage'])
-        for name in names:
-            is_ours = name == 'ours'
-            _plot_method(ax, y - .17 if is_ours else y + .17, mine, name, '#0072B2' if is_ours else '#D55E00')
+        for name in dict.fromkeys(name for row in mine for name in row['coverage']):
+            _plot_method(ax, y, mine, name)
     ax.axvline(.95, color='grey', ls=':')
     ax.axvline(.93, color='black', lw=1)
     ax.set_yticks(range(len(metrics)), metrics)
     ax.set(ylim=(len(metrics) - .5, -.5), xlim=(None, 1.01))
-    ax.set_xlabel('coverage of 95 % intervals, a mark for each setting\n(blue: ours; orange: other methods; line: 93 %, dotted: 95 %)')
+    ax.set_xlabel('coverage of 95 % intervals, a mark for each setting\n'
+        '(blue: ours; orange: other methods; line: 93 %, dotted: 95 %)')
     return ax

@@ -27,7 +27,7 @@ def _lay_grid(low, high, n):
 
 # %% ../../nbs/stats/00c_clustered_shares.ipynb #19dd279e
 def _find_occupied(weights, edges, least=1e-5):
-    "`(low, high, cells)`: the range of cells that weigh at least so much of the heaviest, and one more"
+    "`(low, high, cells)`: the range of cells that weigh enough, with one more on either side"
     at = np.flatnonzero(weights > least*weights.max())
     first, last = max(0, at[0] - 1), min(len(weights), at[-1] + 2)
     return edges[first], edges[last], len(at)

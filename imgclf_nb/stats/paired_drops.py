@@ -28,6 +28,7 @@ def _make_answers(hits, units):
     preds = np.where(hits, 0, 1)
     return Answers(np.zeros(len(hits), int), preds, np.eye(2)[preds], np.asarray(units))
 
+# %% ../../nbs/stats/01f_paired_drops.ipynb #b1c4a104
 def _stack(models, keys, units):
     "For each seed, the `Answers` to the images under all of these corruptions"
     units = np.tile(units, len(keys))
@@ -61,6 +62,7 @@ def _get_influence(hits, keys):
     corrupted = np.mean([hits[key] for key in keys], 0)
     return (corrupted.mean()*clean/clean.mean() - corrupted)/clean.sum()
 
+# %% ../../nbs/stats/01f_paired_drops.ipynb #94075bda
 def _get_noise(a, b, keys, units):
     "The variance that half a changed unit more would add to the difference of drops"
     pairs = zip(a, b)
@@ -148,6 +150,7 @@ def _say_difference(row, value, low, high):
     "A difference with its interval, in percentage points"
     return say_points(dict(value=row[value], low=row[low], high=row[high]))
 
+# %% ../../nbs/stats/01f_paired_drops.ipynb #ad7d03a6
 def _judge(low, high):
     "Which of two drops is smaller"
     if np.isnan(low): return 'The drops cannot be compared'

@@ -39,6 +39,7 @@ def _replace(path, table):
     if before.read_bytes() == path.read_bytes(): before.unlink()
     else: print(f'The split before is kept as {before}.')
 
+# %% ../../nbs/training/05b_split_memory.ipynb #67363ae6
 def _extend(path, old, table):
     "Write the remembered table with what is new in this one"
     merged = merge_assignments(old, table)
