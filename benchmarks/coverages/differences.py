@@ -107,7 +107,7 @@ def make_leak_case(s):
     setting = (f'{s.k} {s.kind}, accuracy {s.accuracy:g}, leak {100*s.leak:g} points, correlation {s.alike:g}, '
         f'{s.repeats} repetitions, {100*s.same:g} % of the answers kept')
     methods = dict(ours=get_ours, percentile=resample_blocks, t=average_blocks)
-    return Case('leakage', setting, draw_leak(s), s.leak, methods, 500, s.kind)
+    return Case('leakage', setting, draw_leak(s), s.leak, methods, 500, s.kind, span=2)
 
 
 LEAKS = [
@@ -169,7 +169,7 @@ def make_shift_case(s):
     "A case of the metric `shift`"
     setting = (f'{s.k} {s.kind}, {s.classes} classes, accuracy {s.easy:g} to {s.hard:g}, shift {100*s.shift:g} points, '
         f'correlation {s.alike:g}')
-    return Case('shift', setting, draw_shift(s), s.shift, dict(ours=get_our_shift), 500, s.kind)
+    return Case('shift', setting, draw_shift(s), s.shift, dict(ours=get_our_shift), 500, s.kind, span=2)
 
 
 SHIFTS = [
@@ -229,7 +229,7 @@ def make_drop_case(s):
     "A case of the metric `relative drop`"
     setting = (f'{s.k} {s.kind}, accuracy {s.accuracy:g}, loss {s.loss:g}, gain {s.gain:g}, correlation {s.alike:g}, '
         f'{s.corruptions} corruptions')
-    return Case('relative drop', setting, draw_drop(s), s.truth(), dict(ours=get_our_drop, percentile=resample_drop), 500, s.kind)
+    return Case('relative drop', setting, draw_drop(s), s.truth(), dict(ours=get_our_drop, percentile=resample_drop), 500, s.kind, span=2)
 
 
 DROPS = [
