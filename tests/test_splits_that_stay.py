@@ -529,3 +529,16 @@ def test_names_of_planned_runs_stay():
     assert name_run(p, 'x') == 'pc_parts_mini-small_cnn-scratch-light-f80d-s1-d61b8c'
     assert name_run(dict(p, split='remembered', splits=''), 'x') == name_run(p, 'x')
     assert len({name_run(dict(p, **more), 'x') for more in ({}, dict(split='fresh'), dict(splits='a.csv'))}) == 3
+
+
+def test_a_table_of_a_smaller_set_is_extended(tmp_path, capsys):
+    "A run with the table that is remembered remembers the splits of new images too, without a warning"
+    d = draw(tmp_path/'set')
+    first = remember_splits(get_items(str(d)))[0]
+    shutil.copy(get_assignments_path(str(d), 0, .2, .2), tmp_path/'splits.csv')
+    draw(d, 'ab', 5, start=20)
+    grown = remember_splits(get_items(str(d)), splits=str(tmp_path/'splits.csv'))[0]
+    assert keeps(first, grown) and 'another one' not in capsys.readouterr().out
+    assert len(read_assignments(get_assignments_path(str(d), 0, .2, .2))) == 50
+    draw(d, 'ab', 5, start=40)
+    assert keeps(grown, remember_splits(get_items(str(d)))[0])

@@ -78,9 +78,9 @@ def _make_given(items, given, splits):
 def _keep_given(path, table, is_fresh, splits):
     "Remember a table of another machine if none is remembered, or if `is_fresh`"
     if is_fresh or not is_there(path): return _replace(path, table)
-    names = ['sha256', 'file']
-    both = table.merge(read_assignments(path), on=names)
-    if len(both) == len(table) and (both.split_x == both.split_y).all(): return
+    old = read_assignments(path)
+    known = match_splits(table, old)
+    if (known.isna() | (known == table.split)).all(): return _extend(path, old, table)
     print(f'This run takes its split from {splits}, but {path} keeps another one for later '
         'runs; with split = fresh, they take this one too.')
 
@@ -147,14 +147,14 @@ def _is_older(run):
     if is_there(run.path/'split.csv'): return False
     return is_there(run.path/'manifest.csv') or bool(run.record.get('split_hash'))
 
-# %% ../../nbs/training/05b_split_memory.ipynb #5ed25996
+# %% ../../nbs/training/05b_split_memory.ipynb #0fb3a399
 def get_fold_rule(
     run, # a `Run`, after `take_splits`
 ):
     "What divides its training and validation images into folds, by the version of its split"
     return get_hash_folds if _is_older(run) else get_folds
 
-# %% ../../nbs/training/05b_split_memory.ipynb #16efa7fd
+# %% ../../nbs/training/05b_split_memory.ipynb #fa02b77b
 def _names_older(splits, items, given):
     "Whether a run of an earlier version is named that divided these same images"
     named = Run(get_real_path(splits))
