@@ -20,6 +20,7 @@ from imgclf_nb.datasets.units import complete_items, get_unit_names
 from imgclf_nb.results.artifacts import describe_data, get_split_hash
 from imgclf_nb.results import studies
 from imgclf_nb.results.manifest import open_run_set
+from imgclf_nb.results.paired_predictions import check_one_setting
 from imgclf_nb.results.studies import Study, name_run, run_study
 from imgclf_nb.splitting import assign_splits, get_folds, get_hash_folds, get_hash_splits, get_split_table, get_splits
 from imgclf_nb.training.run_items import get_run_items
@@ -542,3 +543,15 @@ def test_a_table_of_a_smaller_set_is_extended(tmp_path, capsys):
     assert len(read_assignments(get_assignments_path(str(d), 0, .2, .2))) == 50
     draw(d, 'ab', 5, start=40)
     assert keeps(grown, remember_splits(get_items(str(d)))[0])
+
+
+def test_seeds_with_different_splits_are_not_one_setting(tmp_path):
+    "As where an earlier version trained the first seed; a split that is named or remembered is one"
+    def finish(folder, split_hash, **more):
+        run = begin(tmp_path, folder, tmp_path, arch='small_cnn', **more)
+        run.update(notebook='04_train', arch='small_cnn', split_hash=split_hash)
+        return run
+    first = finish('s0', 'a'*64, seed=0)
+    check_one_setting([first, finish('s1', 'a'*64, seed=1, splits='runs/s0'), finish('s2', 'a'*64, seed=2, split='fresh')])
+    with pytest.raises(UserError, match='differ in split'): check_one_setting([first, finish('s3', 'b'*64, seed=3)])
+    check_one_setting([finish(f'f{fold}', str(fold)*64, seed=0, folds=2, fold=fold) for fold in range(2)])
