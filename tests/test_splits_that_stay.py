@@ -555,3 +555,22 @@ def test_seeds_with_different_splits_are_not_one_setting(tmp_path):
     check_one_setting([first, finish('s1', 'a'*64, seed=1, splits='runs/s0'), finish('s2', 'a'*64, seed=2, split='fresh')])
     with pytest.raises(UserError, match='differ in split'): check_one_setting([first, finish('s3', 'b'*64, seed=3)])
     check_one_setting([finish(f'f{fold}', str(fold)*64, seed=0, folds=2, fold=fold) for fold in range(2)])
+
+
+def test_a_set_that_moved(tmp_path, capsys):
+    "Its remembered split is named, and can be taken; a copy of a set that is still there is a set of its own"
+    d = draw(tmp_path/'set')
+    remember_splits(get_items(str(d)))
+    draw(d, 'ab', 7, start=20)
+    grown = remember_splits(get_items(str(d)))[0]
+    path = get_assignments_path(str(d), 0, .2, .2)
+    shutil.copytree(d, tmp_path/'copy')
+    capsys.readouterr()
+    remember_splits(get_items(str(tmp_path/'copy')))
+    assert 'gone' not in capsys.readouterr().out
+    d.rename(tmp_path/'moved')
+    items = get_items(str(tmp_path/'moved'))
+    remember_splits(items)
+    assert f'--splits {path} -p split fresh' in capsys.readouterr().out
+    assert sides(remember_splits(items, split='fresh', splits=str(path))[0]) == sides(grown)
+    assert sides(remember_splits(items)[0]) == sides(grown)

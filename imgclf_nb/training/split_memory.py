@@ -6,12 +6,14 @@
 __all__ = ['remember_splits', 'get_given', 'preview_splits', 'read_own_splits', 'get_fold_rule', 'take_splits']
 
 # %% ../../nbs/training/05b_split_memory.ipynb #c409539b
+from ..base.quoting import quote_word
 from ..base.reading import is_there
 from ..base.runs import Run
-from ..core import UserError, get_real_path, write_csv
+from ..core import UserError, get_real_path, get_records, write_csv, write_text
 from ..datasets.assignments import SPLITS, check_match, get_assignments
 from ..datasets.assignments import get_assignments_path, match_splits, merge_assignments
 from ..datasets.assignments import open_assignments, put_aside, read_assignments
+from ..datasets.cards import open_set
 from ..datasets.records import lock_record
 from ..datasets.units import complete_items
 from ..splitting import assign_splits, finish_splits, get_folds, get_hash_folds
@@ -90,6 +92,25 @@ def _make_remembered(items, given, path, is_fresh):
     old = None if is_fresh else _check_useful(items, given, read_assignments(path))
     return *_make(items, given, old), old
 
+# %% ../../nbs/training/05b_split_memory.ipynb #6266fa7a
+def _holds(file, contents):
+    "Whether more than half of the images of a remembered table are among these"
+    try: table = read_assignments(file)
+    except UserError: return False
+    return table is not None and table.sha256.isin(contents).mean() > .5
+
+# %% ../../nbs/training/05b_split_memory.ipynb #50846ef7
+def _say_moved(items, path):
+    "Print which table remembers these images for a set that is gone, as after a move"
+    contents = set(items.sha256)
+    for place in sorted(get_records('').glob('*/splits/place.txt')):
+        file = place.with_name(path.name)
+        is_other = file != path and not is_there(place.read_text(errors='replace').strip())
+        if not is_other or not _holds(file, contents): continue
+        print(f'{file} remembers a split of these images, and its set is gone. If it has moved '
+            f'here, take that split: --splits {quote_word(str(file))} -p split fresh')
+        return
+
 # %% ../../nbs/training/05b_split_memory.ipynb #19cb3c2d
 def remember_splits(
     items,          # from `get_items`
@@ -102,8 +123,11 @@ def remember_splits(
 )->tuple:
     "`(items, table)`: the items with the set's remembered split, and the table of this split"
     given = dict(valid=valid, test=test, seed=seed, blocked=blocked)
-    path = get_assignments_path(items.attrs['dataset'], seed, valid, test, blocked)
+    found = open_set(items.attrs['dataset'])
+    path = get_assignments_path(found, seed, valid, test, blocked)
     with lock_record(path):
+        if not is_there(path) and not splits: _say_moved(items, path)
+        write_text(path.with_name('place.txt'), str(found.root))
         if splits:
             out, table = _make_given(items, given, splits)
             _keep_given(path, table, split == 'fresh', splits)
@@ -147,14 +171,14 @@ def _is_older(run):
     if is_there(run.path/'split.csv'): return False
     return is_there(run.path/'manifest.csv') or bool(run.record.get('split_hash'))
 
-# %% ../../nbs/training/05b_split_memory.ipynb #0fb3a399
+# %% ../../nbs/training/05b_split_memory.ipynb #f78abf04
 def get_fold_rule(
     run, # a `Run`, after `take_splits`
 ):
     "What divides its training and validation images into folds, by the version of its split"
     return get_hash_folds if _is_older(run) else get_folds
 
-# %% ../../nbs/training/05b_split_memory.ipynb #fa02b77b
+# %% ../../nbs/training/05b_split_memory.ipynb #b0507635
 def _names_older(splits, items, given):
     "Whether a run of an earlier version is named that divided these same images"
     named = Run(get_real_path(splits))
