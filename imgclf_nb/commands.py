@@ -161,6 +161,8 @@ def _get_run_parser():
         help="a data set's name, a folder of class folders, or a CSV with path and label")
     parser.add_argument('--arch', help='any timm model (default: the recipe of the data set)')
     parser.add_argument('--run', help='name of the run (default: set-model-seed)')
+    parser.add_argument('--splits', metavar='FILE', help="which image is in which split: a run's "
+        'split.csv, its folder, or a table with file and split (default: the remembered split)')
     add_parameters(parser, 'any other parameter of 04_train, as in papermill')
     parser.add_argument('--quick', action='store_true',
         help='only the first answer: frozen features and a logistic regression')
@@ -196,7 +198,7 @@ def _read_run_arguments(words=None):
     args = _get_run_parser().parse_args(words)
     if args.quick: given = read_options('04a_probe', args, '04_train')
     else: given = read_options('04_train', args)
-    said = dict(arch=args.arch or None, run=args.run or None)
+    said = {name: getattr(args, name) or None for name in ('arch', 'run', 'splits')}
     parameters = join_given(given, dataset=args.dataset, **said)
     find_dataset(str(parameters['dataset']))  # refuses an unknown name before papermill is loaded
     _check_run(parameters, args.quick)

@@ -18,10 +18,13 @@ from imgclf_nb.datasets.assignments import get_assignments, get_assignments_path
 from imgclf_nb.datasets.cards import get_card
 from imgclf_nb.datasets.units import complete_items, get_unit_names
 from imgclf_nb.results.artifacts import describe_data, get_split_hash
+from imgclf_nb.results import studies
 from imgclf_nb.results.manifest import open_run_set
+from imgclf_nb.results.paired_predictions import check_one_setting
+from imgclf_nb.results.studies import Study, name_run, run_study
 from imgclf_nb.splitting import assign_splits, get_folds, get_hash_folds, get_hash_splits, get_split_table, get_splits
 from imgclf_nb.training.run_items import get_run_items
-from imgclf_nb.training.split_memory import preview_splits, remember_splits, take_splits
+from imgclf_nb.training.split_memory import get_fold_rule, preview_splits, remember_splits, take_splits
 from imgclf_nb.training.subsets import take_fold, take_images
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
@@ -460,3 +463,114 @@ def test_a_byte_copy_is_a_new_image():
     after = get_splits(more, remembered=table)
     assert len(after) == 160 and count_moved(table, after) == 0
     assert after.attrs['left_out'] == [dict(file='copy.jpg', reason='duplicate in test')]
+
+
+def make_older_run(d, folder, **more):
+    "A run as an earlier version left it, done, without split.csv"
+    p = {**GIVEN, "dataset": str(d), "folds": 0, "fold": 0, **more}
+    del p['split'], p['splits']
+    run = Run(folder)
+    run.path.mkdir(parents=True)
+    write_json(run.path/'run.json', dict(dataset=str(d), parameters=p, status='running'))
+    items = get_hash_splits(get_items(str(d)))
+    if p['folds']: items = take_fold(items, p['folds'], p['fold'], 0, get_hash_folds)
+    describe_data(run, items, get_card(str(d)))
+    run.update(status='done')
+    return run
+
+
+def test_an_old_run_of_a_fold_is_opened_again(tmp_path):
+    "04_train divides it by the old rule for folds too: its split is that of its run.json"
+    d = draw(tmp_path/'set')
+    run = make_older_run(d, tmp_path/'old', folds=3, fold=1)
+    items = take_splits(run, get_items(str(d)), {**GIVEN, **run.record['parameters']})
+    items = take_fold(items, 3, 1, 0, get_fold_rule(run))
+    assert describe_data(run, items, get_card(str(d))) == ['a', 'b']  # not: the data have changed
+    new = begin(tmp_path, 'new', d)
+    take_splits(new, get_items(str(d)), GIVEN)
+    assert get_fold_rule(new) is get_folds
+
+
+@pytest.mark.parametrize('more', [dict(), dict(folds=3, fold=1)])
+def test_a_study_that_an_earlier_version_began(tmp_path, monkeypatch, more):
+    "Its runs are found under their names, and the missing ones take the same split"
+    import os
+    monkeypatch.setenv('IMGCLF_RUNS', str(tmp_path/'runs'))
+    d = draw(tmp_path/'set')
+    items = get_items(str(d))
+    plan = [dict(dataset=str(d), arch='small_cnn', weights='none', epochs=1, seed=seed, **more) for seed in range(3)]
+    study = Study(plan, items.attrs['data_hash'])
+    first = make_older_run(d, tmp_path/'runs'/study.plan[0]['run'], **more)
+    remember_splits(items)
+    trained = []
+    def train(notebook, run, quiet, seconds, **given):
+        run = begin(tmp_path/'runs', run, d, **given)
+        run.update(parameters={**GIVEN, **given})
+        out = take_splits(run, items, run.record['parameters'])
+        if more: out = take_fold(out, 3, 1, 0, get_fold_rule(run))
+        describe_data(run, out, get_card(str(d)))
+        if not trained: run.update(status='running')
+        trained.append((run, given))
+        if len(trained) == 1: raise studies.TimeUp('over')
+    monkeypatch.setattr(studies, 'run_notebook', train)
+    for file in ('predictions.csv', 'history.csv'): (first.path/file).touch()
+    run_study(Study(plan, items.attrs['data_hash']))
+    run_study(Study(plan, items.attrs['data_hash']))
+    assert len(trained) == 4 and first.path not in {run.path for run,given in trained}
+    for run,given in trained:
+        assert given['splits'] == str(first.path)  # also when it is resumed
+        assert run.record['split_hash'] == first.record['split_hash']
+        run.update(status='done')
+        assert get_split_hash(get_run_items(run, open_run_set(run))[1]) == first.record['split_hash']
+
+
+def test_names_of_planned_runs_stay():
+    "What commit 5629f5d called this run; a later parameter counts only where it is not the default"
+    p = dict(dataset='pc_parts_mini', arch='small_cnn', weights='none', policy='light', epochs=3, seed=1)
+    assert name_run(p, 'x') == 'pc_parts_mini-small_cnn-scratch-light-f80d-s1-d61b8c'
+    assert name_run(dict(p, split='remembered', splits=''), 'x') == name_run(p, 'x')
+    assert len({name_run(dict(p, **more), 'x') for more in ({}, dict(split='fresh'), dict(splits='a.csv'))}) == 3
+
+
+def test_a_table_of_a_smaller_set_is_extended(tmp_path, capsys):
+    "A run with the table that is remembered remembers the splits of new images too, without a warning"
+    d = draw(tmp_path/'set')
+    first = remember_splits(get_items(str(d)))[0]
+    shutil.copy(get_assignments_path(str(d), 0, .2, .2), tmp_path/'splits.csv')
+    draw(d, 'ab', 5, start=20)
+    grown = remember_splits(get_items(str(d)), splits=str(tmp_path/'splits.csv'))[0]
+    assert keeps(first, grown) and 'another one' not in capsys.readouterr().out
+    assert len(read_assignments(get_assignments_path(str(d), 0, .2, .2))) == 50
+    draw(d, 'ab', 5, start=40)
+    assert keeps(grown, remember_splits(get_items(str(d)))[0])
+
+
+def test_seeds_with_different_splits_are_not_one_setting(tmp_path):
+    "As where an earlier version trained the first seed; a split that is named or remembered is one"
+    def finish(folder, split_hash, **more):
+        run = begin(tmp_path, folder, tmp_path, arch='small_cnn', **more)
+        run.update(notebook='04_train', arch='small_cnn', split_hash=split_hash)
+        return run
+    first = finish('s0', 'a'*64, seed=0)
+    check_one_setting([first, finish('s1', 'a'*64, seed=1, splits='runs/s0'), finish('s2', 'a'*64, seed=2, split='fresh')])
+    with pytest.raises(UserError, match='differ in split'): check_one_setting([first, finish('s3', 'b'*64, seed=3)])
+    check_one_setting([finish(f'f{fold}', str(fold)*64, seed=0, folds=2, fold=fold) for fold in range(2)])
+
+
+def test_a_set_that_moved(tmp_path, capsys):
+    "Its remembered split is named, and can be taken; a copy of a set that is still there is a set of its own"
+    d = draw(tmp_path/'set')
+    remember_splits(get_items(str(d)))
+    draw(d, 'ab', 7, start=20)
+    grown = remember_splits(get_items(str(d)))[0]
+    path = get_assignments_path(str(d), 0, .2, .2)
+    shutil.copytree(d, tmp_path/'copy')
+    capsys.readouterr()
+    remember_splits(get_items(str(tmp_path/'copy')))
+    assert 'gone' not in capsys.readouterr().out
+    d.rename(tmp_path/'moved')
+    items = get_items(str(tmp_path/'moved'))
+    remember_splits(items)
+    assert f'--splits {path} -p split fresh' in capsys.readouterr().out
+    assert sides(remember_splits(items, split='fresh', splits=str(path))[0]) == sides(grown)
+    assert sides(remember_splits(items)[0]) == sides(grown)

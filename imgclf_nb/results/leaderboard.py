@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..base.percentages import format_fraction
-from ..base.reading import find_each
+from ..base.reading import find_each, is_there
 from ..base.runs import Run, get_runs_root
 from ..core import UserError, explain_disk_errors, make_printable, write_csv
 from ..datasets.cards import complete_parameters
@@ -111,8 +111,9 @@ def _get_setting(run):
     record = run.record
     p = complete_parameters(record['parameters'])
     p['positive'] = record.get('positive_class')  # the same one may have been named or not
-    for name in ('run', 'seed', 'fold', 'find_lr'): p.pop(name, None)
-    split = 'folds' if p.get('folds') else record.get('split_hash')
+    for name in ('run', 'seed', 'fold', 'find_lr', 'split', 'splits'): p.pop(name, None)
+    rule = 'table' if is_there(run.path/'split.csv') else 'hash'  # of an earlier version
+    split = f'folds by {rule}' if p.get('folds') else record.get('split_hash')
     common = [record['notebook'], record.get('arch'), record.get('data_hash'), split, p]
     return json.dumps(common, sort_keys=True)
 

@@ -258,13 +258,14 @@ def select_complete_runs(
 # %% ../../nbs/results/01_paired_predictions.ipynb #560e1533
 # What may differ between the runs of one setting; the data set is checked by its hash
 _free = ('run', 'seed', 'fold', 'dataset', 'workers', 'cache', 'strict', 'others', 'minutes',
-    'find_lr')
+    'find_lr', 'splits')
 
 def _get_setting(run):
     "A run's notebook, parameters and model in one dictionary"
     record = run.record
     p = complete_parameters(record['parameters'])
     p['positive'] = record.get('positive_class')  # the same one may have been named or not
+    p['split'] = 'folds' if p.get('folds') else str(record.get('split_hash'))[:12]
     return {'notebook': record.get('notebook'), **p, 'arch': record.get('arch') or p.get('arch')}
 
 # %% ../../nbs/results/01_paired_predictions.ipynb #c42b0d1d

@@ -10,8 +10,8 @@ from ..core import UserError
 from ..data import get_items
 from ..results.artifacts import get_split_hash
 from ..results.manifest import check_run_images, read_run_manifest, take_run_images
-from ..splitting import get_folds, get_hash_folds, get_hash_splits, get_splits
-from .split_memory import get_given, read_own_splits
+from ..splitting import get_hash_splits, get_splits
+from .split_memory import get_fold_rule, get_given, read_own_splits
 from .subsets import take_fold
 
 # %% ../../nbs/training/05a_run_items.ipynb #cd3d0b7e
@@ -22,8 +22,7 @@ def _split_again(run, items):
     if own is None: items = get_hash_splits(items, **get_given(p))
     else: items = get_splits(items, **get_given(p), remembered=own)
     if not p.get('folds'): return items
-    make = get_hash_folds if own is None else get_folds
-    return take_fold(items, p['folds'], p['fold'], p['split_seed'], make)
+    return take_fold(items, p['folds'], p['fold'], p['split_seed'], get_fold_rule(run))
 
 # %% ../../nbs/training/05a_run_items.ipynb #122740c1
 def _make_same_split(run, whole):
