@@ -21,7 +21,6 @@ from .results.artifacts import read_history
 from .results.leaderboard import summarise_runs
 from .results.paired_predictions import find_runs
 from .robustness import compare_tried, try_runs
-from .stats.paired_drops import describe_corrupted
 import imgclf_nb.baseline  # registers our own networks with timm
 
 # %% ../nbs/07a_augmentation_study.ipynb #d12ea0b9
