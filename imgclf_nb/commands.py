@@ -369,13 +369,15 @@ def imgclf_compare(
     "Compare runs on the same images: is A better than B, by how much, and could it be chance?"
     _check_comparison(runs, draws)
     if json: check_writable(json, 'json')
+    from imgclf_nb.base.percentages import round_table
     from imgclf_nb.comparison import compare_many, describe_comparison, get_class_effects
     rows = compare_many(runs, metric, split, draws)
     for row in rows:
         print(describe_comparison(row))
         for note in row['notes']: print(f'  {note}')
     if classes:
-        for row in rows: print(get_class_effects(row['a'], row['b'], split).round(3).to_string())
+        for row in rows:
+            print(round_table(get_class_effects(row['a'], row['b'], split)).to_string())
     if json: write_json(json, rows[0] if len(rows) == 1 else rows)
 
 # %% ../nbs/12_commands.ipynb #204f73f3

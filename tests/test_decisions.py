@@ -147,6 +147,14 @@ def test_old_runs_have_a_card_without_new_entries():
     for text in (describe_abstention, describe_operating_point, describe_slices): assert text(collect(record, model))
 
 
+@pytest.mark.parametrize('units, says', [(12, 'At least 149 images, or groups where images come in groups, all correct, are needed for it, and there are 12.'), (400, '')])
+def test_more_images_are_asked_for_only_where_they_are_too_few(units, says):
+    record, model = get_example()
+    rejection = dict(wanted_error=.02, guarantee=.95, threshold=None, units=units, needed=get_needed_units(.02, .95))
+    text = describe_abstention(collect(record | dict(doubt=dict(rejection=rejection)), model))
+    assert says in text and ('needed' in text) == bool(says)
+
+
 @pytest.mark.parametrize('odd', ['x', 3, [1], {}, None, {'threshold': .5, 'basis': [1], 'exchangeable': 'x', 'guarantee': 'x', 'unit': {}}])
 def test_entries_of_somebody_else_are_no_crash(odd):
     record, model = get_example()

@@ -84,3 +84,34 @@ def test_a_leaderboard_shows_what_is_not_one():
         train_seconds=1., macs=1., metric='accuracy', dataset='d', n=5000, pretrained=True)
     text = _format_list(pd.DataFrame([row]))
     assert '0.9998' in text and '0.999–0.99996' in text and '1.000' not in text
+
+
+def test_a_table_shows_what_is_not_one():
+    "4,999 of 5,000 in a table of a page or a terminal; counts and texts stay as they are"
+    from imgclf_nb.base.percentages import round_table
+    table = pd.DataFrame(dict(recall=[1., 4999/5000], p=[1/5000, .25], n=[3, 5000], verdict=['better', 'worse']))
+    shown = round_table(table)
+    assert shown.values.tolist() == [[1, .0002, 3, 'better'], [.9998, .25, 5000, 'worse']] and shown.n.dtype == int
+    assert '1.0000' in shown.to_string() and '0.9998' in shown.to_string() and '0.0002' in shown.to_string()
+    assert round_table(pd.DataFrame([[np.nan, 0., -1., 1e-12, -.0001]])).values[0, 1:].tolist() == [0, -1, 0, -.0001]
+
+
+TABLES = re.compile(r"(get_class_effects|get_decision_table|get_class_table|slices|board|of_groups|table)[^\n]*\.round\(")
+
+
+def test_tables_of_shares_are_rounded_by_one_function():
+    "In the pages of runs and studies"
+    from pathlib import Path
+    pages = [Path(__file__).parents[1]/'nbs'/f'{o}.ipynb' for o in ('05_evaluation', '05a_robustness', '07_comparison', '12_commands')]
+    assert not [(o.name, found[0]) for o in pages if (found := TABLES.search(o.read_text()))]
+
+
+def test_areas_and_calibration_errors_are_not_rounded_to_all_or_nothing():
+    from imgclf_nb.results.metrics import _summarise_calibration
+    from imgclf_nb.stats.roc_pr import plot_roc_pr
+    said = _summarise_calibration(dict(ece=dict(value=.0002, low=0., high=.0031), ece_15=dict(value=.0004)))
+    assert said == 'Expected calibration error 0.0002 (0.000–0.003), corrected for chance; 0.0004 with the usual 15 bins.'
+    targs = np.arange(200) % 2
+    score = np.where(np.arange(200) == 1, .05, targs*.8 + .1*(np.arange(200) == 0))
+    fig = plot_roc_pr(targs, np.c_[1 - score, score], np.arange(200), ['a', 'b'], 'b', draws=20)
+    assert 'area 1.000' not in fig.axes[0].get_legend().get_texts()[0].get_text()

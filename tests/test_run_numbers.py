@@ -225,3 +225,18 @@ def test_near_one_the_interval_still_contains_the_truth(metric, least):
         found = get(ill, score, np.arange(220))
         held.append(found['low'] <= truth <= found['high'])
     assert np.mean(held) >= .925
+
+
+def test_the_order_of_images_changes_no_interval():
+    "A class within one unit, half right: its sum of parts is 0 but for errors of computation"
+    from imgclf_nb.stats.class_means import get_balanced_accuracy, get_macro_f1
+    from imgclf_nb.stats.paired_tests import Answers
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        units = np.r_[np.zeros(21, int), np.arange(1, 10)]
+        a = Answers(rng.integers(0, 10, 30), rng.integers(0, 10, 30), np.eye(10)[:1].repeat(30, 0), units)
+        order = rng.permutation(30)
+        b = Answers(a.targs[order], a.preds[order], a.probs, rng.permutation(10)[units][order])
+        for get in (get_balanced_accuracy, get_macro_f1):
+            one, other = [[get(o)[k] for k in ('value', 'low', 'high')] for o in (a, b)]
+            assert np.allclose(one, other, atol=1e-6), seed

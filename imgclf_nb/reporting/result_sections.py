@@ -165,6 +165,15 @@ def _describe_wanted_error(rejection):
     promise = f'guaranteed for new images with a confidence of {say_number(confidence)}'
     return f'(wanted: {wanted}, {promise}). {_describe_guarantee(rejection)}'
 
+# %% ../../nbs/reporting/01a_result_sections.ipynb #4250bc76
+def _describe_needed(rejection):
+    "How many images or groups are needed at least, with a space before it; '' if there are enough"
+    needed, units = [get_number(rejection.get(k)) for k in ('needed', 'units')]
+    if needed is None or (units is not None and units >= needed): return ''
+    there = '' if units is None else f', and there are {units:,}'
+    return (f' At least {needed:,} images, or groups where images come in groups, all correct, are '
+        f'needed for it{there}.')
+
 # %% ../../nbs/reporting/01a_result_sections.ipynb #36e74751
 def _describe_abstention(o):
     "The threshold of abstention and what it achieves, or ''"
@@ -176,10 +185,8 @@ def _describe_abstention(o):
             f'predictions are incorrect {_describe_wanted_error(rejection)}')
     wanted = rejection.get('wanted_error')
     if get_number(wanted) is None: return ''
-    needed = get_number(rejection.get('needed'))
-    shortage = f' At least {needed} images, all correct, are needed for it.' if needed else ''
     return ('Abstention: no threshold is shown to keep the share of incorrect predictions at or '
-        f'below {say_number(wanted)}.{shortage}')
+        f'below {say_number(wanted)}.{_describe_needed(rejection)}')
 
 # %% ../../nbs/reporting/01a_result_sections.ipynb #3b7a65d5
 def _describe_coverage(sets):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np, pandas as pd
 
-from ..base.percentages import format_share, say_share
+from ..base.percentages import format_fraction, format_share, say_share
 from ..base.runs import Run
 from ..core import format_value
 from ..datasets.miniatures import MINIATURES
@@ -202,9 +202,10 @@ def _summarise_threshold(m, point):
 def _summarise_calibration(m):
     "Expected calibration error, from 0 to 1, and with the 15 bins of publications if it is known"
     ece, published = m['ece'], m.get('ece_15')
-    text = f"Expected calibration error {ece['value']:.3f} ({ece['low']:.3f}–{ece['high']:.3f})"
+    text = f'Expected calibration error {format_value(ece)}'
     if not published: return f'{text}.'
-    return f"{text}, corrected for chance; {published['value']:.3f} with the usual 15 bins."
+    usual = format_fraction(published['value'])
+    return f'{text}, corrected for chance; {usual} with the usual 15 bins.'
 
 # %% ../../nbs/results/02_metrics.ipynb #0ba5eff3
 def _summarise_split(split, given):

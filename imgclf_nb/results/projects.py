@@ -15,6 +15,7 @@ import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..base.parameters import check_parameters
+from ..base.percentages import round_table
 from .paired_predictions import find_items, find_runs, get_answers
 from .paired_predictions import get_prediction_units, get_tables
 from .studies import Study, fill_scale
@@ -76,7 +77,7 @@ def show_settings(
     columns=COLUMNS,  # what is shown of each
 )->pd.DataFrame:
     "The table for reading: these columns, rounded"
-    return table[[*names, *columns]].round(3).reset_index(drop=True)
+    return round_table(table[[*names, *columns]]).reset_index(drop=True)
 
 # %% ../../nbs/results/05_projects.ipynb #a98f9c01
 def count_cleaning(

@@ -80,15 +80,20 @@ def combine_shares(
     mean = float(value.mean())
     return dict(value=mean, low=max(0., mean - below), high=min(1., mean + above))
 
+# %% ../../nbs/stats/00d_class_means.ipynb #47af1a5a
+def _sum_by(cell, parts):
+    "Sums of `parts` by cell; what only errors of computation make different from 0 is 0"
+    sums = np.bincount(cell, parts.ravel())
+    return np.where(np.abs(sums) > 1e-12, sums, 0)
+
 # %% ../../nbs/stats/00d_class_means.ipynb #e9d8c756
 def _get_inflation(parts, classes, units, most):
     "Variance of a sum of `parts` over that of independent `classes`, both `(n, k)`"
     unit = np.repeat(units, parts.shape[1])
     cell = np.unique(unit*(classes.max() + 1) + classes.ravel(), return_inverse=True)[1]
-    apart = (np.bincount(cell, parts.ravel())**2).sum()
-    whole = np.bincount(unit, parts.ravel())
+    apart, whole = (_sum_by(cell, parts)**2).sum(), _sum_by(unit, parts)
     together = (whole**2).sum()
-    typical = apart/max(1, (np.abs(whole) > 1e-12).sum()) or 1.  # half a changed unit more
+    typical = apart/max(1, (whole != 0).sum()) or 1.  # half a changed unit more
     return max(1., float((together + most*typical/2)/(apart + typical/2)))
 
 # %% ../../nbs/stats/00d_class_means.ipynb #46e88854

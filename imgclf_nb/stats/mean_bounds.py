@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .contributions import get_image_values
+from .contributions import get_image_values, get_largest
 from .intervals import get_unit_share
 
 # %% ../../nbs/stats/01c_mean_bounds.ipynb #9864898a
@@ -51,7 +51,7 @@ def get_mean_bounds(
     from scipy.stats import t
     loss, right = get_image_values(a, metric), a.preds == a.targs
     value, n_units = float(loss.mean()), len(np.unique(a.units))
-    largest = {'log_loss': np.inf}.get(metric, 1. if a.probs.shape[1] == 2 else 2.)
+    largest = get_largest(metric, a.probs.shape[1])
     if n_units < 2: return dict(value=value, low=0., high=largest)
     error = get_unit_share(~right, np.ones(len(right), bool), a.units)
     cost, more = _get_error_cost(loss, _get_other_losses(a, metric), right)

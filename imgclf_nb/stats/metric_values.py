@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core import UserError
 from .class_means import get_balanced_accuracy, get_macro_f1
-from .contributions import get_contributions
+from .contributions import get_contributions, get_largest
 from .intervals import get_unit_share
 from .mean_bounds import get_mean_bounds
 from .roc_pr import get_auc_interval, get_precision_interval
@@ -85,7 +85,7 @@ def _widen(found, a, metric):
     below, above = [np.mean([abs(o['value'] - o[k]) for o in found]) for k in ('low', 'high')]
     more = _get_seed_variance(values, _get_image_noise(a, metric))
     sides = [max(o, 1e-9) for o in (below, above)]
-    widest = dict(log_loss=np.inf, brier=2.).get(metric, 1.)
+    widest = get_largest(metric, a[0].probs.shape[1])
     by = [_get_widening(o, more, len(a), int(a[0].units.max()) + 1) for o in sides]
     return dict(value=value, low=max(0., float(value - by[0]*sides[0])),
         high=min(widest, float(value + by[1]*sides[1])))

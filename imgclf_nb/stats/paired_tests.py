@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np, pandas as pd
 
 from ..core import UserError
-from .contributions import COUNTED, MEANS, get_image_values
+from .contributions import COUNTED, MEANS, get_image_values, get_largest
 from .intervals import resample_units, get_aucs, get_confusions, get_interval
 from .intervals import get_scores
 from .standard_errors import get_change_noise, get_exact_limit, get_offsets
@@ -180,7 +180,7 @@ def get_difference(
     "`difference` (a - b), `low, high`, standard `error`, degrees of freedom `free`, `p_two_way`"
     n = int(a[0].units.max()) + 1
     d = _get_paired_differences(a, b, metric, resample_units(n, draws, seed))
-    limit = LIMITS.get(metric, 1.)
+    limit = get_largest(metric, a[0].probs.shape[1])
     low, high, error, free = -np.inf, np.inf, np.nan, np.nan  # one unit says nothing about others
     if n > 1: low, high, error, free = _get_corrected_bounds(a, b, metric, d, level, seed)
     value = float(d[:,0].mean())

@@ -9,6 +9,7 @@ __all__ = ['COLOURS', 'get_average_precisions', 'get_precision_interval', 'get_a
 import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
+from ..base.percentages import format_fraction
 from .intervals import get_share, resample_units, split_resamples
 
 # %% ../../nbs/stats/02_roc_pr.ipynb #c45a35f1
@@ -238,8 +239,9 @@ def _plot_class(axs, positive, score, units, counts, name, colour):
     bands = get_bands(positive, score, units, counts)
     auc = roc_auc_score(positive, score)
     precision = get_average_precisions(positive, score, units, counts[:1])[0]
-    _plot_band(axs[0], bands, 'sensitivity', colour, f'{name}: area {auc:.3f}')
-    _plot_band(axs[1], bands, 'precision', colour, f'{name}: average precision {precision:.3f}')
+    _plot_band(axs[0], bands, 'sensitivity', colour, f'{name}: area {format_fraction(auc)}')
+    label = f'{name}: average precision {format_fraction(precision)}'
+    _plot_band(axs[1], bands, 'precision', colour, label)
 
 # %% ../../nbs/stats/02_roc_pr.ipynb #d0c957ed
 def _finish_curves(axs, operating, title):

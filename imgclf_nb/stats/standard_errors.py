@@ -95,7 +95,8 @@ def get_offsets(
     "`(offsets of the mean over seeds (resamples - 1,), its standard error, degrees of freedom)`"
     from scipy.stats import norm, t
     mean = d.mean(0)[1:]
-    normal = _get_normal_scores(len(mean), seed)
+    sign = np.copysign(1., d.sum())  # mirrored if two models are exchanged
+    normal = sign*_get_normal_scores(len(mean), seed)
     variance = mean.var()*n/(n-1) + noise
     more, free = _get_seed_error(d, variance, n) if len(d) > 1 else (0., n - 1)
     offsets = np.sqrt(more)*normal
