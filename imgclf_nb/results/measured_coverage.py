@@ -8,6 +8,7 @@ __all__ = ['find_holding', 'get_width_ratio', 'get_coverage_error', 'summarise_c
 
 # %% ../../nbs/results/06e_measured_coverage.ipynb #1131df48
 from dataclasses import replace
+from textwrap import fill
 
 import pandas as pd
 
@@ -62,13 +63,25 @@ def _describe_ratios(rows):
     ratios = pd.Series([get_width_ratio(row, holding) for row in rows]).dropna()
     return f'{ratios.median():.2f}, {ratios.max():.2f}' if len(ratios) else ''
 
+# %% ../../nbs/results/06e_measured_coverage.ipynb #a9dcbd28
+def _get_margin(row):
+    "How much more often than needed ours holds"
+    return row['coverage']['ours'] - row['needed']
+
+# %% ../../nbs/results/06e_measured_coverage.ipynb #8acf453a
+def _name_metric(row):
+    "A metric in words; a row without widths says how often something does not happen"
+    name = row['metric'].replace('_', ' ')
+    return name if 'width' in row else f'not that {name}'
+
 # %% ../../nbs/results/06e_measured_coverage.ipynb #4f0b008a
 def _summarise_group(rows):
     "The line of some settings: the row in which ours holds least often, and what it shows"
-    worst = min(rows, key=lambda row: row['coverage']['ours'] - row['needed'])
+    worst = min(rows, key=_get_margin)
     below = sum(row['coverage']['ours'] < row['needed'] for row in rows)
     return dict(
         worst,
+        what=_name_metric(worst),
         settings=len(rows),
         below=below,
         lowest=_format_coverage(worst),
@@ -78,7 +91,7 @@ def _summarise_group(rows):
 
 # %% ../../nbs/results/06e_measured_coverage.ipynb #6e7148d2
 _COLUMNS = [dict(header=header, text=text) for header,text in {
-    'metric': '{metric}',
+    'metric': '{what}',
     'data': '{group}',
     'settings': '{settings}',
     'lowest coverage': '{lowest}',
@@ -129,17 +142,17 @@ def plot_coverage(
 ):
     "Coverage in every setting: ours in blue, other methods in orange below; the `Axes`"
     rows = tables[0].rows
-    metrics = list(dict.fromkeys(row['metric'] for row in rows))
-    size = (7.2, 1 + .42*len(metrics))
+    metrics = list(dict.fromkeys(_name_metric(row) for row in rows))
+    size = (9.5, 1.2 + .42*len(metrics))
     ax = get_plt().subplots(figsize=size, layout='constrained')[1]
     for y,metric in enumerate(metrics):
-        mine = [row for row in rows if row['metric'] == metric]
+        mine = [row for row in rows if _name_metric(row) == metric]
         for name in dict.fromkeys(name for row in mine for name in row['coverage']):
             _plot_method(ax, y, mine, name)
     ax.axvline(.95, color='grey', ls=':')
     ax.axvline(.93, color='black', lw=1)
-    ax.set_yticks(range(len(metrics)), metrics)
+    ax.set_yticks(range(len(metrics)), [fill(metric, 34) for metric in metrics])
     ax.set(ylim=(len(metrics) - .5, -.5), xlim=(None, 1.01))
-    ax.set_xlabel('coverage of 95 % intervals, a mark for each setting\n'
-        '(blue: ours; orange: other methods; line: 93 %, dotted: 95 %)')
+    ax.set_xlabel('share of experiments in which it holds, a mark for each setting\n'
+        '(blue: ours; orange: others; line: 93 %, dotted: 95 %)')
     return ax
