@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from forking import run_forked, start_forked, wait_for_servers
+from forking import run_forked, wait_for_servers
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get('IMGCLF_REAL', ROOT.parent/'shared'/'data'))
@@ -73,12 +73,9 @@ def command(*args, cwd=ROOT, timeout=600, **env):
 
 
 def start_script(args, env, cwd=ROOT):
-    """A Python script with its arguments that runs in the background, forked where there is a server:
-    it answers signals, also where this process is a background job; `stdout` takes both outputs"""
-    args = [str(arg) for arg in args]
-    forked = start_forked(args, env, cwd)
-    if forked: return forked
-    return subprocess.Popen([sys.executable, *args], cwd=cwd, env=env, text=True, start_new_session=True,
+    """A Python script with its arguments that runs in the background: it answers signals, also where
+    this process is a background job; `stdout` takes both outputs"""
+    return subprocess.Popen([sys.executable, *map(str, args)], cwd=cwd, env=env, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=listen)
 
 
