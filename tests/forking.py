@@ -12,8 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 import traceback
 
@@ -153,54 +151,6 @@ def run_forked(args, env, cwd, out, err, timeout):
         except TimeoutError:
             os.killpg(pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(args, timeout)
-
-
-class ForkedScript:
-    """The part of `Popen` that the tests use, for a fork that runs a script: it leads a session of
-    its own, and `stdout` takes both of its outputs"""
-    returncode = None
-
-    def __init__(self, args, caller, pid, stdout):
-        self.args, self.caller, self.pid, self.stdout = args, caller, pid, stdout
-
-    def poll(self, seconds=0):
-        "The exit code; None if it still runs after these seconds, None: without end"
-        if self.returncode is None and select.select([self.caller], [], [], seconds)[0]:
-            self.returncode = read_number(self.caller)
-            self.caller.close()
-        return self.returncode
-
-    def wait(self, timeout=None):
-        if self.poll(timeout) is None: raise subprocess.TimeoutExpired(self.args, timeout)
-        return self.returncode
-
-    def send_signal(self, number):
-        if self.poll() is None: os.kill(self.pid, number)
-
-    def kill(self): self.send_signal(signal.SIGKILL)
-
-    def communicate(self, timeout=None):
-        "What is still printed, and None"
-        said = []
-        reader = threading.Thread(target=lambda: said.append(self.stdout.read()), daemon=True)
-        reader.start()
-        reader.join(timeout)
-        if reader.is_alive(): raise subprocess.TimeoutExpired(self.args, timeout)
-        self.wait(timeout)
-        return said[0], None
-
-
-def start_forked(args, env, cwd):
-    "A running script as a `ForkedScript`; None if there is no server for it"
-    with tempfile.TemporaryDirectory() as folder:
-        pipe = os.path.join(folder, 'out')
-        os.mkfifo(pipe)
-        out = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-        answer = ask_server(args, env, cwd, pipe, pipe)
-    os.set_blocking(out, True)
-    if answer: return ForkedScript(args, *answer, os.fdopen(out, encoding='utf-8'))
-    os.close(out)
-    return None
 
 
 if __name__ == '__main__': serve(sys.argv[1])
