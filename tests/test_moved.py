@@ -15,10 +15,10 @@ from imgclf_nb.datasets.cards import get_card
 from imgclf_nb.datasets.choices import get_decisions_path
 from imgclf_nb.datasets.records import decide, log_opening, read_ledger
 from imgclf_nb.images.preprocessing import Preprocessing
-from imgclf_nb.results.artifacts import describe_data, read_predictions, tabulate
+from imgclf_nb.results.artifacts import describe_data, get_split_hash, read_predictions, tabulate
 from imgclf_nb.results.leaderboard import get_leaderboard
 from imgclf_nb.results.manifest import open_run_set, place_predictions
-from imgclf_nb.splitting import get_splits
+from imgclf_nb.splitting import get_hash_splits, get_splits
 from imgclf_nb.training.run_items import get_run_items
 
 pytestmark = pytest.mark.xdist_group('moved')  # one worker makes what they share
@@ -166,7 +166,9 @@ def test_a_place_that_holds_others_is_refused(home):
 
 def test_a_run_without_a_manifest(home):
     "Runs of earlier versions: the same data are accepted at any place, others refused"
-    (home/'RUNS'/'folder'/'manifest.csv').unlink()
+    run = Run(home/'RUNS'/'folder')
+    (run.path/'manifest.csv').unlink()
+    run.update(split_hash=get_split_hash(get_hash_splits(get_items(str(home/'birds')))))
     before = get_split(open_items(home))
     (home/'birds').rename(home/'moved')
     assert get_split(open_items(home, place=home/'moved')) == before
