@@ -12,10 +12,11 @@ import numpy as np
 
 from .backbones import get_backbone, get_cost
 from .base.machine import get_device, get_plt
+from .base.percentages import say_share
 from .core import UserError
 from .models.features import get_preprocessing
 from .models.linear_heads import fit_head
-from .results.artifacts import format_share, keep_model
+from .results.artifacts import keep_model
 from .stats.intervals import get_share
 
 # %% ../nbs/04a_probe.ipynb #79b7d3e1
@@ -57,7 +58,7 @@ def get_probe(
 # %% ../nbs/04a_probe.ipynb #b81570a1
 def _describe_probe(probe):
     "A probe's validation metrics, in one line"
-    accuracy = format_share(probe['valid_accuracy'])
+    accuracy = say_share(probe['valid_accuracy'])
     return (f"{probe['arch']}: validation accuracy {accuracy}, loss {probe['valid_loss']:.3f}, "
         f"C {probe['c']}, temperature {probe['temperature']:.2f}, {probe['seconds']:.1f} s")
 

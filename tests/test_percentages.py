@@ -8,7 +8,6 @@ from conftest import MODULES, get_source
 from imgclf_nb.base.percentages import format_bounds, format_points, format_share, say_points, say_share
 from imgclf_nb.core import format_value
 from imgclf_nb.reporting.wording import say_number
-from imgclf_nb.results.artifacts import format_share as say_accuracy
 from imgclf_nb.results.measured_tables import format_measured
 from imgclf_nb.stats.intervals import get_share
 
@@ -22,7 +21,6 @@ def read(text): return float(re.match(r'[+−-]?[\d.]+', text)[0].replace('−',
 WAYS = dict(
     card=lambda o: (say_number(o), 100),
     calibration=lambda o: (say_number(o, '.3f'), 1),
-    probe=lambda o: (say_accuracy(o), 100),
     sentence=lambda o: (say_share(o), 100),
     table=lambda o: (format_measured(o, '.1%'), 100),
     fraction=lambda o: (format_measured(o, '.3f'), 1),

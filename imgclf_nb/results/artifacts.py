@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['get_split_hash', 'get_positive', 'describe_data', 'tabulate', 'get_predictions', 'read_predictions', 'read_history',
-           'format_share', 'keep_model', 'plot_history']
+           'keep_model', 'plot_history']
 
 # %% ../../nbs/results/00_artifacts.ipynb #a22a4476
 import hashlib, sys, unicodedata
@@ -13,7 +13,6 @@ import numpy as np, pandas as pd
 
 from ..backbones import get_cost, get_probabilities, save_model
 from ..base.machine import get_plt
-from ..base.percentages import say_share
 from ..base.reading import read_table
 from ..core import UserError, write_csv
 from ..images.contents import CheckedReader
@@ -152,13 +151,6 @@ def read_history(
     losses = ('train_loss', 'valid_loss')  # epoch 0 has no training loss: its body is frozen
     path = run.path/'history.csv'
     return read_table(path, 'train it again', gaps=losses, parameter='run')
-
-# %% ../../nbs/results/00_artifacts.ipynb #bcff4845
-def format_share(
-    share:dict, # `value, low, high`
-)->str:
-    "A share in percent with its interval"
-    return say_share(share)
 
 # %% ../../nbs/results/00_artifacts.ipynb #7dedcd31
 def _get_peak_memory():

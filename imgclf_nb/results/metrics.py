@@ -165,11 +165,6 @@ def check_against_chance(
     beats_majority = m['accuracy']['low'] > m['majority_rate']['value']
     return '' if beats_majority else _CHANCE['majority']
 
-# %% ../../nbs/results/02_metrics.ipynb #b354e80a
-def _format_share(v, name=''):
-    "A proportion with its interval, such as `89.9 % (84.2–93.7)`, in percent"
-    return say_share(v, name)
-
 # %% ../../nbs/results/02_metrics.ipynb #96f6f3bc
 def _describe_images(split, n, n_units, kind):
     "What was evaluated, such as `179 test images of 129 patients`"
@@ -181,7 +176,7 @@ def _describe_images(split, n, n_units, kind):
 # %% ../../nbs/results/02_metrics.ipynb #3b27cffd
 def _summarise_accuracy(m, images, ceiling):
     "Accuracy, the majority-class baseline, and the label ceiling if it is below 100 %"
-    text = f"Accuracy {_format_share(m['accuracy'], '95 % CI ')} on {images}; "
+    text = f"Accuracy {say_share(m['accuracy'])} on {images}; "
     text += f"majority-class baseline {format_share(m['majority_rate']['value'])}"
     if ceiling < 1 - 1e-9:
         text += '; label ceiling of these images (upper bound on accuracy from '
@@ -193,8 +188,8 @@ def _summarise_threshold(m, point):
     "Sensitivity and specificity at the chosen threshold, '' if one is not known"
     if not point: return ''
     if np.isnan([m['sensitivity']['value'], m['specificity']['value']]).any(): return ''
-    sensitivity = _format_share(m['sensitivity'])
-    specificity = _format_share(m['specificity'])
+    sensitivity = say_share(m['sensitivity'], '')
+    specificity = say_share(m['specificity'], '')
     return (f"At the chosen threshold ({point['rule']}): sensitivity {sensitivity}, "
         f"specificity {specificity}.")
 
