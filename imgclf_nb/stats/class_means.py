@@ -8,6 +8,7 @@ __all__ = ['combine_shares', 'get_balanced_accuracy', 'get_f1_share', 'get_macro
 # %% ../../nbs/stats/00d_class_means.ipynb #7e0d5c11
 import numpy as np
 
+from .contributions import get_f1_parts
 from .intervals import get_unit_share
 
 # %% ../../nbs/stats/00d_class_means.ipynb #fe03c65d
@@ -126,14 +127,6 @@ def get_f1_share(
     share = get_unit_share(true & predicted, true | predicted, units)
     return {k: 2*v/(1 + v) for k,v in share.items()}
 
-# %% ../../nbs/stats/00d_class_means.ipynb #5e92ad0b
-def _get_f1_parts(targs, preds, f1):
-    "What each image adds to the F1 of its own and of the predicted class `(n, 2)`, times classes"
-    both = np.bincount(targs, minlength=len(f1)) + np.bincount(preds, minlength=len(f1))
-    right = targs == preds
-    own = (2*right - (1 + right)*f1[targs])/both[targs]
-    return np.stack([own, np.where(right, 0, -f1[preds]/both[preds])], 1)
-
 # %% ../../nbs/stats/00d_class_means.ipynb #3e86fa37
 def get_macro_f1(
     a, # with `targs, preds, units`, such as `Answers`
@@ -143,6 +136,6 @@ def get_macro_f1(
     classes = both.reshape(-1, 2)
     shares = [get_f1_share(a.targs == c, a.preds == c, a.units) for c in present]
     f1 = np.array([o['value'] for o in shares])
-    parts = _get_f1_parts(*classes.T, f1)
+    parts = get_f1_parts(*classes.T, f1)
     most = 2*_get_span(np.unique(a.targs, return_inverse=True)[1], a.units)
     return combine_shares(shares, _get_inflation(parts, classes, a.units, most))

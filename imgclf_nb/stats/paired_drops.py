@@ -10,6 +10,7 @@ import numpy as np, pandas as pd
 
 from ..base.percentages import format_share, say_points
 from ..core import UserError
+from .clustered_shares import get_effective_sizes
 from .intervals import resample_units
 from .paired_tests import Answers, compare_answers, correct, get_verdict
 from .standard_errors import get_exact_limit, get_offsets
@@ -71,19 +72,14 @@ def _get_noise(a, b, keys, units):
     changed = sums[np.abs(sums) > 1e-12]
     return .5*(changed**2).mean() if len(changed) else 0.
 
-# %% ../../nbs/stats/01f_paired_drops.ipynb #45318715
-def _count_effective_units(units):
-    "How many units of equal size say as much as these (Kish 1965)"
-    sizes = np.bincount(units)
-    return sizes.sum()**2/(sizes**2).sum()
-
 # %% ../../nbs/stats/01f_paired_drops.ipynb #1cb3efe0
 def _bound_difference(d, a, b, keys, units):
     "`(low, high)` around a difference of drops `(seeds, resamples)`; exact if nothing differs"
     clean = np.mean([hits['clean', 0].mean() for hits in (*a, *b)])
     noise = _get_noise(a, b, keys, units)
     if noise:
-        offsets = get_offsets(d, max(1.5, _count_effective_units(units)), noise)[0]
+        n = max(1.5, get_effective_sizes(np.bincount(units), 1.))  # groups of equal size
+        offsets = get_offsets(d, n, noise)[0]
         return np.percentile(offsets, [2.5, 97.5])
     limit = get_exact_limit(_make_answers(a[0]['clean', 0], units), 'accuracy', .95)/clean
     return -limit, limit
