@@ -50,30 +50,20 @@ def _extend(path, old, table):
     if not merged.equals(old): write_csv(path, merged)
 
 # %% ../../nbs/training/05b_split_memory.ipynb #5051b4af
-def _make(items, given, remembered):
-    "`(items, table)`: the items with their split, and the table of it"
-    made, shares = assign_splits(items, **given, remembered=remembered)
+def _finish(made, shares, given, remembered):
+    "`(items, table)` from what `assign_splits` made: the items with their split, and its table"
     if remembered is not None: _say_new(made, remembered)
     out = finish_splits(made, shares, given['valid'], remembered)
     return out, get_assignments(made)
 
-# %% ../../nbs/training/05b_split_memory.ipynb #bd063caf
-def _check_useful(items, given, old):
-    "The remembered table; None, in a line, if it leaves a split empty that is to be made"
-    if old is None: return None
-    made, shares = assign_splits(items, **given, remembered=old)
-    lacking = _find_lacking(made, shares)
-    if not lacking: return old
-    print(f'The remembered split has no image for {lacking} any more: it is made anew.')
-
 # %% ../../nbs/training/05b_split_memory.ipynb #fc8e9add
 def _make_given(items, given, splits):
-    "As `_make`, from a table of another machine"
+    "As `_finish`, by a table from another machine"
     table = open_assignments(splits)
     check_match(match_splits(complete_items(items), table), splits)
     made, shares = assign_splits(items, **given, remembered=table)
     lacking = _find_lacking(made, shares)
-    if not lacking: return _make(items, given, table)
+    if not lacking: return _finish(made, shares, given, table)
     raise UserError(f'{splits} has no image for {lacking} in this set: give another table, or '
         f'set {lacking} = 0.', 'splits')
 
@@ -89,9 +79,15 @@ def _keep_given(path, table, is_fresh, splits):
 
 # %% ../../nbs/training/05b_split_memory.ipynb #4d34ded6
 def _make_remembered(items, given, path, is_fresh):
-    "`(items, table, the remembered table that it begins from)`"
-    old = None if is_fresh else _check_useful(items, given, read_assignments(path))
-    return *_make(items, given, old), old
+    "`(items, table, the remembered table that it begins from)`; None if that fills a split no more"
+    old = None if is_fresh else read_assignments(path)
+    made, shares = assign_splits(items, **given, remembered=old)
+    lacking = _find_lacking(made, shares)
+    if old is not None and lacking:
+        print(f'The remembered split has no image for {lacking} any more: it is made anew.')
+        old = None
+        made, shares = assign_splits(items, **given)
+    return *_finish(made, shares, given, old), old
 
 # %% ../../nbs/training/05b_split_memory.ipynb #6266fa7a
 def _holds(file, contents):
@@ -197,7 +193,9 @@ def take_splits(
     "The items with the run's own split, if it has one, else the remembered one, which it keeps"
     given = get_given(parameters)
     own = read_own_splits(run)
-    if own is not None: out, table = _make(items, given, own)
+    if own is not None:
+        made, shares = assign_splits(items, **given, remembered=own)
+        out, table = _finish(made, shares, given, own)
     elif _is_older(run) or _names_older(parameters['splits'], items, given):
         return get_hash_splits(items, **given)  # and by the same rule in every later version
     else:
