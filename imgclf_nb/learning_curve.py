@@ -186,10 +186,11 @@ def get_curve(
 
 # %% ../nbs/07c_learning_curve.ipynb #57ccf06e
 def _get_step(covariance, trainings, next_trainings):
-    "Standard error of the next change in error rate, if it is like the last one"
+    "Standard error of the next change in error rate, from the last one; `trainings` of each size"
     last = covariance[-2:, -2:]
     change = last.trace() - 2*last[0, 1]
-    return np.sqrt(max(0., change)*max(1., trainings/next_trainings))
+    of_one = max(0., change)/(1/trainings[-2:]).sum()  # variance that a single training adds
+    return np.sqrt(of_one*(1/trainings[-1] + 1/next_trainings))
 
 # %% ../nbs/07c_learning_curve.ipynb #02cc0e43
 def _add_gain(now, gain, noise, level):
@@ -206,7 +207,7 @@ def _continue_curve(measured, factor, level, next_trainings):
     "`now`, `gain`, `then` as `{value, low, high}`, and the `laws` behind them"
     wrong, n = measured['wrong'], measured['pictures'].mean(1)
     units = measured.get('units', np.arange(wrong.shape[2]))
-    covariance, trainings = get_covariance(wrong, units), count_trainings(wrong)[-1]
+    covariance, trainings = get_covariance(wrong, units), count_trainings(wrong)
     laws = fit_laws(n, wrong.mean((1, 2)), covariance, level)
     gain, now = get_gains(laws, n[-1], factor), float(1 - wrong[-1].mean())
     step = _get_step(covariance, trainings, next_trainings)
