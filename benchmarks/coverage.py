@@ -3,7 +3,7 @@
 Each module of benchmarks/coverages/ lists experiments as `CASES`: how to draw the data of one, the true value, and the methods
 to hold against each other, of which `ours` is what users see. With --keep, rows go into benchmarks/results/coverage.json as
 they are finished, so a simulation that was stopped goes on where it was: rows of the same commit with as many replicates are
-not made again.
+not made again; with --missing, no row that is there is made again.
 """
 import argparse, importlib, multiprocessing, sys, time, zlib
 from dataclasses import dataclass
@@ -104,11 +104,11 @@ def get_cases(only=()):
     return cases
 
 
-def find_done(command):
-    "Which (metric, setting, replicates) were kept at this commit"
+def find_done(command, any_commit=False):
+    "Which (metric, setting, replicates) were kept at this commit, or at any"
     commit = get_provenance(command, 0)['commit']
     return {(row['metric'], row['setting'], row['replicates']) for row in read_measured('coverage').rows
-        if row['commit'] == commit}
+        if any_commit or row['commit'] == commit}
 
 
 def measure_number(number):
@@ -122,11 +122,13 @@ def main():
     a.add_argument('--replicates', type=int, help="instead of each case's own number")
     a.add_argument('--processes', type=int, default=2)
     a.add_argument('--keep', action='store_true', help='write rows into benchmarks/results/coverage.json')
+    a.add_argument('--missing', action='store_true', help='as --keep, but only what has no row yet, of whatever commit')
     a = a.parse_args()
+    a.keep = a.keep or a.missing
     global CASES, REPLICATES
     CASES, REPLICATES = get_cases(a.only), a.replicates
     command = 'python benchmarks/coverage.py'
-    done = find_done(command) if a.keep else set()
+    done = find_done(command, a.missing) if a.keep else set()
     todo = [i for i,o in enumerate(CASES) if (o.metric, o.setting, REPLICATES or o.replicates) not in done]
     print(f'{len(CASES)} settings, {len(todo)} to measure')
     began = time.time()
