@@ -205,7 +205,7 @@ def plot_differences(
     _plot_intervals(ax, t, y, 1 if plain else 100)
     ax.axvline(0, color='grey', ls=':')
     ax.set(yticks=y, yticklabels=names or _get_names(t), ylim=(-.6, len(t) - .4),
-        xlabel=f"difference{'' if plain else ' in percentage points'}, with 95 % CI")
+        xlabel=f"difference{'' if plain else ', percentage points'} (95 % CI)")
     return ax
 
 # %% ../nbs/07_comparison.ipynb #58cc14a1

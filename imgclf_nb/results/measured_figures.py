@@ -86,16 +86,25 @@ def plot_splits(
     ax.set_xlabel('accuracy of the probe (95 % interval)')
     return ax
 
+# %% ../../nbs/results/06c_measured_figures.ipynb #f5688da5
+def _name_gain(row, title, start):
+    "What a row compares; with the set's title, and with the model below, where they are asked for"
+    before = f"{row['title']}: " if title else ''
+    below = f",\n{row['start']}" if start else ''
+    return f"{before}{row['policy']} − {row['against']}{below}"
+
 # %% ../../nbs/results/06c_measured_figures.ipynb #641b71f7
 def plot_gains(
     tables:list, # `policies`, with the rows that are shown
 ):
     "Gains of validation accuracy by augmentation, with a line at zero; the `Axes`"
-    values = {f"{row['title']}: {row['policy']} − {row['against']},\n{row['start']}":
-        row['gain_points'] for row in tables[0].rows}
+    rows = tables[0].rows
+    title, start = [len({row[key] for row in rows}) > 1 for key in ('title', 'start')]
+    values = {_name_gain(row, title, start): row['gain_points'] for row in rows}
     ax = plot_points(_start(len(values)), values)
     ax.axvline(0, color=_COLOURS['grey'], lw=1)
-    ax.set_xlabel('gain, percentage points (95 % interval)')
+    ax.set_xlabel('gain, percentage points (95 % CI)')
+    if not start: ax.set_title(rows[0]['start'], fontsize=10)
     return ax
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #423f0bb6

@@ -183,7 +183,8 @@ def get_predictive_values(
 
 # %% ../../nbs/stats/04_thresholds.ipynb #5b9ffc07
 def _plot_predictive_value(ax, prevalences, values, name, colour):
-    "One curve with its 95 % band; `values` `(prevalences, resamples)`"
+    "One curve with its 95 % band; `values` `(prevalences, resamples)`; nothing where undefined"
+    if np.isnan(values[:,0]).all(): return
     low, high = np.nanpercentile(values[:,1:], [2.5, 97.5], axis=1)
     ax.plot(prevalences, values[:,0], color=colour, label=name)
     ax.fill_between(prevalences, low, high, color=colour, alpha=.18, lw=0)

@@ -15,6 +15,14 @@ from ..stats.calibration import FEWEST_CALIBRATING
 from ..stats.intervals import get_unit_names
 
 # %% ../../nbs/training/05_subsets.ipynb #4d348457
+def _check_filled(numbers, folds):
+    "`UserError` if a fold is empty; `numbers` from `get_folds`"
+    filled = numbers[numbers >= 0].nunique()
+    if filled == folds: return
+    raise UserError(f'The images for training and validation fill only {filled} of {folds} '
+        'folds: take fewer folds.', 'folds')
+
+# %% ../../nbs/training/05_subsets.ipynb #609156ee
 def _check_fold(pool, divided, fold, folds):
     "`UserError` if this fold leaves a class without training images, or no validation images"
     training = set(divided[divided.split == 'train'].label)
@@ -39,7 +47,9 @@ def take_fold(
             'fold')
     test = items[items.split == 'test']
     pool = items[items.split != 'test']
-    divided = get_fold(pool, make(pool, folds, seed), fold)
+    numbers = make(pool, folds, seed)
+    _check_filled(numbers, folds)
+    divided = get_fold(pool, numbers, fold)
     _check_fold(pool, divided, fold, folds)
     out = pd.concat([divided, test]).reset_index(drop=True)
     out.attrs.update(items.attrs)
