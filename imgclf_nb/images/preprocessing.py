@@ -177,13 +177,28 @@ def pixels(self:Preprocessing, file)->np.ndarray:
 
 # %% ../../nbs/images/00_preprocessing.ipynb #602e906e
 @patch
+def get_levels(self:Preprocessing)->np.ndarray:
+    "The normalised value of each of the 256 levels, `float32 (channels, 256)`"
+    mean, std = [np.float32(o)[:self.channels, None] for o in (self.mean, self.std)]
+    levels = np.arange(256, dtype=np.float32)/np.float32(255)
+    return (levels - mean)/std
+
+# %% ../../nbs/images/00_preprocessing.ipynb #3442ad86
+@patch
+def array(self:Preprocessing, pixels)->np.ndarray:
+    "`uint8 (…, size, size, channels)` → normalised `float32 (…, channels, size, size)`"
+    pixels = np.asarray(pixels)
+    *first, height, width, channels = pixels.shape
+    out = np.empty((*first, channels, height, width), np.float32)
+    for c,levels in enumerate(self.get_levels()): out[..., c, :, :] = levels.take(pixels[..., c])
+    return out
+
+# %% ../../nbs/images/00_preprocessing.ipynb #6387e520
+@patch
 def tensor(self:Preprocessing, pixels):
-    "`uint8 (…, size, size, channels)` → normalised `float32 (…, channels, size, size)` tensor"
+    "As `array`, as a PyTorch tensor"
     import torch
-    mean = torch.tensor(self.mean, dtype=torch.float32)[:self.channels]
-    std = torch.tensor(self.std, dtype=torch.float32)[:self.channels]
-    x = torch.from_numpy(np.array(pixels)).float()
-    return ((x/255 - mean)/std).movedim(-1, -3).contiguous()
+    return torch.from_numpy(self.array(pixels))
 
 # %% ../../nbs/images/00_preprocessing.ipynb #8f41f0cf
 @patch
