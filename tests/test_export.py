@@ -1,5 +1,5 @@
 "Every family of the model study and our own networks become ONNX models that agree with PyTorch"
-import io, os, shutil, signal, subprocess, sys, time
+import io, os
 from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
@@ -17,8 +17,7 @@ FAMILIES = dict(
     resnet18=dict(layers=(1, 1, 1, 1)),
     mobilenetv3_small_050={},
     convnext_atto=dict(depths=(1, 1, 1, 1)),
-    convnext_pico=dict(depths=(1, 1, 1, 1)),
-    vgg11=dict(num_features=64),
+    vgg11=dict(mlp_ratio=1/64),
     tf_efficientnet_lite0={},
     vit_tiny_patch16_224=dict(depth=2, img_size=32),
     small_cnn={}, six_layer_cnn={}, tutorial_cnn={})

@@ -128,7 +128,7 @@ def judge_loss(
     shown = f'{name} accuracy minus fp32 accuracy: {say_points(difference)}, n = {n:,}'
     limit = f'{tolerance:g} percentage point' + ('s' if tolerance != 1 else '')
     allowed = tolerance/100
-    if difference['high'] < -allowed: return True, True, f'{shown}. More than {limit} are lost.'
-    if difference['low'] >= -allowed: return False, True, f'{shown}. At most {limit} are lost.'
-    return False, False, (f'{shown}. {n:,} validation images are too few to decide whether more '
-        f'than {limit} are lost.')
+    if difference['high'] < -allowed: return True, True, f'{shown}: a loss of more than {limit}.'
+    if difference['low'] >= -allowed: return False, True, f'{shown}: no loss of more than {limit}.'
+    return False, False, (f'{shown}. {n:,} validation images are too few to exclude a loss of more '
+        f'than {limit}.')
