@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_format', 'RowFile', 'open_rows', 'finish_rows']
 
-# %% ../../nbs/base/18_row_files.ipynb #ff198c97
+# %% ../../nbs/base/18_row_files.ipynb #8ef8af16
 import json, os
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ from .reading import is_there, read_json
 from ..core import UserError, explain_disk_errors, format_csv, get_temporary
 from ..core import replace_file, to_json_types, write_json
 
-# %% ../../nbs/base/18_row_files.ipynb #e981264c
+# %% ../../nbs/base/18_row_files.ipynb #ff878ae0
 _ENDINGS = dict(csv='csv', jsonl='lines', ndjson='lines', parquet='parquet')
 
 def get_format(
@@ -28,20 +28,23 @@ def get_format(
     raise UserError(f'{path} has no ending that names a format: give .csv, .jsonl or .parquet.',
         'out')
 
-# %% ../../nbs/base/18_row_files.ipynb #a5ea0f7d
-def _show_cell(value): return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+# %% ../../nbs/base/18_row_files.ipynb #289a9c08
+def _show_cell(value):
+    "A list as JSON, an empty one as nothing"
+    if not isinstance(value, list): return value
+    return json.dumps(value, ensure_ascii=False) if value else ''
 
 def _make_csv(table, first):
     "The rows as CSV, with the names of the columns if they are the first"
     return format_csv(table.map(_show_cell), header=first)
 
-# %% ../../nbs/base/18_row_files.ipynb #78be8c8a
+# %% ../../nbs/base/18_row_files.ipynb #09001eab
 def _make_lines(table, first):
     "The rows as JSON Lines"
     rows = [json.dumps(to_json_types(row), ensure_ascii=False) for row in table.to_dict('records')]
     return ''.join(f'{row}\n' for row in rows)
 
-# %% ../../nbs/base/18_row_files.ipynb #1e7f53ea
+# %% ../../nbs/base/18_row_files.ipynb #8a702e29
 def _convert(lines, path, texts, lists):
     "Write a Parquet file from JSON Lines, some of them at a time"
     import pyarrow as pa, pyarrow.json as pj, pyarrow.parquet as pq
@@ -54,7 +57,7 @@ def _convert(lines, path, texts, lists):
             for batch in batches: writer.write_batch(batch)
     replace_file(temporary, path)
 
-# %% ../../nbs/base/18_row_files.ipynb #9603d399
+# %% ../../nbs/base/18_row_files.ipynb #cec5f032
 _STATE = dict(identity=dict, rows=int, bytes=int, finished=bool)
 
 class RowFile:
@@ -74,7 +77,7 @@ class RowFile:
         self.growing = self.path.with_name(f'{self.path.name}.rows') if is_parquet else self.path
         self._take_over()
 
-# %% ../../nbs/base/18_row_files.ipynb #79e6dcd5
+# %% ../../nbs/base/18_row_files.ipynb #61cbdd1c
 @patch
 def _take_over(self:RowFile):
     "Continue what is there, after the last batch that is known to be on disk"
@@ -88,7 +91,7 @@ def _take_over(self:RowFile):
     if self.finished and size or size >= self.bytes: return
     raise UserError(f'{there} lacks rows that {self.state} counts: {again}.', 'out')
 
-# %% ../../nbs/base/18_row_files.ipynb #039b0c4b
+# %% ../../nbs/base/18_row_files.ipynb #d121564d
 @patch
 def _check_free(self:RowFile):
     "`UserError` for files that nothing of ours has made"
@@ -96,7 +99,7 @@ def _check_free(self:RowFile):
         if is_there(path): raise UserError(f'{path} exists already, and nothing says what its '
             'rows are of: give another --out, or move it away.', 'out')
 
-# %% ../../nbs/base/18_row_files.ipynb #fbf0d878
+# %% ../../nbs/base/18_row_files.ipynb #d2006d2f
 @patch
 def _check_same(self:RowFile, old):
     "`UserError` if the rows are of something else"
@@ -106,7 +109,7 @@ def _check_same(self:RowFile, old):
     raise UserError(f'{self.path} holds other rows ({was}): give another --out, or delete it '
         f'and {self.state.name}.', 'out')
 
-# %% ../../nbs/base/18_row_files.ipynb #74942c74
+# %% ../../nbs/base/18_row_files.ipynb #f760270f
 @patch
 def keep(self:RowFile, finished=False, **more):
     "Write the state"
@@ -114,7 +117,7 @@ def keep(self:RowFile, finished=False, **more):
     write_json(self.state, dict(identity=self.identity, rows=self.rows, bytes=self.bytes,
         finished=finished, **more))
 
-# %% ../../nbs/base/18_row_files.ipynb #10e43156
+# %% ../../nbs/base/18_row_files.ipynb #574cf191
 @contextmanager
 def open_rows(
     file, # a `RowFile`
@@ -136,7 +139,7 @@ def open_rows(
         file.keep()
         yield append_safely
 
-# %% ../../nbs/base/18_row_files.ipynb #8dfe3437
+# %% ../../nbs/base/18_row_files.ipynb #fcdde993
 def finish_rows(
     file,  # a `RowFile` with all its rows
     **more # entries of its state
