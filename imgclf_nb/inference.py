@@ -6,7 +6,7 @@
 __all__ = ['Member', 'read_member', 'Predictor', 'ensure_export', 'imgclf_predict', 'imgclf_export', 'explain_file',
            'plot_answer', 'show_upload']
 
-# %% ../nbs/08_inference.ipynb #b5c1bc78
+# %% ../nbs/08_inference.ipynb #35005248
 import io, itertools, os, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,12 +27,13 @@ from .datasets.image_lists import list_images
 from .images.formats import describe_unreadable
 from .images.inputs import list_inputs, take_input
 from .images.preprocessing import Preprocessing
-from .models.runtimes import get_threads, get_weights_hash, open_runtime, read_export
+from .models.export_files import get_weights_hash, read_export
 from .models.overlays import open_explainer, overlay_map
+from .models.runtimes import get_threads, open_runtime
 from .results.decision_rules import decide, find_sets, get_probabilities, read_rules
 from .results.prediction_files import open_predictions, predict_to_file, read_predicted
 
-# %% ../nbs/08_inference.ipynb #b33f7296
+# %% ../nbs/08_inference.ipynb #58ed96e6
 def _train_example():
     "Train and evaluate a miniature; the name of its run"
     from imgclf_nb.base.running import run_notebook
@@ -40,7 +41,7 @@ def _train_example():
     run_notebook('05_evaluation', 'example', quiet=True, draws=100)
     return 'example'
 
-# %% ../nbs/08_inference.ipynb #dea95311
+# %% ../nbs/08_inference.ipynb #d41dec48
 @dataclass
 class Member:
     "One run of a model"
@@ -50,7 +51,7 @@ class Member:
     preprocessing:Preprocessing
     rules:object    # from `read_rules`
 
-# %% ../nbs/08_inference.ipynb #395a9747
+# %% ../nbs/08_inference.ipynb #d6ef7302
 def read_member(
     run, # a `Run`
 )->Member:
@@ -60,7 +61,7 @@ def read_member(
     pre = Preprocessing.from_dict(card['preprocessing'])
     return Member(run.path.name, run.path, get_weights_hash(run.path), pre, read_rules(run.path))
 
-# %% ../nbs/08_inference.ipynb #575d0652
+# %% ../nbs/08_inference.ipynb #a2addf1d
 def _find_members(run):
     "The `Run`s that a name, a folder or a pattern means"
     is_pattern = any(sign in str(run) for sign in '*?[,') and not os.path.isdir(str(run))
@@ -72,14 +73,14 @@ def _find_members(run):
     check_members(runs)
     return runs
 
-# %% ../nbs/08_inference.ipynb #becf0745
+# %% ../nbs/08_inference.ipynb #3f964ab7
 def _find_rules(runs, members):
     "The rules of one run, or of the mean of several"
     if len(members) == 1: return members[0].rules
     from imgclf_nb.results.ensembles import get_ensemble_rules
     return get_ensemble_rules(runs)
 
-# %% ../nbs/08_inference.ipynb #0021fb0f
+# %% ../nbs/08_inference.ipynb #8dd33ca7
 class Predictor:
     "A run that answers; several runs of one set, as in 'mine-s*', answer by their mean"
     def __init__(self,
@@ -101,18 +102,25 @@ class Predictor:
         names = ', '.join(member.name for member in self.members)
         return f'Predictor({names}; {self.runtime} {self.precision})'
 
-# %% ../nbs/08_inference.ipynb #cf19709d
+# %% ../nbs/08_inference.ipynb #977fdab7
+def _register_networks(members):
+    "Make our own networks known to timm, if PyTorch is going to compute"
+    if all(read_export(member.folder) for member in members): return
+    import imgclf_nb.baseline
+
+# %% ../nbs/08_inference.ipynb #d9afbc45
 @patch
 def load(self:Predictor,
     streams:int, # batches that are computed concurrently
 )->list:
     "The members' runtimes, each loaded once"
     if streams not in self.opened:
-        self.opened[streams] = [open_runtime(member.folder, self.runtime, self.precision,
-            self.threads, streams) for member in self.members]
+        if self.runtime in ('auto', 'torch'): _register_networks(self.members)
+        given = self.runtime, self.precision, self.threads, streams
+        self.opened[streams] = [open_runtime(member.folder, *given) for member in self.members]
     return self.opened[streams]
 
-# %% ../nbs/08_inference.ipynb #e179dde6
+# %% ../nbs/08_inference.ipynb #5d7be28d
 @patch
 def read(self:Predictor,
     image, # as in `take_input`
@@ -128,13 +136,13 @@ def read(self:Predictor,
     except Exception as error:  # Pillow raises what the bytes of a file make it raise
         return None, describe_unreadable(error)
 
-# %% ../nbs/08_inference.ipynb #65cab9fb
+# %% ../nbs/08_inference.ipynb #6b756ffb
 def _compute_member(runtime, member, pixels):
     "`(calibrated probabilities, those at temperature 1)` of one member"
     logits = runtime(member.preprocessing.array(np.stack(pixels)))[0]
     return [get_probabilities(logits, t) for t in (member.rules.temperature, 1.)]
 
-# %% ../nbs/08_inference.ipynb #90f3ce7d
+# %% ../nbs/08_inference.ipynb #8bb7f718
 @patch
 def compute(self:Predictor,
     pixels:list,    # for each image, the pixels for each member
@@ -149,7 +157,7 @@ def compute(self:Predictor,
     mean = calibrated.mean(0)
     return mean, mean, calibrated.std(0)
 
-# %% ../nbs/08_inference.ipynb #77ca088a
+# %% ../nbs/08_inference.ipynb #53ae509e
 @patch
 def get_columns(self:Predictor)->list:
     "The columns of the answers"
@@ -157,7 +165,7 @@ def get_columns(self:Predictor)->list:
     return ['path', 'predicted', 'probability', *[f'p_{name}' for name in self.classes], *spread,
         'decision', 'prediction_set', 'error']
 
-# %% ../nbs/08_inference.ipynb #ada84f5f
+# %% ../nbs/08_inference.ipynb #a34b96cc
 @patch
 def tabulate(self:Predictor,
     probs, at_sets, spread, # from `compute`
@@ -172,7 +180,7 @@ def tabulate(self:Predictor,
     table['prediction_set'] = find_sets(at_sets, self.rules)
     return table
 
-# %% ../nbs/08_inference.ipynb #6a3f34f1
+# %% ../nbs/08_inference.ipynb #c12a0509
 def _name_image(image): return os.fspath(image) if isinstance(image, (str, os.PathLike)) else ''
 
 @patch
@@ -193,7 +201,7 @@ def answer(self:Predictor,
     table['error'] = [error for _,error in read]
     return _fill_empty(table)
 
-# %% ../nbs/08_inference.ipynb #70be511f
+# %% ../nbs/08_inference.ipynb #a8810ae1
 def _fill_empty(table):
     "The table without NaN in columns of texts and lists"
     for name in ('predicted', 'decision'): table[name] = table[name].fillna('')
@@ -203,13 +211,13 @@ def _fill_empty(table):
     table[numbers] = table[numbers].astype(float)
     return table
 
-# %% ../nbs/08_inference.ipynb #599da0a8
+# %% ../nbs/08_inference.ipynb #b5296843
 def _cut(images, size):
     "Lists of at most `size` images"
     images = iter(images)
     while chunk := list(itertools.islice(images, size)): yield chunk
 
-# %% ../nbs/08_inference.ipynb #c9c2b0b1
+# %% ../nbs/08_inference.ipynb #37fe6407
 @patch
 def predict_batches(self:Predictor,
     images,             # as in `predict`, also more of them than fit into memory
@@ -227,7 +235,7 @@ def predict_batches(self:Predictor,
         while ahead: yield ahead.pop(0).result()
     finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/08_inference.ipynb #659eb84e
+# %% ../nbs/08_inference.ipynb #0097c6c1
 @patch
 def predict(self:Predictor,
     images,            # one or several: paths, bytes, files, PIL images, arrays, or an iterator
@@ -242,7 +250,7 @@ def predict(self:Predictor,
     if not tables: return pd.DataFrame(columns=self.get_columns())
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/08_inference.ipynb #e5ed31c8
+# %% ../nbs/08_inference.ipynb #55a897e8
 def ensure_export(
     run:str, # as in `Predictor`
 ):
@@ -254,7 +262,7 @@ def ensure_export(
         try: export_run(one)
         except UserError as error: print(f'{error} PyTorch answers instead.')
 
-# %% ../nbs/08_inference.ipynb #2ea8d0f9
+# %% ../nbs/08_inference.ipynb #9cc70e51
 _images = Param('files, folders, patterns such as "photos/**/*.jpg", a CSV with a column path, or - '
     'for a list on the standard input', str, opt=False, nargs='+')
 _runtime = Param('what computes', str, choices=['auto', 'onnx', 'openvino', 'torch'])
@@ -263,7 +271,7 @@ _precision = Param('bf16 needs OpenVINO, int8 needs imgclf_export RUN --int8', s
 _truth = Param("score the predictions: folders (their names are the labels), or a CSV with path "
     'and label', str)
 
-# %% ../nbs/08_inference.ipynb #812c922b
+# %% ../nbs/08_inference.ipynb #74e37d60
 def _say_done(done, out, seconds, n):
     "Print what was written"
     rate = f', {n/seconds:,.0f} images a second' if n else ''
@@ -271,7 +279,7 @@ def _say_done(done, out, seconds, n):
     n = done['unreadable']
     if n: print(f'{n:,} images could not be read: their rows say why.')
 
-# %% ../nbs/08_inference.ipynb #79e9ead2
+# %% ../nbs/08_inference.ipynb #907f70e1
 def _score(model, out, truth):
     "Print and keep the score of a file of predictions"
     from imgclf_nb.results.scoring import read_labels, score, show_score
@@ -283,7 +291,7 @@ def _score(model, out, truth):
     write_json(place, {**found, **tables})
     print(f'{place}')
 
-# %% ../nbs/08_inference.ipynb #46f94321
+# %% ../nbs/08_inference.ipynb #67e5ec75
 @console_command('The same command resumes.')
 def imgclf_predict(
     run:str,         # a run's name or folder; 'mine-s*' for the mean of several seeds
@@ -309,7 +317,7 @@ def imgclf_predict(
     if truth: _score(model, out, truth)
     if done['unreadable']: sys.exit(2)
 
-# %% ../nbs/08_inference.ipynb #f6986fdb
+# %% ../nbs/08_inference.ipynb #b31216fb
 @console_command('Nothing was changed. The same command starts again.')
 def imgclf_export(
     run:str,            # a run's name or folder
@@ -317,13 +325,13 @@ def imgclf_export(
     tolerance:float=1., # percentage points of accuracy that int8 may lose
 ):
     "Export a trained run as ONNX, with the proof that it agrees with its PyTorch model."
-    from imgclf_nb.models.export import export_run, show_parity
+    from imgclf_nb.models.export import export_run
     for one in _find_members(run):
         found = export_run(one, int8, tolerance)
-        print(show_parity(found).to_string())
+        print(get_parity_table(found).to_string())
         print(f"{one.path/'export'}")
 
-# %% ../nbs/08_inference.ipynb #454243f7
+# %% ../nbs/08_inference.ipynb #20be8c82
 def explain_file(
     model:Predictor, # that has answered
     out,             # its file of rows
@@ -342,7 +350,7 @@ def explain_file(
         with explain_disk_errors(path): shown.save(path)
     return folder
 
-# %% ../nbs/08_inference.ipynb #bfc93674
+# %% ../nbs/08_inference.ipynb #662b623b
 def plot_answer(
     model:Predictor, # that answers
     image,           # as in `take_input`
@@ -362,7 +370,7 @@ def plot_answer(
     _plot_bars(axs[-1], model, row)
     return fig
 
-# %% ../nbs/08_inference.ipynb #1f167a2d
+# %% ../nbs/08_inference.ipynb #7d2eceae
 def _plot_bars(ax, model, row, most=5):
     "The likeliest classes as bars, those of the prediction set filled"
     p = pd.Series({name: row[f'p_{name}'] for name in model.classes}).nlargest(most)[::-1]
@@ -373,7 +381,7 @@ def _plot_bars(ax, model, row, most=5):
     else: ax.set_xlabel('probability')
     ax.set(xlim=(0, 1), title=f'decision: {row.decision}')
 
-# %% ../nbs/08_inference.ipynb #d6646b04
+# %% ../nbs/08_inference.ipynb #517e1c1d
 def show_upload(
     model:Predictor, # that answers
     explain=None,    # from `open_explainer`
