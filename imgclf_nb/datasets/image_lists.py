@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['get_natural_key', 'find_path_texts', 'locate', 'list_images']
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #22f525e8
+# %% ../../nbs/datasets/07_image_lists.ipynb #8ea12422
 import glob, os, re, sys
-from pathlib import Path
 
 from ..core import UserError
 from .columns import PATH_NAMES, get_named
@@ -15,7 +14,7 @@ from .folders import is_image
 from .image_paths import clean_path, find_file, get_bases
 from .table_files import read_table_file
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #fcb7e100
+# %% ../../nbs/datasets/07_image_lists.ipynb #534dcade
 def get_natural_key(
     text:str, # a name or path
 )->list:
@@ -23,7 +22,7 @@ def get_natural_key(
     parts = re.split(r'(\d+)', str(text))
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #cd8fa073
+# %% ../../nbs/datasets/07_image_lists.ipynb #fb55b0a4
 def _list_folder(folder):
     "The images in a folder and the folders below it, without hidden ones"
     found = []
@@ -35,7 +34,7 @@ def _list_folder(folder):
     raise UserError(f'{folder} holds no images, and nor do the folders below it: give another '
         'folder.', 'images')
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #41693afa
+# %% ../../nbs/datasets/07_image_lists.ipynb #837ab485
 def find_path_texts(
     table, # of texts, from `read_table_file`
     path,  # of its file
@@ -47,7 +46,7 @@ def find_path_texts(
     raise UserError(f"{path} has no column path, but {', '.join(map(str, table.columns))}: rename "
         'the column that holds the paths of the images.', 'images')
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #fba48746
+# %% ../../nbs/datasets/07_image_lists.ipynb #0a4c7cfe
 def locate(
     texts, # paths as a table or a list has them
     bases, # folders that they may count from
@@ -61,7 +60,7 @@ def locate(
         found.append(next(filter(None, files), missing))
     return found
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #10875dcc
+# %% ../../nbs/datasets/07_image_lists.ipynb #d6aef513
 _TABLES = ('.csv', '.tsv', '.jsonl', '.parquet')
 
 def _list_table(path):
@@ -71,20 +70,20 @@ def _list_table(path):
         raise UserError(f'{path} has no lines below its header: write one per image.', 'images')
     return locate(find_path_texts(table, path).tolist(), get_bases(path))
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #152f40cf
+# %% ../../nbs/datasets/07_image_lists.ipynb #3a097eda
 def _list_pattern(pattern):
     "The images that fit a pattern such as photos/**/*.jpg"
     found = sorted(glob.glob(pattern, recursive=True), key=get_natural_key)
     return [path for path in found if os.path.isfile(path)]
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #56465f71
+# %% ../../nbs/datasets/07_image_lists.ipynb #d343a87c
 def _read_input():
     "The paths on the standard input, one a line, or with a NUL after each (find -print0)"
     data = sys.stdin.buffer.read()
     texts = os.fsdecode(data).split('\0' if b'\0' in data else '\n')
     return locate([text.rstrip('\r') for text in texts if text.strip()], ['.'])
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #e531a074
+# %% ../../nbs/datasets/07_image_lists.ipynb #9880df37
 def _list_word(word):
     "The images that one word of the command line names"
     if word == '-': return _read_input()
@@ -96,7 +95,7 @@ def _list_word(word):
     raise UserError(f'There is no file or folder {word!r}, and no file fits it as a pattern: '
         'give another one.', 'images')
 
-# %% ../../nbs/datasets/07_image_lists.ipynb #96ce74cc
+# %% ../../nbs/datasets/07_image_lists.ipynb #8f2fb5ed
 def list_images(
     words, # files, folders, patterns, tables with a column path, or - for the standard input
 )->list:
