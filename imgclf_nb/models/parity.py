@@ -35,6 +35,12 @@ def _get_largest(values, expected):
     "The largest absolute difference, 0 for no values"
     return float(np.abs(np.subtract(values, expected, dtype=float)).max(initial=0))
 
+# %% ../../nbs/models/04a_parity.ipynb #d93ff08b
+def _count_differing(outputs, reference):
+    "The number of images with a logit or a feature that differs by too much"
+    close = [_is_close(*pair).all(1) for pair in zip(outputs, reference)]
+    return int((~(close[0] & close[1])).sum())
+
 # %% ../../nbs/models/04a_parity.ipynb #d5d4631d
 def measure_parity(
     outputs,   # of one runtime: `(logits (n, classes), features (n, d))`
@@ -43,13 +49,11 @@ def measure_parity(
     """`n, max_logit_difference, max_feature_difference, agreement` (share of images with the same
     class), `differing` (number of images outside of the limits), `passed`"""
     _check_shapes(outputs, reference)
-    logits, expected = outputs[0], reference[0]
-    close = [_is_close(*pair).all(1) for pair in zip(outputs, reference)]
-    differing = int((~(close[0] & close[1])).sum())
-    n = len(logits)
-    same = np.argmax(logits, 1) == np.argmax(expected, 1)
-    return dict(n=n, max_logit_difference=_get_largest(logits, expected),
-        max_feature_difference=_get_largest(outputs[1], reference[1]),
+    n = len(outputs[0])
+    largest = [_get_largest(*pair) for pair in zip(outputs, reference)]
+    differing = _count_differing(outputs, reference)
+    same = outputs[0].argmax(1) == reference[0].argmax(1)
+    return dict(n=n, max_logit_difference=largest[0], max_feature_difference=largest[1],
         agreement=float(same.mean()) if n else None, differing=differing,
         passed=n > 0 and differing == 0)
 
@@ -95,6 +99,12 @@ def measure_accuracy(
     found = compare_answers([answers], [expected], 'accuracy')
     return dict(value=found['difference'], low=found['low'], high=found['high'])
 
+# %% ../../nbs/models/04a_parity.ipynb #d2151c00
+def _describe_class(row, same):
+    "The entry of one class, from its row of `compare_classes` and where both models agree"
+    difference = dict(value=row.difference, low=row.low, high=row.high)
+    return dict(n=int(row.n), agreement=float(same.mean()), recall_difference=difference)
+
 # %% ../../nbs/models/04a_parity.ipynb #d6da95f7
 def measure_classes(
     answers,      # `Answers` of the export
@@ -104,14 +114,8 @@ def measure_classes(
     "For each class with images: `n`, `agreement`, and the difference of recall `value, low, high`"
     same = answers.preds == expected.preds
     table = compare_classes([answers], [expected], classes)
-    out = {}
-    for number,name in enumerate(classes):
-        if name not in table.index: continue
-        row = table.loc[name]
-        difference = dict(value=row.difference, low=row.low, high=row.high)
-        agreement = float(same[expected.targs == number].mean())
-        out[name] = dict(n=int(row.n), agreement=agreement, recall_difference=difference)
-    return out
+    return {name: _describe_class(table.loc[name], same[expected.targs == number])
+        for number,name in enumerate(classes) if name in table.index}
 
 # %% ../../nbs/models/04a_parity.ipynb #04c01cca
 def judge_loss(
