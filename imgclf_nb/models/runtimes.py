@@ -76,11 +76,12 @@ def get_threads(
 def open_onnx(
     path,        # of an ONNX model
     threads:int, # to compute with
+    streams:int=1, # calls that are computed concurrently, each from a thread of its own
 ):
     "ONNX Runtime's function from images to `(logits, features)`"
     import onnxruntime
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = max(1, threads//streams)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
@@ -90,11 +91,12 @@ def open_onnx(
 # %% ../../nbs/models/04_runtimes.ipynb #a592cbb5
 HINTS = dict(fp32='f32', int8='f32', bf16='bf16')  # OpenVINO's names; int8 is in the model itself
 
-def _compile_openvino(path, threads, precision):
+def _compile_openvino(path, threads, precision, streams):
     "OpenVINO's model"
     from openvino import Core
     settings = dict(INFERENCE_PRECISION_HINT=HINTS[precision], INFERENCE_NUM_THREADS=threads,
-        PERFORMANCE_HINT='LATENCY', ENABLE_CPU_PINNING=False)
+        PERFORMANCE_HINT='LATENCY' if streams == 1 else 'THROUGHPUT', NUM_STREAMS=streams,
+        ENABLE_CPU_PINNING=False)
     return Core().compile_model(str(path), 'CPU', settings)
 
 # %% ../../nbs/models/04_runtimes.ipynb #28b482ae
@@ -102,12 +104,14 @@ def open_openvino(
     path,        # of an ONNX model
     threads:int, # to compute with
     precision:str='fp32', # fp32, bf16 or int8
+    streams:int=1, # calls that are computed concurrently, each from a thread of its own
 ):
     "OpenVINO's function from images to `(logits, features)`"
-    model = _compile_openvino(path, threads, precision)
-    lock = threading.Lock()
+    model = _compile_openvino(path, threads, precision, streams)
+    own = threading.local()
     def compute(images):
-        with lock: found = model(dict(images=images))
+        if not hasattr(own, 'request'): own.request = model.create_infer_request()
+        found = own.request.infer(dict(images=images))
         return found['logits'], found['features']
     return compute
 
@@ -215,25 +219,25 @@ def _check_installed(runtime):
         f'`pip install {package}`, or choose runtime = auto.', 'runtime')
 
 # %% ../../nbs/models/04_runtimes.ipynb #055f5a54
-def _open_exported(path, runtime, precision, threads):
+def _open_exported(path, runtime, precision, threads, streams):
     "The function of ONNX Runtime or OpenVINO; `UserError` if it cannot load the model"
     if precision == 'bf16' and not has_bf16():
         raise UserError('This processor does not compute in bf16: choose precision fp32 or int8.',
             'precision')
     try:
-        if runtime == 'onnx': return open_onnx(path, threads)
-        return open_openvino(path, threads, precision)
+        if runtime == 'onnx': return open_onnx(path, threads, streams)
+        return open_openvino(path, threads, precision, streams)
     except Exception as error:  # each library raises classes of its own
         reason = str(error).strip().split('\n')[0][:200]
         raise UserError(f'{path} cannot be loaded by {PACKAGES[runtime]} ({reason}): export the '
             'run again, or choose another runtime.', 'runtime') from None
 
 # %% ../../nbs/models/04_runtimes.ipynb #b451dbec
-def _open(folder, runtime, precision, threads):
+def _open(folder, runtime, precision, threads, streams):
     "The function from images to `(logits, features)`"
-    if runtime == 'torch': return open_torch(folder, threads)
+    if runtime == 'torch': return open_torch(folder, max(1, threads//streams))
     path = folder/'export'/FILES[precision]
-    return _open_exported(path, runtime, precision, get_threads(threads))
+    return _open_exported(path, runtime, precision, threads, streams)
 
 # %% ../../nbs/models/04_runtimes.ipynb #e14805fa
 def _get_shape(folder):
@@ -247,6 +251,7 @@ def open_runtime(
     runtime:str='auto',   # auto, onnx, openvino or torch
     precision:str='fp32', # fp32, bf16 (OpenVINO alone) or int8
     threads:int=None,     # to compute with; None: one for each core
+    streams:int=1,        # calls that are computed concurrently, each from a thread of its own
 )->Runtime:
     "The run's network, ready to compute; `UserError` if the run cannot be computed like this"
     _check_names(runtime, precision)
@@ -254,5 +259,5 @@ def open_runtime(
     if runtime == 'auto': runtime = choose_runtime(export, precision)
     _check_installed(runtime)
     if runtime != 'torch': _check_usable(folder, export, runtime, precision)
-    compute = _open(Path(folder), runtime, precision, threads)
+    compute = _open(Path(folder), runtime, precision, get_threads(threads), streams)
     return Runtime(runtime, precision, _get_shape(folder), compute)
