@@ -118,9 +118,11 @@ def _read_model_name():
     return names[0] if names else None
 
 # %% ../../nbs/base/00_machine.ipynb #9a57da43
-def get_processor()->str:
+def get_processor(
+    gpu:bool=True, # False: the processor, although there is a GPU
+)->str:
     "The name of the GPU, or of the processor if there is no GPU"
-    if get_device() == 'cuda':
+    if gpu and get_device() == 'cuda':
         import torch
         return torch.cuda.get_device_name()
     return _read_model_name() or platform.processor() or platform.machine()

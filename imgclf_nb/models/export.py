@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['make_folder', 'hold_run', 'list_entries', 'open_models', 'answer_all', 'measure_entry', 'measure_speeds',
-           'export_run', 'describe_export']
+           'export_run']
 
 # %% ../../nbs/models/05_export.ipynb #141aa507
 import contextlib, math, os, shutil, time
@@ -16,15 +16,14 @@ from psutil import pid_exists
 from ..backbones import load_model
 from ..base.checksums import hash_file
 from ..base.machine import get_processor, show_progress
-from ..base.percentages import say_points
 from ..base.runs import Run, check_done, get_now, open_run
 from ..core import UserError, explain_disk_errors, get_temporary
 from ..images.preprocessing import Preprocessing
 from .conversion import OPSET, write_int8, write_onnx
 from .export_files import FILES, get_entry, get_weights_hash, write_export_record
 from .export_images import choose_images, find_export_images, read_batches
-from .parity import check_parity, get_logit_answers, judge_loss, measure_accuracy
-from .parity import measure_classes, measure_parity
+from .parity import check_parity, describe_parity, get_logit_answers, judge_loss
+from .parity import measure_accuracy, measure_classes, measure_parity
 from .runtimes import PACKAGES, get_threads, get_version, has_bf16, is_installed
 from .runtimes import open_onnx, open_openvino, open_torch
 
@@ -176,8 +175,15 @@ def _refuse(parity, reference, answers):
     check_parity(answers['fp32'], reference, 'The ONNX model')
     small = parity.get('int8')
     if small is None or small['passed']: return
-    raise UserError(f"int8 is refused. {small['sentence']} `imgclf_export` without --int8 makes "
+    raise UserError(f"int8 is refused, {small['sentence']} `imgclf_export` without --int8 makes "
         'the fp32 export; a larger --tolerance accepts the loss.', 'tolerance')
+
+# %% ../../nbs/models/05_export.ipynb #a237ee17
+def _say_findings(parity):
+    "Print what int8 costs, and which runtime does not agree"
+    for name,entry in parity.items():
+        if 'sentence' in entry: print(f"{name}: {entry['sentence']}")
+        if not entry['passed']: print(f'{name} is not used: {describe_parity(entry)}.')
 
 # %% ../../nbs/models/05_export.ipynb #f1eafa7c
 def measure_speeds(
@@ -236,6 +242,7 @@ def _measure(run, folder, preprocessing, compared, int8, tolerance):
     parity = {name: measure_entry(outputs, reference, table, preprocessing.classes, rules[name])
         for name,outputs in answers.items()}
     _refuse(parity, reference, answers)
+    _say_findings(parity)
     shape = preprocessing.channels, preprocessing.size, preprocessing.size
     return parity, measure_speeds(everything, shape), table, lost
 
@@ -252,7 +259,7 @@ def _describe_runtimes():
 # %% ../../nbs/models/05_export.ipynb #a9867697
 def _describe_speed(speed):
     "The entry `speed` of export.json"
-    return dict(processor=get_processor(), threads=get_threads(), images_per_second=speed)
+    return dict(processor=get_processor(gpu=False), threads=get_threads(), images_per_second=speed)
 
 # %% ../../nbs/models/05_export.ipynb #2bf14e3e
 def _make_export(run, int8, tolerance, folder):
@@ -283,20 +290,3 @@ def export_run(
     check_done(run)
     with hold_run(run), make_folder(run.path/'export') as folder:
         return _make_export(run, int8, float(tolerance), folder)
-
-# %% ../../nbs/models/05_export.ipynb #bd92dc40
-def describe_export(
-    content:dict, # from `export_run`
-)->str:
-    "The parity and speed of each runtime and precision, in lines"
-    lines = []
-    speeds = content['speed']['images_per_second']
-    for name,entry in content['parity'].items():
-        lines.append(f"{name:14} {'agrees' if entry['passed'] else 'refused'}: "
-            f"{100*entry['agreement']:.1f} % of {entry['n']:,} images get the same class, "
-            f"largest logit difference {entry['max_logit_difference']:.2g}, "
-            f"accuracy {say_points(entry['accuracy_difference'])}, {speeds[name]:,} images/s")
-        if 'sentence' in entry: lines.append(f"  {entry['sentence']}")
-    lines.append(f"{'torch':14} {speeds['torch']:,} images/s ({content['speed']['processor']}, "
-        f"{content['speed']['threads']} threads)")
-    return '\n'.join(lines)

@@ -122,10 +122,9 @@ def judge_loss(
     difference:dict,   # from `measure_accuracy`
     n:int,             # validation images
     tolerance:float,   # percentage points of accuracy that may be lost
-    name:str='int8',   # of the model
 )->tuple:
     "`(refused, decided, a sentence)`"
-    shown = f'{name} accuracy minus fp32 accuracy: {say_points(difference)}, n = {n:,}'
+    shown = f'accuracy minus that in fp32: {say_points(difference)}, n = {n:,}'
     limit = f'{tolerance:g} percentage point' + ('s' if tolerance != 1 else '')
     allowed = tolerance/100
     if difference['high'] < -allowed: return True, True, f'{shown}: a loss of more than {limit}.'
