@@ -9,7 +9,7 @@ __all__ = ['OPSET', 'Both', 'hush', 'write_onnx', 'Calibration', 'find_sensitive
 import contextlib, copy, io, logging, warnings
 from pathlib import Path
 
-import numpy as np, torch
+import torch
 from torch import nn
 
 from ..core import UserError, explain_disk_errors

@@ -221,7 +221,8 @@ def take_unchanged_images(
     "`(the run's images that are as they were, with its split, what differs, in words)`"
     manifest = read_run_manifest(run)
     same = manifest[compare_manifest(manifest, items) == '']
-    splits = pd.Series(_spell(items.file), items.index).map(dict(zip(_spell(same.path), same.split)))
+    known = dict(zip(_spell(same.path), same.split))
+    splits = pd.Series(_spell(items.file), items.index).map(known)
     taken = items.assign(split=splits)[splits.notna()].reset_index(drop=True)
     return taken, describe_differences(manifest, items)
 
