@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['make_folder', 'hold_run', 'list_entries', 'open_models', 'answer_all', 'measure_entry', 'measure_speeds',
-           'export_run']
+           'export_run', 'describe_export']
 
 # %% ../../nbs/models/05_export.ipynb #141aa507
 import contextlib, math, os, shutil, time
@@ -16,6 +16,7 @@ from psutil import pid_exists
 from ..backbones import load_model
 from ..base.checksums import hash_file
 from ..base.machine import get_processor, show_progress
+from ..base.percentages import format_share, say_points
 from ..base.runs import Run, check_done, get_now, open_run
 from ..core import UserError, explain_disk_errors, get_temporary
 from ..images.preprocessing import Preprocessing
@@ -290,3 +291,21 @@ def export_run(
     check_done(run)
     with hold_run(run), make_folder(run.path/'export') as folder:
         return _make_export(run, int8, float(tolerance), folder)
+
+# %% ../../nbs/models/05_export.ipynb #c2399df5
+def _describe_entry(name, entry, speed):
+    "One line on a runtime and precision"
+    agrees = 'agrees' if entry['passed'] else 'differs'
+    return (f"{name:14} {agrees}: {format_share(entry['agreement'])} of {entry['n']:,} images get "
+        f"the same class, largest logit difference {entry['max_logit_difference']:.2g}, accuracy "
+        f"{say_points(entry['accuracy_difference'])}, {speed:,} images/s")
+
+# %% ../../nbs/models/05_export.ipynb #359b2de8
+def describe_export(
+    content:dict, # from `export_run`
+)->str:
+    "The parity and speed of each runtime and precision, in lines"
+    speeds = content['speed']['images_per_second']
+    lines = [_describe_entry(name, entry, speeds[name]) for name,entry in content['parity'].items()]
+    place = f"{content['speed']['processor']}, {content['speed']['threads']} threads"
+    return '\n'.join([*lines, f"{'torch':14} {speeds['torch']:,} images/s ({place})"])
