@@ -129,7 +129,7 @@ def answer_all(
     "`(by model: (logits, features), the images that could be read, reasons for the others)`"
     lost, rows, parts = [], [], []
     read = read_batches(table, preprocessing, lost)
-    for numbers,images in show_progress(read, math.ceil(len(table)/16), 'parity', 8):
+    for numbers,images in show_progress(read, math.ceil(len(table)/16), 'parity', 16):
         rows += numbers
         parts.append({name: compute(images) for name,compute in models.items()})
     reasons = [reason for _,reason in lost]
