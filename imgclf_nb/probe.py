@@ -17,7 +17,7 @@ from .core import UserError
 from .images.preprocessing import Preprocessing
 from .models.features import get_frozen_features, get_preprocessing
 from .models.freezing import freeze
-from .models.frozen import FrozenBackbone, load_frozen, open_frozen
+from .models.frozen import load_frozen, open_frozen
 from .models.linear_heads import fit_head, get_linear_layer, get_precision
 from .models.linear_heads import get_probs, get_reader
 from .results.artifacts import get_predictions, keep_model, tabulate
@@ -33,7 +33,7 @@ def _score_head(head, labels, classes):
     loss = -np.log(p.clip(1e-12)).mean()
     return dict(valid_loss=loss, valid_accuracy=get_share(correct.sum(), n))
 
-# %% ../nbs/04a_probe.ipynb #326d0fd5
+# %% ../nbs/04a_probe.ipynb #36db3767
 MANY = 500  # images from which on the export of a network is worth its time
 
 def _get_network(arch, items, pre, weights, once):
@@ -159,7 +159,7 @@ def plot_ranking(
     _format_cost(ax)
     return ax
 
-# %% ../nbs/04a_probe.ipynb #033b08df
+# %% ../nbs/04a_probe.ipynb #22f665f6
 def predict_again(
     folder,  # a probe's run
     items,   # all, with splits

@@ -11,6 +11,8 @@ __all__ = ['DamagedError', 'add_checksum', 'check_values', 'add_text_checksum', 
 import csv, hashlib, io, json, os, zlib
 from pathlib import Path
 
+import numpy as np
+
 from ..core import get_temporary, replace_file, to_json_types, write_text
 
 # %% ../../nbs/base/08_checksums.ipynb #8a7ca9ef
@@ -151,7 +153,9 @@ def write_safetensors(
 ):
     "Write a safetensors file with its checksum, atomically: an incomplete file is never visible"
     are_arrays = all(type(o).__module__ == 'numpy' for o in tensors.values())
-    if are_arrays: from safetensors.numpy import save_file
+    if are_arrays:
+        from safetensors.numpy import save_file
+        tensors = {name: np.ascontiguousarray(o) for name,o in tensors.items()}  # else shuffled
     else: from safetensors.torch import save_file
     tmp = get_temporary(path)
     try:

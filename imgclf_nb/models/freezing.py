@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AGREES', 'convert', 'get_cosine', 'measure_runtimes', 'choose_runtime', 'freeze']
 
-# %% ../../nbs/models/01b_freezing.ipynb #7db58223
+# %% ../../nbs/models/01b_freezing.ipynb #4001e434
 import time, warnings
 
 import numpy as np
@@ -15,12 +15,12 @@ from ..base.architectures import get_first_line, read_known
 from ..base.checksums import add_checksum, hash_file, write_safetensors
 from ..base.leftovers import delete_leftovers
 from ..base.reading import keep_cached
-from ..core import get_cache, get_temporary, replace_file, write_json
+from ..core import get_temporary, replace_file, write_json
 from .features import hash_body
 from .frozen import SUFFIXES, FrozenBackbone, add_suffix, can_freeze
 from .frozen import compile_network, get_stem, read_export
 
-# %% ../../nbs/models/01b_freezing.ipynb #c552866e
+# %% ../../nbs/models/01b_freezing.ipynb #95a89019
 def _cut_head(model):
     "A module that computes the model's pooled features"
     import torch
@@ -32,7 +32,7 @@ def _cut_head(model):
             return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
     return Body().eval()
 
-# %% ../../nbs/models/01b_freezing.ipynb #0c4dc69f
+# %% ../../nbs/models/01b_freezing.ipynb #4a7a83eb
 def convert(
     model,   # a timm model on the CPU
     shape,   # of one image, `(channels, size, size)`
@@ -46,7 +46,7 @@ def convert(
     network.reshape([-1, *shape])
     openvino.save_model(network, path, compress_to_fp16=False)
 
-# %% ../../nbs/models/01b_freezing.ipynb #5fa53b18
+# %% ../../nbs/models/01b_freezing.ipynb #35c7003d
 AGREES = .9999  # the smallest cosine at which features count as the same
 
 def get_cosine(
@@ -59,7 +59,7 @@ def get_cosine(
     lengths = np.linalg.norm(x, axis=1)*np.linalg.norm(y, axis=1)
     return float(((x*y).sum(1)/np.maximum(lengths, 1e-30)).min())
 
-# %% ../../nbs/models/01b_freezing.ipynb #99b54076
+# %% ../../nbs/models/01b_freezing.ipynb #da713700
 def _time(compute):
     "`(seconds, result)` of the faster of two trials, after one that does not count"
     compute()
@@ -70,7 +70,7 @@ def _time(compute):
         best = min(best, time.perf_counter() - began)
     return best, result
 
-# %% ../../nbs/models/01b_freezing.ipynb #47825b21
+# %% ../../nbs/models/01b_freezing.ipynb #c7f16649
 def measure_runtimes(
     model, # a timm model on the CPU
     path,  # its XML
@@ -90,7 +90,7 @@ def measure_runtimes(
             cosine[f'{name} {precision}'] = get_cosine(exact, features)
     return seconds, cosine
 
-# %% ../../nbs/models/01b_freezing.ipynb #f65a91c8
+# %% ../../nbs/models/01b_freezing.ipynb #3dcdbe9a
 def choose_runtime(
     seconds:dict, # by runtime and precision
     cosine:dict,  # of the same
@@ -104,7 +104,7 @@ def choose_runtime(
     fastest = min(seconds['torch fp32'], seconds['torch bf16'])
     return best.split()[1] if seconds[best] <= fastest else ''
 
-# %% ../../nbs/models/01b_freezing.ipynb #9772b941
+# %% ../../nbs/models/01b_freezing.ipynb #960f7558
 def _split_state(model):
     "`(arrays of the body, name of the classifier)`"
     name = model.pretrained_cfg['classifier']
@@ -112,7 +112,7 @@ def _split_state(model):
         for key,tensor in model.state_dict().items() if not key.startswith(f'{name}.')}
     return state, name
 
-# %% ../../nbs/models/01b_freezing.ipynb #c43c186a
+# %% ../../nbs/models/01b_freezing.ipynb #1b02de0c
 def _get_body_cost(model, shape):
     "`parameters` and `macs` of the model without its head"
     cost = get_cost(model, shape[-1], shape[0])
@@ -120,7 +120,7 @@ def _get_body_cost(model, shape):
     parameters = cost['parameters'] - sum(o.numel() for o in layer.parameters())
     return dict(parameters=parameters, macs=cost['macs'] - layer.weight.numel())
 
-# %% ../../nbs/models/01b_freezing.ipynb #d85672a9
+# %% ../../nbs/models/01b_freezing.ipynb #60373ad8
 def _write_files(model, shape, stem):
     "Write the files of an export, each complete or not at all; returns the record's first entries"
     temporary = get_temporary(add_suffix(stem, '.network'), '.xml')  # OpenVINO wants this suffix
@@ -133,7 +133,7 @@ def _write_files(model, shape, stem):
         body=hash_body(model), classifier=classifier, width=model.get_classifier().in_features,
         cost=_get_body_cost(model, shape))
 
-# %% ../../nbs/models/01b_freezing.ipynb #fb8d1b45
+# %% ../../nbs/models/01b_freezing.ipynb #9f9c54b2
 def _say_made(arch, record, seconds):
     "Print what the export took and brings"
     took = record['seconds']
@@ -146,7 +146,7 @@ def _say_made(arch, record, seconds):
         f"come {best/took[name]:.1f} times as fast as PyTorch's, cosine "
         f"{record['cosine'][name]:.6f}.")
 
-# %% ../../nbs/models/01b_freezing.ipynb #5cac05d1
+# %% ../../nbs/models/01b_freezing.ipynb #e05afbfe
 def _export(model, arch, stem, x):
     "Write an export and measure it on these images; returns its record"
     began = time.perf_counter()
@@ -158,7 +158,7 @@ def _export(model, arch, stem, x):
     _say_made(arch, record, time.perf_counter() - began)
     return record
 
-# %% ../../nbs/models/01b_freezing.ipynb #96c8fac4
+# %% ../../nbs/models/01b_freezing.ipynb #748e6da8
 def freeze(
     model,       # a timm model with one linear layer as its head, from `get_backbone`
     arch:str,    # its name
