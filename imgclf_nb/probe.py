@@ -33,7 +33,7 @@ def _score_head(head, labels, classes):
     loss = -np.log(p.clip(1e-12)).mean()
     return dict(valid_loss=loss, valid_accuracy=get_share(correct.sum(), n))
 
-# %% ../nbs/04a_probe.ipynb #36db3767
+# %% ../nbs/04a_probe.ipynb #f01344fd
 MANY = 500  # images from which on the export of a network is worth its time
 
 def _get_network(arch, items, pre, weights, once):
@@ -159,7 +159,7 @@ def plot_ranking(
     _format_cost(ax)
     return ax
 
-# %% ../nbs/04a_probe.ipynb #22f665f6
+# %% ../nbs/04a_probe.ipynb #bfe4eb89
 def predict_again(
     folder,  # a probe's run
     items,   # all, with splits

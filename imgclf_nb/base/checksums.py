@@ -155,7 +155,7 @@ def write_safetensors(
     are_arrays = all(type(o).__module__ == 'numpy' for o in tensors.values())
     if are_arrays:
         from safetensors.numpy import save_file
-        tensors = {name: np.ascontiguousarray(o) for name,o in tensors.items()}  # else shuffled
+        tensors = {name: np.asarray(o, order='C') for name,o in tensors.items()}  # else shuffled
     else: from safetensors.torch import save_file
     tmp = get_temporary(path)
     try:

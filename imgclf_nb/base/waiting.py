@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LOADED', 'serve', 'start_waiting', 'wake_kernel']
 
-# %% ../../nbs/base/03b_waiting.ipynb #e6b30ae9
+# %% ../../nbs/base/03b_waiting.ipynb #699aac29
 import importlib, json, os, signal, subprocess, sys
 
-# %% ../../nbs/base/03b_waiting.ipynb #3c1a6da1
+# %% ../../nbs/base/03b_waiting.ipynb #f733b397
 LOADED = 'ipykernel.kernelapp numpy pandas PIL.Image cv2'.split()  # every notebook needs these
 
 _START = '''
@@ -17,7 +17,7 @@ sys.path.remove('')  # a file of the user's folder must not take a library's pla
 from imgclf_nb.base.waiting import serve
 serve()'''
 
-# %% ../../nbs/base/03b_waiting.ipynb #6e705b87
+# %% ../../nbs/base/03b_waiting.ipynb #4d3018d0
 def _become_kernel(
     cmd:list, # as jupyter_client would launch it: python, -m, ipykernel_launcher, arguments
     env:dict, # its whole environment
@@ -32,7 +32,7 @@ def _become_kernel(
     from ipykernel import kernelapp
     kernelapp.launch_new_instance([*cmd[3:], f'--IPKernelApp.parent_handle={os.getppid()}'])
 
-# %% ../../nbs/base/03b_waiting.ipynb #a2a1b0cc
+# %% ../../nbs/base/03b_waiting.ipynb #8c1af2fe
 def serve():
     "Load the libraries, then become the kernel that a line of JSON on stdin asks for, or end"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing to interrupt yet
@@ -40,7 +40,7 @@ def serve():
     line = sys.stdin.readline()
     if line: _become_kernel(**json.loads(line))
 
-# %% ../../nbs/base/03b_waiting.ipynb #8debea7b
+# %% ../../nbs/base/03b_waiting.ipynb #4f923e53
 _waiting = []  # the process, until it is woken
 _started = []  # whether there was one
 
@@ -53,7 +53,7 @@ def start_waiting():
     except OSError: return  # the machine is short of something: the kernel will say so
     _waiting.append(process)
 
-# %% ../../nbs/base/03b_waiting.ipynb #860f36b8
+# %% ../../nbs/base/03b_waiting.ipynb #c3901976
 def wake_kernel(
     cmd:list, # as jupyter_client would launch a kernel
     env:dict, # its whole environment

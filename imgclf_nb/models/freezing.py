@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AGREES', 'convert', 'get_cosine', 'measure_runtimes', 'choose_runtime', 'freeze']
 
-# %% ../../nbs/models/01b_freezing.ipynb #4001e434
+# %% ../../nbs/models/01b_freezing.ipynb #7502e2b9
 import time, warnings
 
 import numpy as np
@@ -20,7 +20,7 @@ from .features import hash_body
 from .frozen import SUFFIXES, FrozenBackbone, add_suffix, can_freeze
 from .frozen import compile_network, get_stem, read_export
 
-# %% ../../nbs/models/01b_freezing.ipynb #95a89019
+# %% ../../nbs/models/01b_freezing.ipynb #c3aa4b85
 def _cut_head(model):
     "A module that computes the model's pooled features"
     import torch
@@ -32,7 +32,7 @@ def _cut_head(model):
             return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
     return Body().eval()
 
-# %% ../../nbs/models/01b_freezing.ipynb #4a7a83eb
+# %% ../../nbs/models/01b_freezing.ipynb #c3686749
 def convert(
     model,   # a timm model on the CPU
     shape,   # of one image, `(channels, size, size)`
@@ -46,7 +46,7 @@ def convert(
     network.reshape([-1, *shape])
     openvino.save_model(network, path, compress_to_fp16=False)
 
-# %% ../../nbs/models/01b_freezing.ipynb #35c7003d
+# %% ../../nbs/models/01b_freezing.ipynb #22d8e9cd
 AGREES = .9999  # the smallest cosine at which features count as the same
 
 def get_cosine(
@@ -59,7 +59,7 @@ def get_cosine(
     lengths = np.linalg.norm(x, axis=1)*np.linalg.norm(y, axis=1)
     return float(((x*y).sum(1)/np.maximum(lengths, 1e-30)).min())
 
-# %% ../../nbs/models/01b_freezing.ipynb #da713700
+# %% ../../nbs/models/01b_freezing.ipynb #b7929703
 def _time(compute):
     "`(seconds, result)` of the faster of two trials, after one that does not count"
     compute()
@@ -70,27 +70,34 @@ def _time(compute):
         best = min(best, time.perf_counter() - began)
     return best, result
 
-# %% ../../nbs/models/01b_freezing.ipynb #c7f16649
+# %% ../../nbs/models/01b_freezing.ipynb #62da4447
+def _time_torch(model, x, precision, most):
+    "As `_time` for PyTorch; `(inf, None)` if one image takes `most` seconds: bf16 is emulated"
+    import torch
+    tensor = torch.from_numpy(x).to(memory_format=torch.channels_last)
+    began = time.perf_counter()
+    get_features(model, [tensor[:1]], precision=precision)
+    if time.perf_counter() - began > most: return np.inf, None
+    return _time(lambda: get_features(model, [tensor], precision=precision))
+
+# %% ../../nbs/models/01b_freezing.ipynb #f274ef1e
 def measure_runtimes(
     model, # a timm model on the CPU
     path,  # its XML
     x,     # normalised images `float32 (n, channels, size, size)`
 )->tuple:
     "`(seconds, cosine to PyTorch in fp32)` of each runtime and precision, by its name"
-    import torch
-    tensor = torch.from_numpy(x).to(memory_format=torch.channels_last)
     seconds, cosine = {}, {}
+    seconds['torch fp32'], exact = _time_torch(model, x, 'fp32', np.inf)
+    seconds['torch bf16'], _ = _time_torch(model, x, 'bf16', seconds['torch fp32'])
     for precision in ('fp32', 'bf16'):
         network = compile_network(path, precision, x.shape)
-        by_torch = _time(lambda: get_features(model, [tensor], precision=precision))
-        by_openvino = _time(lambda: network(x)[0])
-        if precision == 'fp32': exact = by_torch[1]
-        for name,(taken,features) in dict(torch=by_torch, openvino=by_openvino).items():
-            seconds[f'{name} {precision}'] = taken
-            cosine[f'{name} {precision}'] = get_cosine(exact, features)
+        name = f'openvino {precision}'
+        seconds[name], seen = _time(lambda: network(x)[0])
+        cosine[name] = get_cosine(exact, seen)
     return seconds, cosine
 
-# %% ../../nbs/models/01b_freezing.ipynb #3dcdbe9a
+# %% ../../nbs/models/01b_freezing.ipynb #99ed7f1b
 def choose_runtime(
     seconds:dict, # by runtime and precision
     cosine:dict,  # of the same
@@ -104,7 +111,7 @@ def choose_runtime(
     fastest = min(seconds['torch fp32'], seconds['torch bf16'])
     return best.split()[1] if seconds[best] <= fastest else ''
 
-# %% ../../nbs/models/01b_freezing.ipynb #960f7558
+# %% ../../nbs/models/01b_freezing.ipynb #ba65debe
 def _split_state(model):
     "`(arrays of the body, name of the classifier)`"
     name = model.pretrained_cfg['classifier']
@@ -112,7 +119,7 @@ def _split_state(model):
         for key,tensor in model.state_dict().items() if not key.startswith(f'{name}.')}
     return state, name
 
-# %% ../../nbs/models/01b_freezing.ipynb #1b02de0c
+# %% ../../nbs/models/01b_freezing.ipynb #1e71a649
 def _get_body_cost(model, shape):
     "`parameters` and `macs` of the model without its head"
     cost = get_cost(model, shape[-1], shape[0])
@@ -120,7 +127,7 @@ def _get_body_cost(model, shape):
     parameters = cost['parameters'] - sum(o.numel() for o in layer.parameters())
     return dict(parameters=parameters, macs=cost['macs'] - layer.weight.numel())
 
-# %% ../../nbs/models/01b_freezing.ipynb #60373ad8
+# %% ../../nbs/models/01b_freezing.ipynb #f25a6d01
 def _write_files(model, shape, stem):
     "Write the files of an export, each complete or not at all; returns the record's first entries"
     temporary = get_temporary(add_suffix(stem, '.network'), '.xml')  # OpenVINO wants this suffix
@@ -133,7 +140,7 @@ def _write_files(model, shape, stem):
         body=hash_body(model), classifier=classifier, width=model.get_classifier().in_features,
         cost=_get_body_cost(model, shape))
 
-# %% ../../nbs/models/01b_freezing.ipynb #9f9c54b2
+# %% ../../nbs/models/01b_freezing.ipynb #29684e9c
 def _say_made(arch, record, seconds):
     "Print what the export took and brings"
     took = record['seconds']
@@ -146,7 +153,7 @@ def _say_made(arch, record, seconds):
         f"come {best/took[name]:.1f} times as fast as PyTorch's, cosine "
         f"{record['cosine'][name]:.6f}.")
 
-# %% ../../nbs/models/01b_freezing.ipynb #e05afbfe
+# %% ../../nbs/models/01b_freezing.ipynb #1d5e0671
 def _export(model, arch, stem, x):
     "Write an export and measure it on these images; returns its record"
     began = time.perf_counter()
@@ -158,7 +165,7 @@ def _export(model, arch, stem, x):
     _say_made(arch, record, time.perf_counter() - began)
     return record
 
-# %% ../../nbs/models/01b_freezing.ipynb #748e6da8
+# %% ../../nbs/models/01b_freezing.ipynb #03bca945
 def freeze(
     model,       # a timm model with one linear layer as its head, from `get_backbone`
     arch:str,    # its name

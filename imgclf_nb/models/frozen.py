@@ -6,7 +6,7 @@
 __all__ = ['SUFFIXES', 'get_versions', 'can_freeze', 'get_stem', 'add_suffix', 'read_export', 'FrozenBackbone', 'compile_network',
            'see_frozen', 'open_frozen', 'load_frozen']
 
-# %% ../../nbs/models/01a_frozen.ipynb #8418e046
+# %% ../../nbs/models/01a_frozen.ipynb #d85182b1
 import hashlib, importlib.metadata, importlib.util, json, os
 from functools import cache
 from pathlib import Path
@@ -22,18 +22,18 @@ from ..base.reading import read_cached
 from ..base.run_files import read_model_record
 from ..core import UserError, get_cache
 
-# %% ../../nbs/models/01a_frozen.ipynb #87a5b5bd
+# %% ../../nbs/models/01a_frozen.ipynb #702f58f5
 @cache
 def get_versions()->dict:
     "The versions of the libraries that an export depends on"
     return {name: importlib.metadata.version(name) for name in ('timm', 'torch', 'openvino')}
 
-# %% ../../nbs/models/01a_frozen.ipynb #7d91a64f
+# %% ../../nbs/models/01a_frozen.ipynb #da0d3bfd
 def can_freeze()->bool:
     "Whether OpenVINO is installed, and no GPU is here that computes faster"
     return importlib.util.find_spec('openvino') is not None and get_device() == 'cpu'
 
-# %% ../../nbs/models/01a_frozen.ipynb #3a8ac220
+# %% ../../nbs/models/01a_frozen.ipynb #a86a1a43
 def get_stem(
     arch:str,     # a timm model
     size:int,     # side of its input, pixels
@@ -46,7 +46,7 @@ def get_stem(
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     return get_cache('backbones')/f'{get_safe_name(arch)}-{size}-{digest}'
 
-# %% ../../nbs/models/01a_frozen.ipynb #6fb58c3d
+# %% ../../nbs/models/01a_frozen.ipynb #7357a998
 SUFFIXES = ('.xml', '.bin', '.safetensors')  # network, weights, the same under timm's names
 
 _SCHEMA = dict(files=dict, body=str, classifier=str, width=int, cost=dict, seconds=dict,
@@ -59,14 +59,14 @@ def add_suffix(
     "A file of an export"
     return stem.with_name(stem.name + suffix)  # the name of a model may have dots itself
 
-# %% ../../nbs/models/01a_frozen.ipynb #5651def2
+# %% ../../nbs/models/01a_frozen.ipynb #aa12c6ad
 def _find_damaged(stem, files):
     "The first file that is missing or differs from its SHA-256; None if all are intact"
     for suffix in SUFFIXES:
         path = add_suffix(stem, suffix)
         if not path.is_file() or hash_file(path) != files.get(suffix): return path
 
-# %% ../../nbs/models/01a_frozen.ipynb #049aa4dd
+# %% ../../nbs/models/01a_frozen.ipynb #6cae66b3
 def read_export(
     stem, # from `get_stem`
 )->dict:
@@ -78,7 +78,7 @@ def read_export(
     print(f'{damaged} is missing or damaged: the network is exported again.')
     return None
 
-# %% ../../nbs/models/01a_frozen.ipynb #bc6687a2
+# %% ../../nbs/models/01a_frozen.ipynb #31ebf9e5
 class FrozenBackbone:
     "A pretrained network that OpenVINO computes, and a linear head"
     def __init__(self,
@@ -94,13 +94,13 @@ class FrozenBackbone:
         self.head = None
         self.compiled = {}
 
-# %% ../../nbs/models/01a_frozen.ipynb #fed94afa
+# %% ../../nbs/models/01a_frozen.ipynb #f6c08412
 @patch
 def set_head(self:FrozenBackbone, weight, bias):
     "Put weight `(k, d)` and bias `(k,)` into the head"
-    self.head = dict(weight=np.ascontiguousarray(weight, np.float32), bias=np.float32(bias))
+    self.head = dict(weight=np.asarray(weight, np.float32, 'C'), bias=np.float32(bias))
 
-# %% ../../nbs/models/01a_frozen.ipynb #5027894b
+# %% ../../nbs/models/01a_frozen.ipynb #81b9c95c
 @patch
 def state_dict(self:FrozenBackbone)->dict:
     "All weights under timm's names, as arrays"
@@ -109,7 +109,7 @@ def state_dict(self:FrozenBackbone)->dict:
     name = self.record['classifier']
     return {**state, f'{name}.weight': self.head['weight'], f'{name}.bias': self.head['bias']}
 
-# %% ../../nbs/models/01a_frozen.ipynb #e6ed70ee
+# %% ../../nbs/models/01a_frozen.ipynb #86930f72
 @patch(as_prop=True)
 def cost(self:FrozenBackbone)->dict:
     "`parameters` and `macs` with this head, as `get_cost` counts them"
@@ -118,7 +118,7 @@ def cost(self:FrozenBackbone)->dict:
     return dict(parameters=body['parameters'] + weights + len(self.head['bias']),
         macs=body['macs'] + weights)
 
-# %% ../../nbs/models/01a_frozen.ipynb #7fc7defe
+# %% ../../nbs/models/01a_frozen.ipynb #07706310
 _HINTS = dict(fp32='f32', bf16='bf16')  # OpenVINO would compute in bf16 by itself
 
 def compile_network(
@@ -135,7 +135,7 @@ def compile_network(
         INFERENCE_NUM_THREADS=os.cpu_count())
     return core.compile_model(network, 'CPU', setting)
 
-# %% ../../nbs/models/01a_frozen.ipynb #ee8cb4f5
+# %% ../../nbs/models/01a_frozen.ipynb #53b6dd34
 @patch
 def get_features(self:FrozenBackbone, x, precision='fp32')->np.ndarray:
     "Features `float32 (n, d)` of normalised images `float32 (n, channels, size, size)`"
@@ -148,7 +148,7 @@ def get_features(self:FrozenBackbone, x, precision='fp32')->np.ndarray:
     if n < full: x = np.concatenate([x, np.zeros((full - n, *rest), np.float32)])
     return self.compiled[key](np.ascontiguousarray(x))[0][:n]
 
-# %% ../../nbs/models/01a_frozen.ipynb #ab3b8d3a
+# %% ../../nbs/models/01a_frozen.ipynb #e7666200
 def see_frozen(
     model,         # a `FrozenBackbone`
     xb,            # normalised images, an array or a tensor
@@ -159,7 +159,7 @@ def see_frozen(
     x = np.asarray(xb)
     return model.get_features(x[..., ::-1] if mirror else x, precision)
 
-# %% ../../nbs/models/01a_frozen.ipynb #aa68760d
+# %% ../../nbs/models/01a_frozen.ipynb #b8bcf3ee
 def open_frozen(
     arch:str,           # a timm model
     size:int,           # side of its input, pixels
@@ -176,7 +176,7 @@ def open_frozen(
     record = read_export(stem)
     return FrozenBackbone(stem, record, source) if record and record['precision'] else None
 
-# %% ../../nbs/models/01a_frozen.ipynb #02552c2a
+# %% ../../nbs/models/01a_frozen.ipynb #3d1ef9ea
 def _check_same(kept, own, path):
     "`UserError` if a weight of the body differs, or is missing"
     for name,values in own.items():
@@ -184,7 +184,7 @@ def _check_same(kept, own, path):
         raise UserError(f'{path} does not hold the weights of this backbone ({name} differs): '
             'make the run again under another name.', 'run')
 
-# %% ../../nbs/models/01a_frozen.ipynb #dcf78732
+# %% ../../nbs/models/01a_frozen.ipynb #de97cc8e
 def _read_kept(path, card):
     "The arrays of model.safetensors; `UserError` if it is damaged or of another model.json"
     try: kept = read_safetensors(path, 'np')[0]
@@ -195,7 +195,7 @@ def _read_kept(path, card):
     raise UserError(f'{path} is not the file that model.json was written with: make the run '
         'again under another name.', 'run')
 
-# %% ../../nbs/models/01a_frozen.ipynb #83de9b68
+# %% ../../nbs/models/01a_frozen.ipynb #c70f6e71
 def load_frozen(
     folder,             # a probe's run
     weights:str='auto', # as in `get_backbone`
