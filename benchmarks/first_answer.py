@@ -12,12 +12,20 @@ HERE = Path(__file__).resolve().parent.parent
 FIVE = ('pc_parts', 'cats_vs_dogs', 'fruits360', 'instruments', 'chest_xray')
 
 
+def find_command(checkout):
+    "Module and function of `imgclf_run` in a checkout, whatever its age"
+    line = next(o for o in (checkout/'settings.ini').read_text().splitlines() if 'imgclf_run=' in o)
+    return line.partition('imgclf_run=')[2].strip().split(':')
+
+
 def answer(checkout, dataset, cache, name):
     "Seconds, CPU seconds and the run's folder of one command, whose records and runs are new"
     places = {f'IMGCLF_{o.upper()}': str(cache/f'{o}-{name}') for o in ('records', 'runs')}
     env = {**os.environ, **places, 'IMGCLF_CACHE': str(cache/'cache'), 'PYTHONPATH': str(checkout), 'HF_HUB_OFFLINE': '1'}
     for variable in ('IMGCLF_KERNELS', 'OMP_NUM_THREADS'): env.pop(variable, None)
-    command = [sys.executable, '-c', 'from imgclf_nb.commands import imgclf_run; imgclf_run()', dataset, '--quick']
+    module, function = find_command(checkout)
+    code = f'import sys; sys.argv[0] = "imgclf_run"; from {module} import {function} as run; sys.exit(run())'
+    command = [sys.executable, '-c', code, dataset, '--quick']
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     r = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
