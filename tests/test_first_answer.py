@@ -1,5 +1,5 @@
 "The first answer: what its processes load, and that a faster runtime changes nothing that counts"
-import errno, io, json, os, signal, subprocess, sys, time
+import errno, io, os, signal, subprocess, sys, time
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 from imgclf_nb import backbones
 from imgclf_nb.base import machine
-from imgclf_nb.core import UserError, get_cache
+from imgclf_nb.core import UserError
 from imgclf_nb.models import freezing, frozen
 from test_imports import loaded
 

@@ -8,12 +8,12 @@ __all__ = ['LOADED', 'serve', 'start_waiting', 'wake_kernel']
 # %% ../../nbs/base/03b_waiting.ipynb #699aac29
 import importlib, json, os, signal, subprocess, sys
 
-# %% ../../nbs/base/03b_waiting.ipynb #f733b397
+# %% ../../nbs/base/03b_waiting.ipynb #0cac2cf5
 LOADED = 'ipykernel.kernelapp numpy pandas PIL.Image cv2'.split()  # every notebook needs these
 
 _START = '''
 import sys
-sys.path.remove('')  # a file of the user's folder must not take a library's place
+sys.path[:] = filter(None, sys.path)  # a file of the user's folder must not replace a library
 from imgclf_nb.base.waiting import serve
 serve()'''
 

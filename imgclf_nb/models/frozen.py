@@ -159,7 +159,13 @@ def see_frozen(
     x = np.asarray(xb)
     return model.get_features(x[..., ::-1] if mirror else x, precision)
 
-# %% ../../nbs/models/01a_frozen.ipynb #b8bcf3ee
+# %% ../../nbs/models/01a_frozen.ipynb #1ff61be6
+@cache
+def _find_file(arch, weights):
+    "As `find_weights`, once a process: a hub out of reach would be waited for each time"
+    return find_weights(read_known(arch), arch, weights)
+
+# %% ../../nbs/models/01a_frozen.ipynb #d59f86a4
 def open_frozen(
     arch:str,           # a timm model
     size:int,           # side of its input, pixels
@@ -167,9 +173,8 @@ def open_frozen(
     weights:str='auto', # as in `get_backbone`
 )->FrozenBackbone:
     "The export for this input; None if there is none, or if PyTorch is faster"
-    config = read_known(arch) if weights != 'none' and can_freeze() else None
-    if config is None: return None
-    try: file, source = find_weights(config, arch, weights)
+    if weights == 'none' or not can_freeze() or read_known(arch) is None: return None
+    try: file, source = _find_file(arch, weights)
     except UserError: return None  # get_backbone says the reason
     if not Path(file).is_file(): return None
     stem = get_stem(arch, size, channels, file)
