@@ -409,8 +409,16 @@ def imgclf_leaderboard(
     for file in write_leaderboard(board, out or folder, cost): print(file)
 
 # %% ../nbs/12_commands.ipynb #a12bbbea
+def _take(name):
+    "A command of 08_inference, which loads it"
+    def command():
+        import imgclf_nb.inference
+        getattr(imgclf_nb.inference, f'imgclf_{name}')()
+    return command
+
 COMMANDS = dict(run=imgclf_run, evaluate=imgclf_evaluate, fetch=imgclf_fetch, audit=imgclf_audit,
-    cache=imgclf_cache, compare=imgclf_compare, leaderboard=imgclf_leaderboard)
+    cache=imgclf_cache, compare=imgclf_compare, leaderboard=imgclf_leaderboard,
+    export=_take('export'), predict=_take('predict'))
 
 # %% ../nbs/12_commands.ipynb #a161e2fd
 def _run_by_name():

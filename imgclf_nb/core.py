@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['make_printable', 'UserError', 'ParameterError', 'DiskError', 'explain_disk_errors', 'suggest_names', 'get_real_path',
            'get_root', 'get_data_root', 'get_cache', 'get_records', 'to_json_types', 'replace_file', 'get_temporary',
-           'write_text', 'write_json', 'mark_formulas', 'unmark_formulas', 'write_csv', 'read_csv', 'round_apart',
-           'format_value', 'get_value_table']
+           'write_text', 'write_json', 'mark_formulas', 'unmark_formulas', 'format_csv', 'write_csv', 'read_csv',
+           'round_apart', 'format_value', 'get_value_table']
 
 # %% ../nbs/00_core.ipynb #25141931
 import atexit, contextlib, csv, difflib, errno, json, math, os, re, shutil, tempfile, warnings
@@ -265,16 +265,24 @@ def _change_texts(df, change):
     return changed
 
 # %% ../nbs/00_core.ipynb #989ba86c
+def format_csv(
+    df,               # a `DataFrame`; its numbers are written at full precision
+    header:bool=True, # whether the names of the columns come first
+)->str:
+    "A table as CSV that a spreadsheet shows as it is"
+    marked = _change_texts(df, mark_formulas)
+    text = marked.to_csv(index=False, header=header)
+    if '\r' not in text: return text
+    # a \r outside of quotes would end the row
+    return marked.to_csv(index=False, header=header, quoting=csv.QUOTE_NONNUMERIC)
+
+# %% ../nbs/00_core.ipynb #943f6e3a
 def write_csv(
     path, # the file to write
-    df,   # a `DataFrame`; its numbers are written at full precision
+    df,   # as in `format_csv`
 ):
-    "Write a table as CSV that a spreadsheet shows as it is, atomically"
-    marked = _change_texts(df, mark_formulas)
-    text = marked.to_csv(index=False)
-    # a \r outside of quotes would end the row
-    if '\r' in text: text = marked.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
-    write_text(path, text)
+    "Write a table as CSV, atomically"
+    write_text(path, format_csv(df))
 
 # %% ../nbs/00_core.ipynb #0ee79b24
 def read_csv(

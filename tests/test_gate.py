@@ -25,11 +25,11 @@ ORDER = '''
     images
     datasets
     backbones fetching data splitting pixels
+    results
     models
     auditing
     audit leakage
     augmentation
-    results
     training
     baseline train probe
     reporting

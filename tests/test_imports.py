@@ -21,7 +21,8 @@ EMPTY = '''
     datasets.arcs datasets.assignments datasets.balanced_splits datasets.hash_splits
     datasets.tables datasets.trees datasets.units datasets.words fetching images.contents
     images.duplicates images.formats images.preprocessing images.properties models.attention
-    models.embedding models.features models.freezing models.frozen models.image_rows models.logistic reporting.checklist
+    models.embedding models.export_files models.features models.freezing models.frozen models.image_rows
+    models.logistic models.parity models.runtimes reporting.checklist
     reporting.facts reporting.result_sections results.class_metrics results.consistency
     results.leaderboard results.manifest results.operating results.paired_predictions results.projects
     results.studies splitting stats.contributions stats.coverage stats.paired_tests

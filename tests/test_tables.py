@@ -102,7 +102,7 @@ def test_western_text_is_read_and_other_text_named(folder):
 def make_zip(name):
     "A zip with one file"
     data = io.BytesIO()
-    with zipfile.ZipFile(data, 'w') as archive: archive.writestr(name, 'x')
+    with zipfile.ZipFile(data, 'w') as archive: archive.writestr(zipfile.ZipInfo(name), 'x')  # without the time: it names the test
     return data.getvalue()
 
 

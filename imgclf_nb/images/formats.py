@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'READABLE_SUFFIXES', 'EXTRAS', 'OTHER_SUFFIXES', 'START_BYTES', 'UnreadableError', 'is_image_start',
-           'describe_start']
+           'describe_start', 'describe_unreadable']
 
 # %% ../../nbs/images/00f_formats.ipynb #0e7bda8b
 import re
@@ -126,3 +126,14 @@ def describe_start(
     if found in FORMATS and found != 'TIFF': return ''
     if found in ('', 'TIFF'): found = Path(name).suffix.lower()  # many raw files are TIFFs inside
     return OTHER_SUFFIXES.get(found, '' if found[:1] in ('', '.') else found)
+
+# %% ../../nbs/images/00f_formats.ipynb #b0cc3bd5
+def describe_unreadable(
+    error, # that a reader raised
+)->str:
+    "Why an image cannot be read, in one line"
+    if isinstance(error, UnreadableError): return str(error).splitlines()[0]
+    if isinstance(error, MemoryError): return 'it needs too much memory: make it smaller first'
+    if isinstance(error, FileNotFoundError): return 'missing, or a link to a missing file'
+    if isinstance(error, OSError) and error.strerror: return f'not opened: {error.strerror}'
+    return f'{type(error).__name__}: {error}'.splitlines()[0]

@@ -44,7 +44,8 @@ def _turn(im, turn):
 def _decode(im, stream, value_range, orient):
     "The decoded image with 8 bits per value, upright if asked for"
     kind, stated = get_kind(im), get_stated_range(im)
-    colours = read_colours(stream.getvalue()) if kind == 'colour16' and value_range else None
+    is_deep = kind == 'colour16' and value_range  # never of an image in memory
+    colours = read_colours(stream.getvalue()) if is_deep else None
     im.load()  # the first frame of an animation
     if colours is not None:
         turn = im.getexif().get(ExifTags.Base.Orientation)
@@ -64,7 +65,7 @@ def _convert(im, profile, mode):
 
 # %% ../../nbs/images/00_preprocessing.ipynb #4e8f5288
 def open_image(
-    file,              # a path, or a `BytesIO` of the file's bytes
+    file,              # a path, a `BytesIO` of the file's bytes, or a decoded PIL image
     channels:int=3,    # 3 for RGB, 1 for grey
     at_least:int=None, # needed shorter side, pixels: a large JPEG is decoded at 1/2, 1/4 or 1/8
     orient:bool=True,  # rotate upright by the EXIF flag
@@ -72,8 +73,9 @@ def open_image(
     most:int=None,     # pixels; a JPEG of more is decoded at 1/2, 1/4 or 1/8
 )->Image.Image:
     "An upright 8-bit image in RGB or L; `OSError` or another of Pillow's errors if unreadable"
-    stream = get_stream(file)
-    im = open_lazily(stream, most)
+    in_memory = isinstance(file, Image.Image)
+    stream = None if in_memory else get_stream(file)
+    im = file.copy() if in_memory else open_lazily(stream, most)
     if at_least and im.format == 'JPEG': im.draft(None, (at_least, at_least))
     profile = im.info.get('icc_profile') or b''
     im = _make_plain(_decode(im, stream, value_range, orient))

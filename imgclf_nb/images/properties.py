@@ -19,8 +19,9 @@ from ..core import get_cache, write_text
 from .contents import KEY, find_changed, get_key, is_settled
 from .depth import (
     get_array, get_kind, get_stated_range, measure_range, read_colours, read_values)
+from .formats import describe_unreadable
 from .opening import (
-    MAX_MEMORY, MAX_SECONDS, UnreadableError, count_frames, get_stream, open_lazily)
+    MAX_MEMORY, MAX_SECONDS, count_frames, get_stream, open_lazily)
 from .preprocessing import open_image
 
 # %% ../../nbs/images/01_properties.ipynb #6a2b864a
@@ -136,15 +137,6 @@ def _measure_stream(stream, facts):
     del im
     facts.update(_measure_pixels(open_image(stream, most=_FULL)))
 
-# %% ../../nbs/images/01_properties.ipynb #83b9d0e0
-def _describe_error(error):
-    "Why a file cannot be read, in one line"
-    if isinstance(error, UnreadableError): return str(error).splitlines()[0]
-    if isinstance(error, MemoryError): return 'it needs too much memory: make it smaller first'
-    if isinstance(error, FileNotFoundError): return 'missing, or a link to a missing file'
-    if isinstance(error, OSError) and error.strerror: return f'not opened: {error.strerror}'
-    return f'{type(error).__name__}: {error}'.splitlines()[0]
-
 # %% ../../nbs/images/01_properties.ipynb #ccf73e7d
 def measure_image(
     path, # a file
@@ -156,7 +148,7 @@ def measure_image(
         data = stream.getvalue()
         facts.update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         _measure_stream(stream, facts)
-    except Exception as e: facts['error'] = _describe_error(e)
+    except Exception as e: facts['error'] = describe_unreadable(e)
     return facts
 
 # %% ../../nbs/images/01_properties.ipynb #0f3667bb

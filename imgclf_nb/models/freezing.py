@@ -80,7 +80,14 @@ def _time_torch(model, x, precision, most):
     if time.perf_counter() - began > most: return np.inf, None
     return _time(lambda: get_features(model, [tensor], precision=precision))
 
-# %% ../../nbs/models/01b_freezing.ipynb #f274ef1e
+# %% ../../nbs/models/01b_freezing.ipynb #0cfd58cb
+def _get_precisions():
+    "Those in which OpenVINO computes on this processor; asked for bf16, others compute in fp32"
+    import openvino
+    able = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    return ('fp32', 'bf16') if 'BF16' in able else ('fp32',)
+
+# %% ../../nbs/models/01b_freezing.ipynb #ee617614
 def measure_runtimes(
     model, # a timm model on the CPU
     path,  # its XML
@@ -90,20 +97,20 @@ def measure_runtimes(
     seconds, cosine = {}, {}
     seconds['torch fp32'], exact = _time_torch(model, x, 'fp32', np.inf)
     seconds['torch bf16'], _ = _time_torch(model, x, 'bf16', seconds['torch fp32'])
-    for precision in ('fp32', 'bf16'):
+    for precision in _get_precisions():
         network = compile_network(path, precision, x.shape)
         name = f'openvino {precision}'
         seconds[name], seen = _time(lambda: network(x)[0])
         cosine[name] = get_cosine(exact, seen)
     return seconds, cosine
 
-# %% ../../nbs/models/01b_freezing.ipynb #99ed7f1b
+# %% ../../nbs/models/01b_freezing.ipynb #6a49c22e
 def choose_runtime(
     seconds:dict, # by runtime and precision
     cosine:dict,  # of the same
 )->str:
     "fp32, or bf16 if it agrees and is 1.2 times as fast; '' if PyTorch is faster than both"
-    def fits(name): return cosine[name] >= AGREES
+    def fits(name): return cosine.get(name, 0) >= AGREES
     usable = [name for name in ('openvino fp32', 'openvino bf16') if fits(name)]
     if not usable: return ''
     best = usable[0]

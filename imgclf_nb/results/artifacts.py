@@ -17,6 +17,7 @@ from ..base.reading import read_table
 from ..core import UserError, write_csv
 from ..images.contents import CheckedReader
 from ..images.preprocessing import get_batches
+from .decision_rules import check_class_names
 from .manifest import check_kept_decisions, keep_manifest
 from ..stats.intervals import get_unit_names, get_unit_share
 
@@ -84,6 +85,7 @@ def describe_data(
 )->list:
     "The classes; data and splits go into run.json. `UserError` if a finished run saw other data"
     classes = sorted(items.label.unique())
+    check_class_names(classes)
     hashes = dict(data_hash=items.attrs['data_hash'], split_hash=get_split_hash(items))
     if run.done:
         _check_unchanged(run, hashes, items)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_run_manifest', 'keep_manifest', 'check_kept_decisions', 'read_run_manifest', 'compare_manifest',
            'describe_differences', 'get_hint', 'get_known_place', 'open_run_set', 'check_run_images', 'take_run_images',
-           'place_predictions']
+           'take_unchanged_images', 'place_predictions']
 
 # %% ../../nbs/results/00a_manifest.ipynb #376c1c07
 import hashlib, ntpath, posixpath
@@ -212,6 +212,18 @@ def take_run_images(
     taken = items[known].assign(split=names[known].map(splits)).reset_index(drop=True)
     taken.attrs.update(wanted=run.record.get('wanted') or {})
     return taken
+
+# %% ../../nbs/results/00a_manifest.ipynb #fb82d5aa
+def take_unchanged_images(
+    run,   # a `Run` with a manifest
+    items, # the set as it is now, with labels
+)->tuple:
+    "`(the run's images that are as they were, with its split, what differs, in words)`"
+    manifest = read_run_manifest(run)
+    same = manifest[compare_manifest(manifest, items) == '']
+    splits = pd.Series(_spell(items.file), items.index).map(dict(zip(_spell(same.path), same.split)))
+    taken = items.assign(split=splits)[splits.notna()].reset_index(drop=True)
+    return taken, describe_differences(manifest, items)
 
 # %% ../../nbs/results/00a_manifest.ipynb #335749ab
 def _get_bases(first, dataset):

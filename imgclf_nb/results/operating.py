@@ -24,6 +24,7 @@ from ..stats.calibration import get_unit_folds
 from ..stats.guarantees import describe_shortage, get_needed_units
 from ..stats.intervals import get_unit_share, resample_units
 from ..stats.paired_tests import Answers, get_difference
+from ..stats.set_limits import get_set_limit
 from ..stats.thresholds import choose_threshold, estimate_prior, get_net_benefit
 from ..stats.thresholds import get_own_prior, get_predictive_values, plot_net_benefit
 from ..stats.thresholds import plot_predictive_values, shift_prior
@@ -340,10 +341,11 @@ def evaluate_prediction_sets(
     counts = resample_units(int(asked.units.max()) + 1, draws)
     reached = check_prediction_sets(sets, asked.targs, asked.units, counts)
     table = get_prediction_set_table(sets, asked.targs, asked.units, classes)
+    limit = get_set_limit(calibrating.probs, calibrating.targs, calibrating.units, coverage)
     n_units = len(set(calibrating.units))
     alone = n_units == len(calibrating.units) and len(set(asked.units)) == len(asked.units)
     return dict(wanted_coverage=coverage, unit='image' if alone else 'group', units=n_units,
-        least=get_least_coverage(n_units, coverage), **reached), table
+        limit=limit, least=get_least_coverage(n_units, coverage), **reached), table
 
 # %% ../../nbs/results/02a_operating.ipynb #a049e9ab
 def try_prediction_sets(
