@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from .base.leftovers import delete_leftovers
 from .base.machine import show_progress
-from .base.parallel import map_forked
+from .base.parallel import map_forked, map_threaded
 from .base.reading import check_regular, explain_fault, is_there, keep_cached
 from .core import UserError, explain_disk_errors, get_cache, write_json
 from .datasets.cards import open_set
@@ -107,7 +107,7 @@ def get_store(
 
 # %% ../nbs/01c_pixels.ipynb #b25913ec
 class _Writer:
-    "Appends images to a store; its table on disk never lists pixels that the disk does not hold"
+    "Appends images to a store; the checksums of its table tell pixels that a disk has lost"
     def __init__(self, folder, recipe):
         folder.mkdir(parents=True, exist_ok=True)
         delete_leftovers(folder, 600)
@@ -117,7 +117,7 @@ class _Writer:
         self.known = {row[0].decode() for row in self.rows}
         self.end = get_ends(table).max(initial=0)  # another process may read all that is listed
         self.kept = time.time()
-        write_json(folder/'recipe.json', recipe)
+        if not len(table): write_json(folder/'recipe.json', recipe)
         self.open_file()
 
 # %% ../nbs/01c_pixels.ipynb #dd034e9b
@@ -143,9 +143,8 @@ def open_file(self:_Writer):
 # %% ../nbs/01c_pixels.ipynb #f0e90240
 @patch
 def keep(self:_Writer):
-    "Write the pixels to the disk, and only then the table that lists them"
+    "Write the pixels, and then the table that lists them; neither waits for the disk"
     self.file.flush()
-    os.fsync(self.file.fileno())
     temporary = self.folder/f'.index.{os.getpid()}.npy'
     try:
         np.save(temporary, np.array(self.rows, ROW))
@@ -206,13 +205,20 @@ def _get_jobs(items, pre, views, writers):
         sizes.append((w, h))
     return jobs, sizes
 
+# %% ../nbs/01c_pixels.ipynb #b08a2900
+def _map_decode(jobs, workers):
+    "The results of `decode`, in order, by threads or by processes"
+    cores = os.cpu_count() if workers is None else workers
+    use_threads = cores <= 4 or len(jobs) < 1000
+    return map_threaded(decode, jobs, cores) if use_threads else map_forked(decode, jobs, cores)
+
 # %% ../nbs/01c_pixels.ipynb #d4d58e95
 def _decode_missing(items, pre, views, writers, workers):
     "Decode what the stores lack and append it; `UserError` for a file that changed"
     jobs, sizes = _get_jobs(items, pre, views, writers)
     _check_space(jobs, sizes, pre, writers[0].folder)
     writer_of = dict(zip(views, writers))
-    decoded = show_progress(map_forked(decode, jobs, workers), len(jobs), 'decoding', 500)
+    decoded = show_progress(_map_decode(jobs, workers), len(jobs), 'decoding', 500)
     for (path, sha256, _, missing), result in zip(jobs, decoded):
         if isinstance(result, str):
             raise UserError(f"{path}: {result}. Run again to list the data set again; "
@@ -358,9 +364,11 @@ def get_pixel_batches(
     preprocessing,     # the contract
     batch_size:int=64, # images at a time
     mirror:bool=False, # flip left to right
+    arrays:bool=False, # arrays of numpy instead of tensors of torch
 ):
     "Normalised `(≤ batch_size, channels, size, size)` in order, bit-identical to `get_batches`"
+    normalise = preprocessing.array if arrays else preprocessing.tensor
     for start in range(0, len(view), batch_size):
         numbers = range(start, min(start + batch_size, len(view)))
         x = np.stack([to_rgb(view[i], preprocessing.channels) for i in numbers])
-        yield preprocessing.tensor(x[:,:,::-1] if mirror else x)
+        yield normalise(x[:,:,::-1] if mirror else x)

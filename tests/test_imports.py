@@ -13,7 +13,7 @@ HEAVY = {'torch', 'torchvision', 'timm', 'fastai', 'sklearn', 'scipy', 'cv2', 'i
 SLOWEST = {'torch', 'torchvision', 'timm', 'fastai', 'matplotlib'}
 # these load nothing of HEAVY
 EMPTY = '''
-    audit auditing.evidence auditing.findings auditing.grouping auditing.label_errors
+    base.waiting audit auditing.evidence auditing.findings auditing.grouping auditing.label_errors
     auditing.report auditing.reviewer backbones base.machine base.parameters base.running
     base.runs commands comparison core data datasets.archives datasets.cards datasets.choices
     datasets.compression datasets.downloads datasets.members datasets.parquet datasets.folders datasets.kinds datasets.layouts datasets.levels datasets.listing
@@ -21,7 +21,8 @@ EMPTY = '''
     datasets.arcs datasets.assignments datasets.balanced_splits datasets.hash_splits
     datasets.tables datasets.trees datasets.units datasets.words fetching images.contents
     images.duplicates images.formats images.preprocessing images.properties models.attention
-    models.embedding models.export_files models.features models.image_rows models.logistic models.parity models.runtimes reporting.checklist
+    models.embedding models.export_files models.features models.freezing models.frozen models.image_rows
+    models.logistic models.parity models.runtimes reporting.checklist
     reporting.facts reporting.result_sections results.class_metrics results.consistency
     results.leaderboard results.manifest results.operating results.paired_predictions results.projects
     results.studies splitting stats.contributions stats.coverage stats.paired_tests

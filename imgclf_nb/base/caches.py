@@ -11,11 +11,11 @@ import re, time
 from ..core import UserError, explain_disk_errors, get_cache
 
 # %% ../../nbs/base/02a_caches.ipynb #4a0eee8b
-CACHES = ('facts', 'copies', 'suspicion', 'tuning', 'features', 'heads', 'pixels')
+CACHES = ('facts', 'copies', 'suspicion', 'tuning', 'backbones', 'features', 'heads', 'pixels')
 
 _OURS = re.compile(r"""(?x)
     \.lock | changed\.jsonl | index\.npy | pixels\.bin | recipe\.json
-    | ([^/]*-)?[0-9a-f]{12,24}\.(csv|npz|json)      # named by a hash
+    | ([^/]*-)?[0-9a-f]{12,24}\.(csv|npz|json|xml|bin|safetensors)  # named by a hash
     | \..+\.(imgclf-)?\d+(\.\w+)?                  # unfinished""")
 
 def _find_files(folder):

@@ -11,6 +11,8 @@ __all__ = ['DamagedError', 'add_checksum', 'check_values', 'add_text_checksum', 
 import csv, hashlib, io, json, os, zlib
 from pathlib import Path
 
+import numpy as np
+
 from ..core import get_temporary, replace_file, to_json_types, write_text
 
 # %% ../../nbs/base/08_checksums.ipynb #8a7ca9ef
@@ -146,11 +148,15 @@ def _hash_around(path, start):
 # %% ../../nbs/base/08_checksums.ipynb #e28d4641
 def write_safetensors(
     path,         # the file
-    tensors:dict, # torch's, by name
+    tensors:dict, # torch's or all numpy's, by name
     **metadata    # texts that the header also holds
 ):
     "Write a safetensors file with its checksum, atomically: an incomplete file is never visible"
-    from safetensors.torch import save_file
+    are_arrays = all(type(o).__module__ == 'numpy' for o in tensors.values())
+    if are_arrays:
+        from safetensors.numpy import save_file
+        tensors = {name: np.asarray(o, order='C') for name,o in tensors.items()}  # else shuffled
+    else: from safetensors.torch import save_file
     tmp = get_temporary(path)
     try:
         save_file(tensors, tmp, metadata={**metadata, _NAME: _BLANK.decode()})
@@ -177,12 +183,13 @@ def check_safetensors(
 # %% ../../nbs/base/08_checksums.ipynb #84add268
 def read_safetensors(
     path, # the file
+    framework:str='pt', # pt for tensors of torch, np for arrays
 )->tuple:
     "`(tensors, texts of the header)`; `DamagedError` for a damaged file, `OSError` as for any file"
     from safetensors import safe_open
     check_safetensors(path)
     try:
-        with safe_open(path, 'pt') as file:
+        with safe_open(path, framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except Exception as error:  # the library raises what the content makes it raise
         raise DamagedError(f'{type(error).__name__}: {error}'.splitlines()[0]) from None

@@ -19,6 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
+from .waiting import wake_kernel
 import imgclf_nb.core  # before albumentations, which would ask a server for its version
 
 # %% ../../nbs/base/03_kernels.ipynb #287da72d
@@ -284,11 +285,20 @@ class ForkProvisioner(LocalProvisioner):
     async def launch_kernel(self, cmd, **kwargs):
         "Launch the kernel and return how to connect to it"
         cwd = os.path.abspath(kwargs.get('cwd') or '.')
-        self.process = self.fork(cmd, cwd, kwargs)
+        self.process = self.wake(cmd, cwd, kwargs) or self.fork(cmd, cwd, kwargs)
         if self.process is None: return await super().launch_kernel(cmd, **kwargs)
         self.pid = self.pgid = self.process.pid
         self.cwd = cwd
         return self.connection_info
+
+# %% ../../nbs/base/03_kernels.ipynb #101e4815
+@patch
+def wake(self:ForkProvisioner, cmd, cwd, options):
+    "The process of a kernel that has waited; None if there is none"
+    if options.get('stdout') or options.get('stderr'): return None  # it has the command's
+    process = wake_kernel(cmd, dict(options.get('env') or os.environ), cwd)
+    if process: next(self.launched)
+    return process
 
 # %% ../../nbs/base/03_kernels.ipynb #1bdcf12a
 @patch

@@ -9,6 +9,7 @@ __all__ = ['set_seeds', 'get_free_memory', 'set_allocator', 'get_commit', 'get_d
 # %% ../../nbs/base/00_machine.ipynb #bb01e6a8
 import hashlib, importlib.metadata, os, platform, random, re, socket, subprocess, sys
 from functools import cache
+from glob import glob
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -102,9 +103,17 @@ def get_commit(
     changes = _git('status', '--porcelain', '-uno', '--', '.', *passed_over).stdout.strip()
     return head.stdout.strip() + ('-dirty' if changes else '')
 
+# %% ../../nbs/base/00_machine.ipynb #0b03511d
+_gpus = ('/dev/nvidia*', '/dev/nvhost*', '/dev/nvgpu*', '/dev/kfd', '/dev/dxg')  # dxg: in WSL
+
+def _may_have_gpu(files=_gpus):
+    "False if this machine has no GPU for torch: no such file on Linux"
+    return sys.platform != 'linux' or any(glob(pattern) for pattern in files)
+
 # %% ../../nbs/base/00_machine.ipynb #9fdba91b
 def get_device()->str:
     "'cuda' if torch finds a GPU, else 'cpu'"
+    if 'torch' not in sys.modules and not _may_have_gpu(): return 'cpu'
     import torch
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from .parameters import check_names
 from .runs import Run, get_run_folder, make_run_folder
 from .stops import NotebookStop, Stopped
+from .waiting import start_waiting
 from ..core import UserError, get_root
 
 # %% ../../nbs/base/04_running.ipynb #6fbbb848
@@ -181,6 +182,7 @@ def _raise_kernel_error(error, tmp, out, late, stop):
 # %% ../../nbs/base/04_running.ipynb #1d09b876
 def _run(notebook, tmp, out, parameters, quiet, seconds):
     "Execute a notebook into `tmp`; errors are raised with their meaning, and `tmp` is kept"
+    start_waiting()  # before papermill, which takes a second to load
     from papermill.exceptions import PapermillExecutionError
     with _listen() as stop, _limit(seconds) as late:
         try: _execute(notebook, tmp, parameters, quiet, stop)

@@ -12,7 +12,7 @@ import hashlib, sys, unicodedata
 import numpy as np, pandas as pd
 
 from ..backbones import get_cost, get_probabilities, save_model
-from ..base.machine import get_plt
+from ..base.machine import get_device, get_plt
 from ..base.reading import read_table
 from ..core import UserError, write_csv
 from ..images.contents import CheckedReader
@@ -157,8 +157,9 @@ def read_history(
 # %% ../../nbs/results/00_artifacts.ipynb #7dedcd31
 def _get_peak_memory():
     "Peak memory of this process in MB: the GPU's if there is one, else resident memory"
-    import torch
-    if torch.cuda.is_available(): return round(torch.cuda.max_memory_allocated()/2**20, 1)
+    if get_device() == 'cuda':
+        import torch
+        return round(torch.cuda.max_memory_allocated()/2**20, 1)
     try: import resource
     except ModuleNotFoundError: return None  # Windows has no such module
     unit = 2**20 if sys.platform == 'darwin' else 2**10  # macOS counts bytes, Linux kilobytes

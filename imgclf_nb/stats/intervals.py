@@ -7,9 +7,22 @@ __all__ = ['get_share', 'get_unit_names', 'get_units', 'get_unit_share', 'resamp
            'get_exact_quantiles', 'soften_certain', 'split_resamples', 'get_aucs', 'get_interval']
 
 # %% ../../nbs/stats/00_intervals.ipynb #d7e8cc22
+import math
+
 import numpy as np, pandas as pd
 
 from .clustered_shares import get_clustered_bounds
+
+# %% ../../nbs/stats/00_intervals.ipynb #d81d7a2b
+def _get_wilson(k, n, level):
+    "`(low, high)` of Wilson's interval (1927), the numbers of scipy's `binomtest`"
+    from scipy.special import ndtri  # scipy.stats takes a second to import
+    p = k/n
+    z = ndtri(.5 + .5*level)
+    width = 2*(n + z**2)
+    centre = (2*n*p + z**2)/width
+    half = z/width*math.sqrt(4*n*p*(1 - p) + z**2)
+    return (0. if k == 0 else centre - half), (1. if k == n else centre + half)
 
 # %% ../../nbs/stats/00_intervals.ipynb #47166b51
 def get_share(
@@ -18,11 +31,13 @@ def get_share(
     level:float=.95, # confidence level of the interval
     method:str='wilson', # or 'exact' (Clopper-Pearson)
 )->dict:
-    "`value, low, high` of a proportion, by scipy's `binomtest`; NaN if n is 0"
+    "`value, low, high` of a proportion, as scipy's `binomtest` gives it; NaN if n is 0"
     if n == 0: return dict(value=np.nan, low=np.nan, high=np.nan)
-    from scipy.stats import binomtest
-    ci = binomtest(int(k), int(n)).proportion_ci(level, method)
-    return dict(value=k/n, low=max(0., float(ci.low)), high=min(1., float(ci.high)))
+    if method == 'wilson': low, high = _get_wilson(int(k), int(n), level)
+    else:
+        from scipy.stats import binomtest
+        low, high = binomtest(int(k), int(n)).proportion_ci(level, method)
+    return dict(value=k/n, low=max(0., float(low)), high=min(1., float(high)))
 
 # %% ../../nbs/stats/00_intervals.ipynb #e7ab1506
 def get_unit_names(

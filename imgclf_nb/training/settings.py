@@ -16,6 +16,7 @@ from ..base.machine import get_device
 from ..core import UserError
 from ..data import get_items
 from ..datasets.cards import get_card
+from ..models.frozen import open_frozen
 from ..results.artifacts import get_positive
 from .split_memory import preview_splits
 from .subsets import take_fold
@@ -76,8 +77,10 @@ def check_progressive(model, params):
 def check_model(params):
     "`UserError` for an unknown model, missing weights, or an input that it does not take"
     check_arch(params['arch'])
-    weights = params.get('weights', 'none')
-    model = get_backbone(params['arch'], None, weights, params.get('channels', 3), params['size'])
+    weights, channels = params.get('weights', 'none'), params.get('channels', 3)
+    if not params.get('progressive') and open_frozen(params['arch'], params['size'], channels,
+        weights): return  # made for this input, from these weights
+    model = get_backbone(params['arch'], None, weights, channels, params['size'])
     check_progressive(model, params)
 
 # %% ../../nbs/training/08_settings.ipynb #00526e17
