@@ -14,7 +14,7 @@ from imgclf_nb.results.measured import get_provenance, keep_measured
 SETS = dict(pc_parts='PC parts, 256 pixels', photos='photos, 400 pixels and more')
 SIDES = dict(loop='a loop as tutorials write it', fastai='fastai, get_preds', torch_fp32='ours, PyTorch', onnx_fp32='ours, ONNX Runtime',
     openvino_fp32='ours, OpenVINO', openvino_bf16='ours, OpenVINO bf16', onnx_int8='ours, ONNX Runtime int8', openvino_int8='ours, OpenVINO int8')
-N = 384  # images of a side in a round
+N = 256  # images of a side in a round
 
 
 def get_paths(name, n):

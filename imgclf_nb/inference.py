@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Member', 'read_member', 'Predictor', 'ensure_export', 'imgclf_predict', 'imgclf_export', 'explain_file']
 
-# %% ../nbs/08_inference.ipynb #190f7377
+# %% ../nbs/08_inference.ipynb #86afeb96
 import io, itertools, os, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from .models.runtimes import get_threads, open_runtime
 from .results.decision_rules import decide, find_sets, get_probabilities, read_rules
 from .results.prediction_files import open_predictions, predict_to_file, read_predicted
 
-# %% ../nbs/08_inference.ipynb #8883b8fa
+# %% ../nbs/08_inference.ipynb #a448c3fd
 def _train_example():
     "Train and evaluate a miniature; the name of its run"
     from imgclf_nb.base.running import run_notebook
@@ -39,7 +39,7 @@ def _train_example():
     run_notebook('05_evaluation', 'example', quiet=True, draws=100)
     return 'example'
 
-# %% ../nbs/08_inference.ipynb #cad34121
+# %% ../nbs/08_inference.ipynb #d40b64f7
 @dataclass
 class Member:
     "One run of a model"
@@ -49,7 +49,7 @@ class Member:
     preprocessing:Preprocessing
     rules:object    # from `read_rules`
 
-# %% ../nbs/08_inference.ipynb #08a633f2
+# %% ../nbs/08_inference.ipynb #c4121192
 def read_member(
     run, # a `Run`
 )->Member:
@@ -59,7 +59,7 @@ def read_member(
     pre = Preprocessing.from_dict(card['preprocessing'])
     return Member(run.path.name, run.path, get_weights_hash(run.path), pre, read_rules(run.path))
 
-# %% ../nbs/08_inference.ipynb #9b975d56
+# %% ../nbs/08_inference.ipynb #238816ad
 def _find_members(run):
     "The `Run`s that a name, a folder or a pattern means"
     is_pattern = any(sign in str(run) for sign in '*?[,') and not os.path.isdir(str(run))
@@ -71,14 +71,14 @@ def _find_members(run):
     check_members(runs)
     return runs
 
-# %% ../nbs/08_inference.ipynb #8c0605ce
+# %% ../nbs/08_inference.ipynb #461a5709
 def _find_rules(runs, members):
     "The rules of one run, or of the mean of several"
     if len(members) == 1: return members[0].rules
     from imgclf_nb.results.ensembles import get_ensemble_rules
     return get_ensemble_rules(runs)
 
-# %% ../nbs/08_inference.ipynb #64e196fc
+# %% ../nbs/08_inference.ipynb #57691eb6
 class Predictor:
     "A run that answers; several runs of one set, as in 'mine-s*', answer by their mean"
     def __init__(self,
@@ -100,13 +100,13 @@ class Predictor:
         names = ', '.join(member.name for member in self.members)
         return f'Predictor({names}; {self.runtime} {self.precision})'
 
-# %% ../nbs/08_inference.ipynb #cb5f57d1
+# %% ../nbs/08_inference.ipynb #4aecb992
 def _register_networks(members):
     "Make our own networks known to timm, if PyTorch is going to compute"
     if all(read_export(member.folder) for member in members): return
     import imgclf_nb.baseline  # registers our own networks with timm
 
-# %% ../nbs/08_inference.ipynb #38e99ca2
+# %% ../nbs/08_inference.ipynb #1e630251
 @patch
 def load(self:Predictor,
     streams:int, # batches that are computed concurrently
@@ -118,7 +118,7 @@ def load(self:Predictor,
         self.opened[streams] = [open_runtime(member.folder, *given) for member in self.members]
     return self.opened[streams]
 
-# %% ../nbs/08_inference.ipynb #bfc3157d
+# %% ../nbs/08_inference.ipynb #6bc63b5b
 @patch
 def read(self:Predictor,
     image, # as in `take_input`
@@ -134,13 +134,13 @@ def read(self:Predictor,
     except Exception as error:  # Pillow raises what the bytes of a file make it raise
         return None, describe_unreadable(error)
 
-# %% ../nbs/08_inference.ipynb #368b588e
+# %% ../nbs/08_inference.ipynb #1f215af2
 def _compute_member(runtime, member, pixels):
     "`(calibrated probabilities, those at temperature 1)` of one member"
     logits = runtime(member.preprocessing.array(np.stack(pixels)))[0]
     return [get_probabilities(logits, t) for t in (member.rules.temperature, 1.)]
 
-# %% ../nbs/08_inference.ipynb #b3d9ccb3
+# %% ../nbs/08_inference.ipynb #958b0458
 @patch
 def compute(self:Predictor,
     pixels:list,    # for each image, the pixels for each member
@@ -155,7 +155,7 @@ def compute(self:Predictor,
     mean = calibrated.mean(0)
     return mean, mean, calibrated.std(0)
 
-# %% ../nbs/08_inference.ipynb #be50a455
+# %% ../nbs/08_inference.ipynb #196c7959
 @patch
 def get_columns(self:Predictor)->list:
     "The columns of the answers"
@@ -163,7 +163,7 @@ def get_columns(self:Predictor)->list:
     return ['path', 'predicted', 'probability', *[f'p_{name}' for name in self.classes], *spread,
         'decision', 'prediction_set', 'error']
 
-# %% ../nbs/08_inference.ipynb #7dcc7ce0
+# %% ../nbs/08_inference.ipynb #9f9520c2
 @patch
 def tabulate(self:Predictor,
     probs, at_sets, spread, # from `compute`
@@ -178,7 +178,7 @@ def tabulate(self:Predictor,
     table['prediction_set'] = find_sets(at_sets, self.rules)
     return table
 
-# %% ../nbs/08_inference.ipynb #094d3d54
+# %% ../nbs/08_inference.ipynb #77706769
 def _name_image(image): return os.fspath(image) if isinstance(image, (str, os.PathLike)) else ''
 
 @patch
@@ -199,7 +199,7 @@ def answer(self:Predictor,
     table['error'] = [error for _,error in read]
     return _fill_empty(table)
 
-# %% ../nbs/08_inference.ipynb #6396cf2f
+# %% ../nbs/08_inference.ipynb #f6c07990
 def _fill_empty(table):
     "The table without NaN in columns of texts and lists"
     for name in ('predicted', 'decision'): table[name] = table[name].fillna('')
@@ -209,13 +209,13 @@ def _fill_empty(table):
     table[numbers] = table[numbers].astype(float)
     return table
 
-# %% ../nbs/08_inference.ipynb #a3ddf262
+# %% ../nbs/08_inference.ipynb #8cfb0613
 def _cut(images, size):
     "Lists of at most `size` images"
     images = iter(images)
     while chunk := list(itertools.islice(images, size)): yield chunk
 
-# %% ../nbs/08_inference.ipynb #8e14e3c4
+# %% ../nbs/08_inference.ipynb #de9ce479
 @patch
 def predict_batches(self:Predictor,
     images,             # as in `predict`, also more of them than fit into memory
@@ -233,7 +233,7 @@ def predict_batches(self:Predictor,
         while ahead: yield ahead.pop(0).result()
     finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/08_inference.ipynb #900572c5
+# %% ../nbs/08_inference.ipynb #e67a2a20
 @patch
 def predict(self:Predictor,
     images,            # one or several: paths, bytes, files, PIL images, arrays, or an iterator
@@ -248,14 +248,14 @@ def predict(self:Predictor,
     if not tables: return pd.DataFrame(columns=self.get_columns())
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/08_inference.ipynb #4bd0777c
+# %% ../nbs/08_inference.ipynb #1a8e95c1
 def _export(run, *options):
     "`export_run`, with our own networks known to timm"
     import imgclf_nb.baseline  # registers our own networks with timm
     from imgclf_nb.models.export import export_run
     return export_run(run, *options)
 
-# %% ../nbs/08_inference.ipynb #2b9b8159
+# %% ../nbs/08_inference.ipynb #e15ea8fe
 def ensure_export(
     run:str, # as in `Predictor`
 ):
@@ -266,7 +266,7 @@ def ensure_export(
         try: _export(one)
         except UserError as error: print(f'{error} PyTorch answers instead.')
 
-# %% ../nbs/08_inference.ipynb #1ff195fa
+# %% ../nbs/08_inference.ipynb #35dce1e2
 _images = Param('files, folders, patterns such as "photos/**/*.jpg", a CSV with a column path, or - '
     'for a list on the standard input', str, opt=False, nargs='+')
 _runtime = Param('what computes', str, choices=['auto', 'onnx', 'openvino', 'torch'])
@@ -275,7 +275,7 @@ _precision = Param('bf16 needs OpenVINO, int8 needs imgclf_export RUN --int8', s
 _truth = Param("score the predictions: folders (their names are the labels), or a CSV with path "
     'and label', str)
 
-# %% ../nbs/08_inference.ipynb #44d7f7a6
+# %% ../nbs/08_inference.ipynb #4e3f5bdf
 def _say_done(done, out, seconds, n):
     "Print what was written"
     rate = f', {n/seconds:,.0f} images a second' if n else ''
@@ -283,7 +283,7 @@ def _say_done(done, out, seconds, n):
     n = done['unreadable']
     if n: print(f'{n:,} images could not be read: their rows say why.')
 
-# %% ../nbs/08_inference.ipynb #18b0a8c3
+# %% ../nbs/08_inference.ipynb #dbfa189c
 def _score(model, out, truth):
     "Print and keep the score of a file of predictions"
     from imgclf_nb.results.scoring import read_labels, score, show_score
@@ -295,7 +295,7 @@ def _score(model, out, truth):
     write_json(place, {**found, **tables})
     print(f'{place}')
 
-# %% ../nbs/08_inference.ipynb #52b042c7
+# %% ../nbs/08_inference.ipynb #2de0eb4c
 @console_command('The same command resumes.')
 def imgclf_predict(
     run:str,         # a run's name or folder; 'mine-s*' for the mean of several seeds
@@ -321,7 +321,7 @@ def imgclf_predict(
     if truth: _score(model, out, truth)
     if done['unreadable']: sys.exit(2)
 
-# %% ../nbs/08_inference.ipynb #95768440
+# %% ../nbs/08_inference.ipynb #93c3317c
 @console_command('Nothing was changed. The same command starts again.')
 def imgclf_export(
     run:str,            # a run's name or folder
@@ -335,7 +335,7 @@ def imgclf_export(
         print(describe_export(found))
         print(f"{one.path/'export'}")
 
-# %% ../nbs/08_inference.ipynb #5b5fb510
+# %% ../nbs/08_inference.ipynb #e9fddd5c
 def explain_file(
     model:Predictor, # that has answered
     out,             # its file of rows

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_predicted', 'get_identity', 'open_predictions', 'predict_to_file']
 
-# %% ../../nbs/results/10_prediction_files.ipynb #028d37e7
+# %% ../../nbs/results/10_prediction_files.ipynb #a1c73812
 import hashlib
 
 from ..base.console import check_writable
@@ -13,7 +13,7 @@ from ..base.machine import show_progress
 from ..base.reading import read_json
 from ..base.row_files import RowFile, finish_rows, open_rows, read_rows
 
-# %% ../../nbs/results/10_prediction_files.ipynb #f358f3b6
+# %% ../../nbs/results/10_prediction_files.ipynb #be78e333
 _TEXTS = ('path', 'predicted', 'decision', 'error')
 _LISTS = ('prediction_set',)
 
@@ -23,7 +23,7 @@ def read_predicted(
     "The rows of a file of predictions as a `DataFrame`"
     return read_rows(path, _TEXTS, _LISTS)
 
-# %% ../../nbs/results/10_prediction_files.ipynb #6a6f875b
+# %% ../../nbs/results/10_prediction_files.ipynb #35bd1d9f
 def get_identity(
     model, # a `Predictor`, that answers
     paths:list,      # of the images
@@ -35,7 +35,7 @@ def get_identity(
         weights_sha256=[member.weights_sha256 for member in model.members],
         runtime=model.runtime, precision=model.precision, images=len(paths), list_sha256=digest)
 
-# %% ../../nbs/results/10_prediction_files.ipynb #9dff3894
+# %% ../../nbs/results/10_prediction_files.ipynb #99bd3dff
 def open_predictions(
     model, # a `Predictor`, that answers
     paths:list,      # of the images
@@ -45,13 +45,13 @@ def open_predictions(
     check_writable(out, 'out')
     return RowFile(out, get_identity(model, paths), _TEXTS, _LISTS)
 
-# %% ../../nbs/results/10_prediction_files.ipynb #55e180ff
+# %% ../../nbs/results/10_prediction_files.ipynb #0ff5e310
 def _count_unreadable(file):
     "Unreadable images among the rows that were written before"
     if not file.rows: return 0
     return int((read_predicted(file.growing)['error'] != '').sum())
 
-# %% ../../nbs/results/10_prediction_files.ipynb #54d66597
+# %% ../../nbs/results/10_prediction_files.ipynb #8955dc87
 def predict_to_file(
     model, # a `Predictor`, that answers
     paths:list,      # of the images
@@ -63,7 +63,7 @@ def predict_to_file(
     if file.finished: return read_json(file.state, '')
     unreadable = _count_unreadable(file)
     rest = paths[file.rows:]
-    with open_rows(file) as append, show_progress(None, len(rest), 'images') as bar:
+    with open_rows(file) as append, show_progress(None, len(rest), 'images', 64) as bar:
         for table in model.predict_batches(rest, batch_size):
             append(table)
             unreadable += int((table.error != '').sum())
