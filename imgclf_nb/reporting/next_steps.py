@@ -33,12 +33,14 @@ _COMMANDS = dict(
     train='imgclf_run {dataset}',
     other='imgclf_run {dataset} --arch {arch}',
     evaluate='imgclf_evaluate {run}',
+    predict='imgclf_predict {run} /path/to/new/images',
     compare='imgclf_compare {run} {other}',
     lab='jupyter lab nbs/START.ipynb')
 _TARGETS = dict(
     train='make train DATASET={dataset}',
     other='make train DATASET={dataset} ARCH={arch}',
     evaluate='make evaluate RUN={run}',
+    predict='.venv/bin/imgclf_predict {run} /path/to/new/images',
     compare='make compare A={run} B={other}',
     lab='make lab')
 
@@ -70,14 +72,15 @@ _NEXT_ON_MINIATURE = (
 _NEXT_ON_IMAGES = (
     ('evaluate', 'how robust this model is, what it looks at, and its model card'),
     ('other', 'train a second network on the same split'),
-    ('compare', 'is one better than the other, or is it chance?'))
+    ('compare', 'is one better than the other, or is it chance?'),
+    ('predict', 'class, probability and decision for new images, in predictions.csv'))
 
 # %% ../../nbs/reporting/03_next_steps.ipynb #12063fc2
 def describe_next(
     run,            # a `Run`, trained and evaluated
     parameters:dict,# the given parameters, at least `dataset`
 )->str:
-    "The three things to do next, each with its command"
+    "What to do next, each thing with its command"
     from imgclf_nb.datasets.miniatures import MINIATURES
     is_mini = parameters['dataset'] in MINIATURES
     arch, other = _get_other(parameters)
