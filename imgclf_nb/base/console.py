@@ -179,11 +179,21 @@ def run_command(
     _finish(said[1])
 
 # %% ../../nbs/base/11_console.ipynb #a4f2266c
+def _spell_option(word, names):
+    "An option as the parser knows it: --batch-size is --batch_size"
+    if not word.startswith('--'): return word
+    option, sign, value = word[2:].partition('=')
+    name = option.replace('-', '_')
+    return f'--{name}{sign}{value}' if name in names else word
+
+# %% ../../nbs/base/11_console.ipynb #75ede209
 def _read_options(f):
     "The arguments of a function from the command line"
-    if not signature(f).parameters: return {}
+    names = signature(f).parameters
+    if not names: return {}
     from fastcore.script import anno_parser
-    given = vars(anno_parser(f).parse_args())
+    words = [_spell_option(word, names) for word in sys.argv[1:]]
+    given = vars(anno_parser(f).parse_args(words))
     return {name: value for name,value in given.items() if name in signature(f).parameters}
 
 # %% ../../nbs/base/11_console.ipynb #db93b44c

@@ -174,7 +174,7 @@ def read_rows(
     kind = 'lines' if Path(path).suffix == '.rows' else get_format(path)
     if kind == 'parquet': table = pd.read_parquet(path)
     elif kind == 'lines': table = pd.DataFrame(_read_lines(path))
-    else: table = read_csv(path, dtype=kinds, keep_default_na=False, float_precision='round_trip')
+    else: table = read_csv(path, dtype=kinds, keep_default_na=False)
     for name in table.columns.difference([*texts, *lists]):
         table[name] = pd.to_numeric(table[name], errors='coerce')
     for name in lists: table[name] = [_read_list(value) for value in table[name]]
