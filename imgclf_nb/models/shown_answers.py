@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['plot_answer', 'show_upload', 'get_parity_table', 'get_class_parity_table']
 
-# %% ../../nbs/models/03f_shown_answers.ipynb #8ae1d2e8
+# %% ../../nbs/models/03f_shown_answers.ipynb #f6c91662
 import pandas as pd
 
 from ..base.machine import get_plt
@@ -13,7 +13,13 @@ from ..base.percentages import format_share
 from ..core import UserError
 from .overlays import overlay_map
 
-# %% ../../nbs/models/03f_shown_answers.ipynb #01463177
+# %% ../../nbs/models/03f_shown_answers.ipynb #dfcd44f0
+def _describe_threshold(rules):
+    "From which probability the positive class is the decision, '' without a threshold"
+    if rules.threshold is None: return ''
+    return f'\n({rules.positive} from {rules.threshold:.2g} on)'
+
+# %% ../../nbs/models/03f_shown_answers.ipynb #7ca7d54e
 def _plot_bars(ax, model, row, most=5):
     "The likeliest classes as bars, those of the prediction set filled"
     p = pd.Series({name: row[f'p_{name}'] for name in model.classes}).nlargest(most)[::-1]
@@ -22,9 +28,9 @@ def _plot_bars(ax, model, row, most=5):
     coverage = model.rules.coverage
     if coverage: ax.set_xlabel(f'probability (dark: prediction set, {format_share(coverage)})')
     else: ax.set_xlabel('probability')
-    ax.set(xlim=(0, 1), title=f'decision: {row.decision}')
+    ax.set(xlim=(0, 1), title=f'decision: {row.decision}{_describe_threshold(model.rules)}')
 
-# %% ../../nbs/models/03f_shown_answers.ipynb #4bfda097
+# %% ../../nbs/models/03f_shown_answers.ipynb #30aea72b
 def plot_answer(
     model,           # a `Predictor` that answers
     image,           # as in `take_input`
@@ -44,7 +50,7 @@ def plot_answer(
     _plot_bars(axs[-1], model, row)
     return fig
 
-# %% ../../nbs/models/03f_shown_answers.ipynb #a4b26a2f
+# %% ../../nbs/models/03f_shown_answers.ipynb #cf4409dd
 def show_upload(
     model,           # a `Predictor` that answers
     explain=None,    # from `open_explainer`
@@ -62,7 +68,7 @@ def show_upload(
     button.observe(answer, 'value')
     return widgets.VBox([button, place])
 
-# %% ../../nbs/models/03f_shown_answers.ipynb #e5b01b86
+# %% ../../nbs/models/03f_shown_answers.ipynb #97394c69
 def get_parity_table(
     export:dict, # export.json
 )->pd.DataFrame:
@@ -73,7 +79,7 @@ def get_parity_table(
         images_per_second=speeds.get(name)) for name,o in export['parity'].items()}
     return pd.DataFrame.from_dict(rows, orient='index')
 
-# %% ../../nbs/models/03f_shown_answers.ipynb #cb765bee
+# %% ../../nbs/models/03f_shown_answers.ipynb #17130668
 def get_class_parity_table(
     entry:dict, # of a model that may lose accuracy, such as int8, from export.json
 )->pd.DataFrame:
