@@ -55,6 +55,15 @@ def predict(place, *words, **options):
     return process.returncode, out, err
 
 
+def start_and_wait(place, images, out):
+    "`(process, its state file)`, once more than 100 rows are on disk"
+    process, state = start(place, images, '--batch-size', 8, out=out), place/f'{out}.state.json'
+    while not (state.exists() and json.loads(state.read_text())['rows'] > 100):
+        assert process.poll() is None, process.communicate()
+        time.sleep(.01)
+    return process, state
+
+
 def test_rows_come_in_order_and_an_unreadable_image_gives_status_2(place):
     rc, out, err = predict(place, 'photos')
     assert rc == 2 and '1 images could not be read' in out, err
@@ -93,11 +102,7 @@ def test_killed_it_resumes_without_a_row_twice_or_missing(place):
     many = place/'many.csv'
     many.write_text('path\n' + ''.join(f'photos/cat/{i % 30}.jpg\n' for i in range(1600)))
     assert start(place, many, '--batch-size', 8, out='whole.csv').wait(300) == 0
-    process = start(place, many, '--batch-size', 8, out='killed.csv')
-    state = place/'killed.csv.state.json'
-    while not (state.exists() and json.loads(state.read_text())['rows'] > 200):
-        assert process.poll() is None, process.communicate()
-        time.sleep(.01)
+    process, state = start_and_wait(place, many, 'killed.csv')
     process.send_signal(signal.SIGKILL)
     process.wait()
     rows = json.loads(state.read_text())['rows']
@@ -110,11 +115,7 @@ def test_killed_it_resumes_without_a_row_twice_or_missing(place):
 def test_ctrl_c_says_how_to_resume(place):
     many = place/'many.csv'
     many.write_text('path\n' + ''.join(f'photos/cat/{i % 30}.jpg\n' for i in range(1600)))
-    process = start(place, many, '--batch-size', 8, out='stopped.csv')
-    state = place/'stopped.csv.state.json'
-    while not (state.exists() and json.loads(state.read_text())['rows'] > 50):
-        assert process.poll() is None, process.communicate()
-        time.sleep(.01)
+    process, _ = start_and_wait(place, many, 'stopped.csv')
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and 'The same command resumes.' in err and 'Traceback' not in err
