@@ -7,6 +7,7 @@ __all__ = ['measure_image', 'measure_images', 'get_thumbs']
 
 # %% ../../nbs/images/01_properties.ipynb #3c2a2c03
 import base64, csv, hashlib, io, os, time
+from functools import reduce
 
 import numpy as np, pandas as pd
 from PIL import ExifTags, Image
@@ -88,7 +89,8 @@ def _get_border(pixels):
 def _measure_colours(small, grey):
     "Averages, 0 to 255; `colour` is the mean difference of the largest and the smallest channel"
     red, green, blue = _get_border(small)
-    colour = small.max(-1).astype(float) - small.min(-1)
+    channels = np.moveaxis(small, -1, 0)
+    colour = reduce(np.maximum, channels) - reduce(np.minimum, channels)
     return dict(mean=float(grey.mean()), sd=float(grey.std()), colour=float(colour.mean()),
         border_red=red, border_green=green, border_blue=blue)
 
