@@ -40,7 +40,7 @@ define quietly
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fetch audit train evaluate compare leaderboard export refresh gate test bench bench-long tables docs check-docs lab \
+.PHONY: help setup run fetch audit train evaluate predict compare leaderboard export refresh gate test bench bench-long tables docs check-docs lab \
 	lock audit-deps check-names
 
 ##@ Start
@@ -98,6 +98,10 @@ train: setup ## train and evaluate: a name, a folder of class folders, or a CSV
 evaluate: setup ## evaluate a run in full: metrics, robustness, saliency maps, model card
 ##= make evaluate RUN=name [ARGS="-p miss_cost 20"]
 	@$(WORDS) $(BIN)/imgclf_evaluate -- "$$RUN"
+
+predict: setup ## predict images with a run: a CSV with class, probability, decision of each
+##= make predict RUN=name ARGS=/my/photos
+	@$(WORDS) $(BIN)/imgclf_predict "$$RUN"
 
 ##@ Experiments
 compare: setup ## is run A better than run B, by how much, and could it be chance

@@ -21,6 +21,7 @@ def find_command(checkout):
 def answer(checkout, dataset, cache, name):
     "Seconds, CPU seconds and the run's folder of one command, whose records and runs are new"
     places = {f'IMGCLF_{o.upper()}': str(cache/f'{o}-{name}') for o in ('records', 'runs')}
+    for place in places.values(): shutil.rmtree(place, ignore_errors=True)
     env = {**os.environ, **places, 'IMGCLF_CACHE': str(cache/'cache'), 'PYTHONPATH': str(checkout), 'HF_HUB_OFFLINE': '1'}
     for variable in ('IMGCLF_KERNELS', 'OMP_NUM_THREADS', 'PYTHONDONTWRITEBYTECODE'): env.pop(variable, None)  # as users have it
     module, function = find_command(checkout)

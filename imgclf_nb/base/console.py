@@ -186,14 +186,22 @@ def _spell_option(word, names):
     name = option.replace('-', '_')
     return f'--{name}{sign}{value}' if name in names else word
 
+# %% ../../nbs/base/11_console.ipynb #8f1ea7f1
+def _make_parser(f):
+    "The parser of a function's arguments, which shows --batch_size as --batch-size"
+    from fastcore.script import anno_parser
+    parser = anno_parser(f)
+    for action in parser._actions:
+        action.option_strings = [name.replace('_', '-') for name in action.option_strings]
+    return parser
+
 # %% ../../nbs/base/11_console.ipynb #75ede209
 def _read_options(f):
     "The arguments of a function from the command line"
     names = signature(f).parameters
     if not names: return {}
-    from fastcore.script import anno_parser
     words = [_spell_option(word, names) for word in sys.argv[1:]]
-    given = vars(anno_parser(f).parse_args(words))
+    given = vars(_make_parser(f).parse_args(words))
     return {name: value for name,value in given.items() if name in signature(f).parameters}
 
 # %% ../../nbs/base/11_console.ipynb #db93b44c
