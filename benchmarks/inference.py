@@ -42,7 +42,7 @@ def make_loop(folder, paths):
         probs = []
         with torch.inference_mode():
             for i in range(0, len(paths), 32):
-                batch = torch.stack([change(Image.open(path).convert('RGB')) for path in paths[i:i+32]])
+                batch = torch.stack([change(Image.open(path, formats=['JPEG']).convert('RGB')) for path in paths[i:i+32]])
                 probs.append(model(batch).softmax(1))
         return torch.cat(probs)
     return run
