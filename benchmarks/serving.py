@@ -25,7 +25,8 @@ SETS = dict(pc_parts='JPEG of PC parts, 256 pixels', photos='JPEG photo, 400 pix
 def get_command(side, run, port):
     "The command that serves the run"
     if side in OURS:
-        return [str(Path(sys.executable).parent/'imgclf_serve'), run, '--port', str(port), '--runtime', side, '--log', args.log]
+        command = [sys.executable, '-c', 'from imgclf_nb.serving import imgclf_serve; imgclf_serve()']
+        return [*command, run, '--port', str(port), '--runtime', side, '--log', args.log]
     script = 'tutorial' if side == 'tutorial' else f'{side}_server'
     return [sys.executable, str(HERE/'servers'/f'{script}.py'), run, str(port), 'openvino']
 
@@ -97,7 +98,7 @@ class Server:
 def make_body(side, path, folder):
     "`(file of a request's body, content type)`"
     data = path.read_bytes()
-    if side != 'bentoml': return path, 'image/jpeg'
+    if side not in ('bentoml', 'litserve'): return path, 'image/jpeg'  # those two want forms
     head = b'--cut\r\nContent-Disposition: form-data; name="images"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
     body = folder/f'{path.stem}.multipart'
     body.write_bytes(head + data + b'\r\n--cut--\r\n')
@@ -120,7 +121,7 @@ def send(port, body, content_type, clients, seconds, rate=None):
     others = np.array([o for status,found in times.items() if status != 200 for o in found] or [np.nan])
     p50, p95, p99 = np.percentile(good, [50, 95, 99])*1000
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return dict(rate=len(times.get(200, []))/wall, p50=p50, p95=p95, p99=p99, other={k: len(v) for k,v in times.items() if k != 200},
+    return dict(n=len(times.get(200, [])), rate=len(times.get(200, []))/wall, p50=p50, p95=p95, p99=p99, other={k: len(v) for k,v in times.items() if k != 200},
         other_p99=float(np.percentile(others, 99)*1000), client_cpu=cpu/(wall*os.cpu_count()))
 
 
@@ -180,20 +181,26 @@ def endure(run, path, folder):
     finally: server.stop()
 
 
+def get_range(values):
+    "Their median, smallest and largest"
+    return dict(value=round(statistics.median(values), 2), low=round(min(values), 2), high=round(max(values), 2))
+
+
 def summarize(rows):
-    "The median of the rounds, and times the tutorial's rate in the same round"
+    "One row for an image, a number of clients and a server: medians over the rounds"
     found = []
-    for side in dict.fromkeys(row['side'] for row in rows):
-        for name in SETS:
-            for clients in CLIENTS:
-                mine = [row for row in rows if (row['side'], row['images'], row['clients']) == (side, name, clients)]
-                base = [row for row in rows if (row['side'], row['images'], row['clients']) == ('tutorial', name, clients)]
-                if not mine: continue
-                median = {key: statistics.median(row[key] for row in mine) for key in ('rate', 'p50', 'p95', 'p99', 'start', 'memory', 'idle', 'client_cpu')}
-                ratios = [a['rate']/b['rate'] for a,b in zip(mine, base)]
-                times = dict(times=statistics.median(ratios), low=min(ratios), high=max(ratios)) if ratios else {}
+    for name in SETS:
+        for clients in CLIENTS:
+            here = [row for row in rows if (row['images'], row['clients']) == (name, clients)]
+            base = [row['rate'] for row in here if row['side'] == 'tutorial']
+            for side in dict.fromkeys(row['side'] for row in here):
+                mine = [row for row in here if row['side'] == side]
+                median = {key: round(statistics.median(row[key] for row in mine), 3) for key in ('p50', 'p95', 'p99', 'start', 'memory', 'client_cpu')}
+                times = get_range([row['rate']/other for row,other in zip(mine, base)]) if base else None
                 errors = sum(sum(row['other'].values()) for row in mine)
-                found.append(dict(side=side, images=name, clients=clients, **median, **times, errors=errors, rounds=len(mine)))
+                answers = sum(row['n'] for row in mine)
+                found.append(dict(set=name, title=SETS[name], side=side, name=SIDES[side], clients=clients, rate=get_range([row['rate'] for row in mine]),
+                    times=times, **median, errors=errors, **get_provenance('python benchmarks/serving.py', answers)))
     return found
 
 
@@ -237,4 +244,4 @@ if __name__ == '__main__':
         else:
             rows = summarize(measure(args.sides, run, images, Path(d)))
             for row in rows: show(**row)
-            if args.keep: keep_measured('serving', dict(**get_provenance(), rows=rows))
+            if args.keep: keep_measured('serving', rows)

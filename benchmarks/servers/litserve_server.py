@@ -2,7 +2,6 @@
 import sys
 
 import litserve as ls
-from fastapi import Request
 
 from imgclf_nb.inference import Predictor
 
@@ -13,7 +12,7 @@ class Api(ls.LitAPI):
         self.model = Predictor(sys.argv[1], sys.argv[3], threads=1)
         self.runtimes = self.model.load(1)
 
-    async def decode_request(self, request: Request): return await request.body()
+    def decode_request(self, request): return request['images'].file.read()
     def batch(self, inputs): return list(inputs)
     def predict(self, images): return self.model.answer(images)
     def unbatch(self, table): return list(table[['predicted', 'probability']].to_dict('records'))
