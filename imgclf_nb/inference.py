@@ -289,9 +289,12 @@ def _say_done(done, out, seconds, n):
 # %% ../nbs/08_inference.ipynb #dbfa189c
 def _score(model, out, truth):
     "Print and keep the score of a file of predictions"
+    from imgclf_nb.results.manifest import read_run_manifest
     from imgclf_nb.results.scoring import read_labels, score, show_score
     table = read_predicted(out)
-    found = score(table, read_labels(table.path, truth, model.classes), model.rules)
+    labels = read_labels(table.path, truth, model.classes)
+    manifests = [read_run_manifest(open_run(str(one.folder))) for one in model.members]
+    found = score(table, labels, model.rules, manifests)
     print(show_score(found))
     place = Path(out).with_suffix('.truth.json')
     tables = {name: found[name].to_dict('index') for name in ('by_class', 'confusion')}
