@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'PREDICTIONS', 'CORRECTIONS', 'FORGOTTEN', 'LOG_TABLES', 'prepare_log', 'make_log_row', 'write_rows',
-           'read_log', 'delete_request', 'find_expired', 'delete_expired']
+           'check_log_file', 'read_log', 'delete_request', 'find_expired', 'list_expired', 'delete_expired']
 
 # %% ../../nbs/server/11_log_tables.ipynb #288c2837
 import json, math, os, time
@@ -226,7 +226,9 @@ def _select_rows(connection, table, since):
     return [column.name for column in columns], connection.execute(query).all()
 
 # %% ../../nbs/server/11_log_tables.ipynb #d4078cf5
-def _check_file(url):
+def check_log_file(
+    url, # as in `parse_log_url`
+):
     "`UserError` if an SQLite file is not there: SQLite would make it"
     path = get_log_file(url)
     if path is None or path.exists(): return
@@ -240,7 +242,7 @@ def read_log(
 ):
     "Rows as a `DataFrame`, in the order of their time; `UserError` if there is no log"
     import pandas as pd
-    _check_file(url)
+    check_log_file(url)
     engine = open_log(url)
     with engine.connect() as connection:
         names, rows = _select_rows(connection, LOG_TABLES[table], since)
@@ -284,17 +286,26 @@ def find_expired(
         if found is not None: limits.append(found)
     return max(limits, default=None)
 
-# %% ../../nbs/server/11_log_tables.ipynb #8ebace41
-def delete_expired(
+# %% ../../nbs/server/11_log_tables.ipynb #1e0599bf
+def list_expired(
     engine,      # prepared
     limit:float, # from `find_expired`
-    n:int=500,   # rows of a transaction
+    n:int=500,   # most rows that are looked at
 )->list:
-    "Delete some of the oldest requests, with their corrections; which they were"
+    "Some of the oldest requests"
     oldest = select(PREDICTIONS.c.request_id).where(PREDICTIONS.c.time <= limit)
+    with engine.connect() as connection:
+        ids = connection.scalars(oldest.order_by(PREDICTIONS.c.time).limit(n))
+        return list(dict.fromkeys(ids))
+
+# %% ../../nbs/server/11_log_tables.ipynb #8bae7342
+def delete_expired(
+    engine,      # prepared
+    request_ids:list, # from `list_expired`
+    limit:float, # from `find_expired`
+):
+    "Delete the rows of these requests, and corrections up to that time"
     with engine.begin() as connection:
-        ids = list(dict.fromkeys(connection.scalars(oldest.order_by(PREDICTIONS.c.time).limit(n))))
         for table in (PREDICTIONS, CORRECTIONS):
-            if ids: connection.execute(delete(table).where(table.c.request_id.in_(ids)))
+            connection.execute(delete(table).where(table.c.request_id.in_(request_ids)))
         connection.execute(delete(CORRECTIONS).where(CORRECTIONS.c.time <= limit))
-    return ids

@@ -106,9 +106,10 @@ def explain_fault(
 )->str:
     "What is wrong, on one line"
     cause = getattr(error, 'orig', None) or error
+    if isinstance(cause.__cause__, OSError): cause = cause.__cause__  # such as a refused connection
     said = cause.args[0] if cause.args else ''
     message = said.get('M', '') if isinstance(said, dict) else str(cause)  # pg8000 has fields
-    if not message: message = type(cause).__name__
+    message = getattr(cause, 'strerror', None) or message or type(cause).__name__
     if url.password: message = message.replace(str(url.password), '***')
     return make_printable(' '.join(message.split()))[:300]
 
