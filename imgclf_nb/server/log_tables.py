@@ -125,11 +125,18 @@ def prepare_log(
             _add_columns(connection, table, names)
         _TABLES.create_all(connection)
 
-# %% ../../nbs/server/11_log_tables.ipynb #1061086e
+# %% ../../nbs/server/11_log_tables.ipynb #3a77e667
+def _to_json(value):
+    "A dictionary or a list as JSON, which has no NaN"
+    try: return json.dumps(value, ensure_ascii=False, allow_nan=False, default=to_json_types)
+    except ValueError: return json.dumps(to_json_types(value), ensure_ascii=False)
+
+# %% ../../nbs/server/11_log_tables.ipynb #10d875e8
 def _to_text(value):
     "A text that every database takes; a dictionary or a list as JSON"
-    if isinstance(value, str): return value.encode('utf-8', 'replace').decode().replace('\0', '?')
-    return json.dumps(to_json_types(value), ensure_ascii=False)
+    if not isinstance(value, str): value = _to_json(value)
+    if value.isascii() and '\0' not in value: return value
+    return value.encode('utf-8', 'replace').decode().replace('\0', '?')
 
 # %% ../../nbs/server/11_log_tables.ipynb #7fa34283
 def _to_number(value):

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from ..core import UserError, get_records
 from .kept_images import (
-    KeptImages, check_kind, delete_images, delete_old_images, get_image_folder)
+    KeptImages, check_kind, delete_images, delete_old_images, get_image_folder, start_thread)
 from imgclf_nb.server.log_tables import (
     check_log_file, delete_expired, delete_request, find_expired, list_expired, make_log_row,
     prepare_log, write_rows)
@@ -65,13 +65,12 @@ def start(self:PredictionLog,
     self.changed = threading.Condition() # held to touch the queue and the counts
     self.writing = threading.Lock()      # held while the database is used
     self.queue, self.batch = deque(), deque() # tables and rows; those being written
-    self.written, self.lost, self.lost_times = 0, Counter(), []
+    self.written, self.lost, self.lost_times, self.told = 0, Counter(), [], set()
     self.available, self.error, self.away_since = False, '', None
     self.file, self.doubtful = None, False # what is open; whether a batch may be there already
     self.began, self.next_prune, self.next_sweep = time.time(), 0, 0
     self.deadline = None                 # of a closed log, by `time.monotonic`
-    self.thread = threading.Thread(target=self.run, name='prediction-log', daemon=True)
-    self.thread.start()
+    self.thread = start_thread(self.run, 'prediction-log')
 
 # %% ../../nbs/server/12_prediction_log.ipynb #ece2c959
 @patch
@@ -79,12 +78,12 @@ def lose(self:PredictionLog,
     rows:list,  # that will not be written
     reason:str, # in a few words
 ):
-    "Count rows as lost; the first of a kind is told"
-    if not self.lost[reason]: _logger.warning('The prediction log loses rows: %s.', reason)
-    self.lost[reason] += len(rows)
+    "Count rows as lost"
     times = [row['time'] for row in rows if isinstance(row.get('time'), float)]
-    known = [*self.lost_times, *times]
-    self.lost_times = [min(known), max(known)] if known else []
+    with self.changed:
+        self.lost[reason] += len(rows)
+        known = [*self.lost_times, *times]
+        self.lost_times = [min(known), max(known)] if known else []
 
 # %% ../../nbs/server/12_prediction_log.ipynb #5d487da1
 @patch
@@ -138,11 +137,15 @@ def correct(self:PredictionLog,
 def take(self:PredictionLog):
     "Fill the batch from the queue, unless one is still to be written"
     if self.batch: return
-    while self.queue and len(self.batch) < BATCH:
-        name, row = self.queue.popleft()
-        try: self.batch.append((name, make_log_row(name, row)))
-        except (ValueError, TypeError, OverflowError, AttributeError) as error:
+    with self.changed:
+        n = min(BATCH, len(self.queue))
+        self.batch.extend(self.queue.popleft() for _ in range(n))
+    made = deque()
+    for name,row in self.batch:
+        try: made.append((name, make_log_row(name, row)))
+        except Exception as error:  # whatever a value of another type raises
             self.lose([row], f'no table can hold them ({error})')
+    with self.changed: self.batch = made
 
 # %% ../../nbs/server/12_prediction_log.ipynb #ec15be29
 def _group(pairs):
@@ -174,9 +177,8 @@ def write_each(self:PredictionLog):
         try: self.write([pair])
         except Exception as error:
             if not is_row_fault(error): raise
-            with self.changed:
-                self.lose([pair[1]], f'refused by the database ({explain_fault(error, self.url)})')
-                self.batch.popleft()
+            self.lose([pair[1]], f'refused by the database ({explain_fault(error, self.url)})')
+            with self.changed: self.batch.popleft()
 
 # %% ../../nbs/server/12_prediction_log.ipynb #f6beb53b
 @patch
@@ -184,7 +186,7 @@ def write_batch(self:PredictionLog)->int:
     "Write the next rows, at most `BATCH`; how many"
     with self.writing:
         self.connect()
-        with self.changed: self.take()
+        self.take()
         pairs = list(self.batch)
         if not pairs: return 0
         try: self.write(pairs)
@@ -212,7 +214,7 @@ def connect(self:PredictionLog):
     prepare_log(self.engine)
     self.file = _identify(self.url)
 
-# %% ../../nbs/server/12_prediction_log.ipynb #7a1eb802
+# %% ../../nbs/server/12_prediction_log.ipynb #7df24e34
 @patch
 def note_failure(self:PredictionLog,
     error:Exception, # of the database
@@ -220,20 +222,29 @@ def note_failure(self:PredictionLog,
     "Keep the reason; the first failure is told"
     self.file, self.doubtful = None, True
     self.engine.dispose()
-    with self.changed:
-        self.available, self.error = False, explain_fault(error, self.url)
-        if self.away_since is None: _logger.warning('The prediction log cannot be written (%s): '
-            'predictions continue, and up to %s rows wait.', self.error, f'{self.most:,}')
-        self.away_since = self.away_since or time.time()
+    with self.changed: self.available, self.error = False, explain_fault(error, self.url)
+    if self.away_since: return
+    self.away_since = time.time()
+    _logger.warning('The prediction log cannot be written (%s): predictions continue, and up to '
+        '%s rows wait.', self.error, f'{self.most:,}')
 
-# %% ../../nbs/server/12_prediction_log.ipynb #c5528f13
+# %% ../../nbs/server/12_prediction_log.ipynb #f8f420fb
 @patch
 def note_success(self:PredictionLog):
     "The database answers; its return is told"
-    with self.changed:
-        if self.away_since: _logger.warning('The prediction log is written again after %.0f '
-            'seconds; %s rows were lost.', time.time() - self.away_since, f'{self.lost.total():,}')
-        self.available, self.error, self.away_since = True, '', None
+    with self.changed: self.available, self.error = True, ''
+    if not self.away_since: return
+    seconds = time.time() - self.away_since
+    self.away_since = None
+    _logger.warning('The prediction log is written again after %.1f s.', seconds)
+
+# %% ../../nbs/server/12_prediction_log.ipynb #f79e4216
+@patch
+def tell_losses(self:PredictionLog):
+    "Tell the first loss of each kind; only the thread does, as who puts a row does not wait"
+    for reason in set(self.lost) - self.told:
+        _logger.warning('The prediction log loses rows: %s.', reason)
+        self.told.add(reason)
 
 # %% ../../nbs/server/12_prediction_log.ipynb #6146455e
 @patch
@@ -286,6 +297,7 @@ def run(self:PredictionLog):
     pause = 0
     while True:
         done = self.attempt()
+        self.tell_losses()
         if self.deadline is not None:
             late = time.monotonic() > self.deadline
             if late or not (self.queue or self.batch): return
@@ -327,6 +339,7 @@ def close(self:PredictionLog,
     if self.images: self.images.close(seconds)
     self.thread.join(max(0, self.deadline - time.monotonic()) + PAUSES[0])
     self.end()
+    self.tell_losses()
 
 # %% ../../nbs/server/12_prediction_log.ipynb #5337df32
 @contextmanager
