@@ -375,8 +375,8 @@ def drop(self:PredictionLog,
         return before - len(self.queue) - len(self.batch)
 
 # %% ../../nbs/server/12_prediction_log.ipynb #98ddc0f4
-@patch
-def forget(self:PredictionLog,
+@patch(nm='forget')  # a function of this name follows
+def _forget(self:PredictionLog,
     request_id:str, # of a request
 )->int:
     "Delete all that is kept of a request; how many rows. `UserError` if the database is away"
