@@ -15,9 +15,9 @@ from fastcore.basics import patch
 from ..core import UserError, get_records
 from .kept_images import (
     KeptImages, check_kind, delete_images, delete_old_images, get_image_folder, start_thread)
-from imgclf_nb.server.log_tables import (
-    check_log_file, delete_expired, delete_request, find_expired, list_expired, make_log_row,
-    prepare_log, write_rows)
+from .log_tables import (
+    check_log_file, delete_expired, delete_request, find_expired, give_way, list_expired,
+    make_log_row, prepare_log, write_rows)
 from .log_urls import (
     explain_fault, get_log_file, is_row_fault, open_log, parse_log_url, show_log_url)
 
@@ -132,6 +132,17 @@ def correct(self:PredictionLog,
     row = dict(request_id=request_id, index=index, label=label, time=time.time())
     return self.add('corrections', [row]) == 1
 
+# %% ../../nbs/server/12_prediction_log.ipynb #5fc720d9
+@patch
+def convert(self:PredictionLog,
+    name:str, # of a table
+    row:dict, # for it, as it was put
+):
+    "The pair with the row as it is written; None for one that cannot be, which is lost"
+    try: return name, make_log_row(name, row)
+    except Exception as error:  # whatever a value of another type raises
+        self.lose([row], f'no table can hold them ({error})')
+
 # %% ../../nbs/server/12_prediction_log.ipynb #3be6a415
 @patch
 def take(self:PredictionLog):
@@ -140,12 +151,8 @@ def take(self:PredictionLog):
     with self.changed:
         n = min(BATCH, len(self.queue))
         self.batch.extend(self.queue.popleft() for _ in range(n))
-    made = deque()
-    for name,row in self.batch:
-        try: made.append((name, make_log_row(name, row)))
-        except Exception as error:  # whatever a value of another type raises
-            self.lose([row], f'no table can hold them ({error})')
-    with self.changed: self.batch = made
+    made = [self.convert(*pair) for few in give_way(list(self.batch)) for pair in few]
+    with self.changed: self.batch = deque(pair for pair in made if pair)
 
 # %% ../../nbs/server/12_prediction_log.ipynb #ec15be29
 def _group(pairs):
