@@ -259,12 +259,16 @@ def test_a_server_without_encryption_is_refused_where_it_is_asked_for(url):
     assert 'refuses SSL' in log.error
 
 
-def test_a_server_that_accepts_and_never_answers_holds_nobody_up():
+def test_a_server_that_accepts_and_never_answers_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr(log_urls, 'SECONDS', .5)
     with socket.create_server(('127.0.0.1', 0)) as silent:
         log = PredictionLog(f'postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/log', 'm')
         began = time.monotonic()
         for number in range(1000): log.put([make_row(number)])
         assert time.monotonic() - began < 1
+        wait_for(lambda: log.error, 5)
+        assert 'timed out' in log.error
+        began = time.monotonic()
         log.close(.5)
         assert time.monotonic() - began < 3 and log.describe()['lost'] == 1000
 
