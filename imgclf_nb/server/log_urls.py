@@ -108,6 +108,7 @@ def explain_fault(
     url:URL,         # of the database, whose password is left out
 )->str:
     "What is wrong, on one line"
+    if isinstance(error, UserError): return str(error)
     cause = getattr(error, 'orig', None) or error
     if isinstance(cause.__cause__, OSError): cause = cause.__cause__  # such as a refused connection
     said = cause.args[0] if cause.args else ''

@@ -221,6 +221,15 @@ def connect(self:PredictionLog):
     prepare_log(self.engine)
     self.file = _identify(self.url)
 
+# %% ../../nbs/server/12_prediction_log.ipynb #f1dd2e6b
+@patch
+@contextmanager
+def hold_database(self:PredictionLog):
+    "A context in which the thread writes nothing; `TimeoutError` if it does not come to an end"
+    if not self.writing.acquire(timeout=30): raise TimeoutError('the database does not answer')
+    try: yield
+    finally: self.writing.release()
+
 # %% ../../nbs/server/12_prediction_log.ipynb #7df24e34
 @patch
 def note_failure(self:PredictionLog,
@@ -357,15 +366,6 @@ def _explain_database(url, then):
     except Exception as error:  # each driver has errors of its own
         raise UserError(f'The prediction log cannot be reached ({explain_fault(error, url)}): '
             f'{then}', 'log') from None
-
-# %% ../../nbs/server/12_prediction_log.ipynb #f1dd2e6b
-@patch
-@contextmanager
-def hold_database(self:PredictionLog):
-    "A context in which the thread writes nothing; `TimeoutError` if it does not come to an end"
-    if not self.writing.acquire(timeout=30): raise TimeoutError('the database does not answer')
-    try: yield
-    finally: self.writing.release()
 
 # %% ../../nbs/server/12_prediction_log.ipynb #aa704e96
 @patch
