@@ -52,15 +52,16 @@ class StandIn:
         self.calls, self.busy, self.corrections = [], 0, []
         self.app = FastAPI(openapi_url=None)
         self.app.middleware('http')(self.guard)
-        for method, path in (('GET', '/'), ('GET', '/model.json'), ('GET', '/model'), ('POST', '/predict'),
-                ('POST', '/explain'), ('POST', '/feedback')):
+        for method, path in (('GET', '/'), ('GET', '/health'), ('GET', '/ready'), ('GET', '/metrics'), ('GET', '/model.json'),
+                ('GET', '/model'), ('POST', '/predict'), ('POST', '/explain'), ('POST', '/feedback')):
             work = getattr(self, f"answer_{path.strip('/').replace('.', '_') or 'page'}")
             self.app.add_api_route(path, work, methods=[method], response_model=None)
 
     async def guard(self, request: Request, work):
         """Ask for the key; refuse while busy."""
         self.calls.append((request.method, request.url.path, request.headers.get('X-API-Key', '')))
-        if not secrets.compare_digest(request.headers.get('X-API-Key', ''), self.key): return self.show_page(401)
+        is_open = request.url.path in ('/health', '/ready')
+        if not is_open and request.headers.get('X-API-Key', '') != self.key: return self.show_page(401)
         if self.busy and request.method == 'POST':
             self.busy -= 1
             return self.refuse(503, 'Too many images are waiting: try again.', {'Retry-After': '1'})
@@ -75,19 +76,29 @@ class StandIn:
 
     async def answer_page(self): return self.show_page(200)
 
+    async def answer_health(self): return {}
+
+    async def answer_ready(self): return {}
+
+    async def answer_metrics(self): return Response('imgclf_requests_total 1\n', media_type='text/plain')
+
     async def answer_model_json(self): return self.model
 
     async def answer_model(self): return HTMLResponse('<h1>Model card</h1>')
 
     async def answer_predict(self, request: Request):
-        form = await request.form()
         rows = []
-        for file in form.getlist('images'):
-            error = read(await file.read())
-            rows.append({**get_row(file.filename, self.model['classes']), **(dict(error=error) if error else {})})
+        for name, content in await self.list_images(request):
+            error = read(content)
+            rows.append({**get_row(name, self.model['classes']), **(dict(error=error) if error else {})})
         if len(rows) == 1 and rows[0]['error']: return self.refuse(422, rows[0]['error'])
         named = {name: self.model[name] for name in ('run', 'weights_sha256', 'runtime')}
         return dict(model=named, request_id=secrets.token_hex(8), predictions=rows, seconds=.01)
+
+    async def list_images(self, request):
+        if 'multipart' not in request.headers.get('Content-Type', ''): return [('raw', await request.body())]
+        form = await request.form()
+        return [(file.filename, await file.read()) for file in form.getlist('images')]
 
     async def answer_explain(self, request: Request):
         if not self.model['explain']: return self.refuse(404, 'Start the server with --explain for saliency maps.')

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['read_static', 'get_source_hash', 'get_policy', 'get_page']
 
-# %% ../../nbs/server/20_page.ipynb #6a11b551
+# %% ../../nbs/server/20_page.ipynb #f657e1f7
 import base64, hashlib
 from functools import cache
 from importlib.resources import files
 
-# %% ../../nbs/server/20_page.ipynb #79e1bbfb
+# %% ../../nbs/server/20_page.ipynb #09020d55
 def read_static(
     name:str, # of a file in imgclf_nb/server/static
 )->str:
     "The text of a file that belongs to the page"
     return (files('imgclf_nb')/'server'/'static'/name).read_text(encoding='utf-8')
 
-# %% ../../nbs/server/20_page.ipynb #a00e3ae6
+# %% ../../nbs/server/20_page.ipynb #4967d870
 def get_source_hash(
     text:str, # of an inline script or style, as it stands between its tags
 )->str:
@@ -25,11 +25,10 @@ def get_source_hash(
     digest = hashlib.sha256(text.encode('utf-8')).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
-# %% ../../nbs/server/20_page.ipynb #a3136f2b
+# %% ../../nbs/server/20_page.ipynb #ef09701c
 def get_policy(
-    style:str,             # the text of its style
-    script:str,            # the text of its script
-    frames:str="'none'",   # sites that may show it in a frame, such as https://huggingface.co
+    style:str,  # the text of its style
+    script:str, # the text of its script
 )->str:
     "The Content-Security-Policy of a page with this style and script"
     rules = [
@@ -38,18 +37,14 @@ def get_policy(
         f'style-src {get_source_hash(style)}',
         'img-src blob: data:',
         "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        f'frame-ancestors {frames}',
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         "require-trusted-types-for 'script'"]
     return '; '.join(rules)
 
-# %% ../../nbs/server/20_page.ipynb #c36faba5
+# %% ../../nbs/server/20_page.ipynb #6b62b53a
 @cache
-def get_page(
-    frames:str="'none'", # sites that may show it in a frame
-)->tuple:
+def get_page()->tuple:
     "`(the document, its Content-Security-Policy)`"
     style, script = read_static('page.css'), read_static('page.js')
     page = read_static('page.html').replace('{style}', style).replace('{script}', script)
-    return page, get_policy(style, script, frames)
+    return page, get_policy(style, script)

@@ -7,7 +7,7 @@ const TRIES = 3          // of a request that a busy server refuses
 const BARS = 5           // classes that are seen at first
 const OTHER = 'something else …'
 const NONE = 'none of these'
-const REFUSED = [400, 413, 415, 422] // what a server answers to a request because of what is in it
+const REFUSED = [400, 403, 413, 415, 422] // what a server answers to a request because of what is in it
 
 const state = {model: null, key: readKey(), cards: [], waiting: [], isBusy: false, isLocked: false}
 const find = id => document.getElementById(id)
@@ -87,7 +87,8 @@ function describeAccuracy(accuracy) {
   const {value, low, high, n, split} = accuracy
   const hundred = share => Math.round(100 * share)
   const seen = split === 'test' ? 'that it had never seen' : 'that also helped to choose its settings'
-  const found = `On ${formatCount(n, 'image')} ${seen}, about ${hundred(value)} of 100 answers were correct.`
+  const images = n == null ? 'images' : formatCount(n, 'image')
+  const found = `On ${images} ${seen}, about ${hundred(value)} of 100 answers were correct.`
   if (low == null) return [found]
   const exact = `accuracy ${formatTenths(value)}, 95 % confidence interval ${formatTenths(low)} to ${formatTenths(high)}`
   const range = hundred(low) === hundred(high) ? hundred(low) : `${hundred(low)} to ${hundred(high)}`
@@ -253,7 +254,9 @@ function describePrivacy(model) {
 function describeModel(model) {
   const trained = model.trained_on
   const said = [describeAccuracy(model.accuracy).join(' ')]
-  if (trained) said.push(`It was trained on ${formatCount(trained.images, 'image')} of ${formatCount(model.classes.length, 'class', 'classes')} (${model.dataset}).`)
+  const classes = formatCount(model.classes.length, 'class', 'classes')
+  if (trained?.images != null)
+    said.push(`It was trained on ${formatCount(trained.images, 'image')} of ${classes} (${model.dataset}).`)
   said.push('The probabilities are calibrated on images of the same kind: of the answers with 80 %, about 80 of 100 should be correct.')
   if (model.least != null) said.push(`Below a probability of ${formatShare(model.least)} it answers: not sure.`)
   if (model.threshold != null) said.push(`It decides for ${model.positive} from a probability of ${formatShare(model.threshold)} on.`)
@@ -512,7 +515,7 @@ function openFeedback(card) {
   const opened = card.get('.feedback')
   if (opened) return opened.querySelector('select').focus()
   const form = makeFeedback(card)
-  card.get('article').append(form)
+  card.get('.said').append(form)
   form.querySelector('select').focus()
 }
 
