@@ -20,6 +20,7 @@ warnings.filterwarnings('ignore', message='.*torch.jit.script.*is deprecated')
 # libraries ask a server for their newest version, or report their use to one; a value given is kept
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 
 # %% ../nbs/00_core.ipynb #34b0d7f0
 _OBEYED = re.compile('['            # a terminal or an editor obeys these instead of showing them
