@@ -6,7 +6,7 @@
 __all__ = ['warn_open', 'open_log', 'make_settings', 'allow_connections', 'get_address', 'run_server', 'LocalServer',
            'forget_one', 'serve', 'imgclf_serve']
 
-# %% ../nbs/09_serving.ipynb #7f6ab620
+# %% ../nbs/09_serving.ipynb #a68c9b79
 import asyncio, contextlib, os, sys, threading
 from concurrent.futures import Future
 
@@ -24,7 +24,7 @@ from .server.prediction_log import get_default_url
 from .server.served_models import Computing, export_first
 from .server.service import Service, Settings
 
-# %% ../nbs/09_serving.ipynb #591575e9
+# %% ../nbs/09_serving.ipynb #405f4ecd
 def warn_open(
     host:str,  # that the server listens at
     key:bytes, # that callers must give; empty: none
@@ -34,7 +34,7 @@ def warn_open(
     print(f'Warning: everybody who reaches {host} may use this server: --api-key-file asks for a '
         'key.', file=sys.stderr, flush=True)
 
-# %% ../nbs/09_serving.ipynb #85ca9dec
+# %% ../nbs/09_serving.ipynb #938072df
 def open_log(
     run:str,    # name or folder
     url:str,    # of a database; none: no log; None: the project's own
@@ -47,7 +47,7 @@ def open_log(
     name = os.path.basename(os.path.normpath(run))
     return PredictionLog(url or get_default_url(name), name, keep_images, keep_days, keep_rows)
 
-# %% ../nbs/09_serving.ipynb #7e8601c7
+# %% ../nbs/09_serving.ipynb #44945682
 def make_settings(
     run:str,             # name or folder; several runs as in 'mine-s*' answer by their mean
     api_key_file:str=None,
@@ -67,7 +67,7 @@ def make_settings(
     return Settings(run, key, shadow, explain, kept, keep.get('keep_images', 'none') != 'none',
         limits, computing)
 
-# %% ../nbs/09_serving.ipynb #84f869f7
+# %% ../nbs/09_serving.ipynb #16c7564b
 def allow_connections():
     "Raise this process's limit of open files as far as it may"
     try: import resource
@@ -76,7 +76,7 @@ def allow_connections():
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
 
-# %% ../nbs/09_serving.ipynb #9fe80aa6
+# %% ../nbs/09_serving.ipynb #70c45e84
 def get_address(
     opened, # a listening socket
 )->str:
@@ -84,7 +84,7 @@ def get_address(
     host, port = opened.getsockname()[:2]
     return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
 
-# %% ../nbs/09_serving.ipynb #37f30cba
+# %% ../nbs/09_serving.ipynb #64d13f12
 async def run_server(
     settings:Settings,
     opened,      # a socket
@@ -97,13 +97,14 @@ async def run_server(
         await service.start()
         server = make_server(make_app(service), settings.limits, service.stopping)
         about = service.models.active.about
+        opened.listen(2048)
         say(f"{about['run']} answers at {get_address(opened)} ({about['runtime']} "
             f"{about['precision']}, {settings.computing.workers} workers). Ctrl-C stops it.")
         if hand_out: hand_out((server, service))
         await server.serve(sockets=[opened])
     finally: await service.close()
 
-# %% ../nbs/09_serving.ipynb #c1bae26e
+# %% ../nbs/09_serving.ipynb #ee3a9bde
 class LocalServer:
     "A server in a thread of this process, at a free port of this machine; a context"
     def __init__(self,
@@ -117,7 +118,7 @@ class LocalServer:
     def __repr__(self): return f'LocalServer({self.settings.run})'
     def __exit__(self, *_): self.stop()
 
-# %% ../nbs/09_serving.ipynb #09762884
+# %% ../nbs/09_serving.ipynb #761589c2
 @patch
 def work(self:LocalServer):
     "What the thread does"
@@ -128,7 +129,7 @@ def work(self:LocalServer):
         self.started.set_exception(error)
     finally: self.socket.close()
 
-# %% ../nbs/09_serving.ipynb #17b6732f
+# %% ../nbs/09_serving.ipynb #5eb6d464
 @patch
 def __enter__(self:LocalServer):
     "Start the thread; the server once it answers"
@@ -136,14 +137,14 @@ def __enter__(self:LocalServer):
     self.server, self.service = self.started.result()
     return self
 
-# %% ../nbs/09_serving.ipynb #68b24207
+# %% ../nbs/09_serving.ipynb #2ab02130
 @patch
 def stop(self:LocalServer):
     "Answer what was accepted, and end"
     if self.started.done() and not self.started.exception(): self.server.should_exit = True
     self.thread.join()
 
-# %% ../nbs/09_serving.ipynb #c5190139
+# %% ../nbs/09_serving.ipynb #dab6d935
 _runtime = Param('what computes', str, choices=['auto', 'onnx', 'openvino', 'torch'])
 _precision = Param('bf16 needs OpenVINO, int8 an export with int8', str,
     choices=['fp32', 'bf16', 'int8'])
@@ -152,7 +153,7 @@ _images = Param('what the log keeps of the images', str,
 _limit = Param('a limit, as in images=64 or seconds=10. Repeatable', str, action='append')
 _forget = Param("delete what the log keeps of a request, its images too; then end", str)
 
-# %% ../nbs/09_serving.ipynb #896da5dd
+# %% ../nbs/09_serving.ipynb #3986891c
 def forget_one(
     run:str,        # name or folder
     log:str,        # URL of its log; None: the project's own
@@ -163,7 +164,7 @@ def forget_one(
     n = forget_request(log or get_default_url(name), request_id)
     print(f'{n:,} rows of request {request_id} were deleted.')
 
-# %% ../nbs/09_serving.ipynb #f4091f8e
+# %% ../nbs/09_serving.ipynb #2c308541
 def serve(
     run:str,    # name or folder
     host:str,   # name or address
@@ -179,7 +180,7 @@ def serve(
         asyncio.run(run_server(made, opened, say))
     print('All that was accepted is answered.', flush=True)
 
-# %% ../nbs/09_serving.ipynb #8c1f4862
+# %% ../nbs/09_serving.ipynb #e2b64fc2
 @console_command('The same command starts again.')
 def imgclf_serve(
     run:str,                # a run's name or folder; 'mine-s*' for the mean of several seeds
