@@ -299,6 +299,32 @@ def test_sigterm_under_load_answers_what_was_accepted(place):
         assert 'All that was accepted is answered.' in ''.join(server.lines)
 
 
+def test_the_log_has_every_answer_and_forgets_a_person(place):
+    import sqlite3
+    with Server(place, '--workers', 1, '--shadow', 'other', '--keep-images', 'originals') as server, server.client() as client:
+        found = [client.post('/predict', files=[('images', IMAGE), ('images', b'broken')], data=dict(group='ward 3')).json() for _ in range(20)]
+        ids = [o['request_id'] for o in found]
+        assert len(set(ids)) == 20 and 'facts' not in found[0]['predictions'][0]
+        assert client.post('/feedback', json=dict(request_id=ids[0], index=0, label='none of these')).json() == {'kept': True}
+        assert client.post('/feedback', json=dict(request_id=ids[0], index=0, label='x'*201)).status_code == 400
+        assert client.post('/feedback', content=b'[', headers={'Content-Type': 'application/json'}).status_code == 400
+        assert server.end() == 0
+    file = place/'records'/'mine'/'predictions.sqlite'
+    with sqlite3.connect(file) as database:
+        def ask(words): return database.execute(words).fetchall()
+        assert ask("select count(*) from predictions where role = 'active'") == [(40,)]
+        assert ask("select count(distinct request_id) from predictions where role = 'shadow' and model = 'other'")[0][0] > 0
+        row = ask(f"select model, \"group\", predicted, width, height, length(embedding), error from predictions where request_id = '{ids[0]}' and \"index\" = 0 and role = 'active'")[0]
+        assert row[:2] == ('mine', 'ward 3') and row[2] in CLASSES and row[3:5] == (60, 50) and row[5] >= 2 and row[6] == ''
+        assert ask('select label from corrections') == [('none of these',)]
+    env = dict(os.environ, IMGCLF_RUNS=str(place/'runs'), IMGCLF_RECORDS=str(place/'records'))
+    kept = list((place/'records'/'mine').rglob(f'*{ids[0]}*'))
+    command = [sys.executable, '-m', 'imgclf_nb.commands', 'serve', 'mine', '--forget', ids[0]]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and 'were deleted' in done.stdout, done.stdout + done.stderr
+    assert kept and not list((place/'records'/'mine').rglob(f'*{ids[0]}*'))
+
+
 def test_a_second_signal_ends_at_once(place):
     with Server(place, '--log', 'none', '--workers', 1) as server:
         with socket.create_connection(('127.0.0.1', server.port)) as caller:
