@@ -20,6 +20,7 @@ from .contents import KEY, find_changed, get_key, is_settled
 from .depth import (
     get_array, get_kind, get_stated_range, measure_range, read_colours, read_values)
 from .formats import describe_unreadable
+from .measures import get_colourfulness, get_grey, get_sharpness
 from .opening import (
     MAX_MEMORY, MAX_SECONDS, count_frames, get_stream, open_lazily)
 from .preprocessing import open_image
@@ -88,8 +89,7 @@ def _get_border(pixels):
 def _measure_colours(small, grey):
     "Averages, 0 to 255; `colour` is the mean difference of the largest and the smallest channel"
     red, green, blue = _get_border(small)
-    colour = small.max(-1).astype(float) - small.min(-1)
-    return dict(mean=float(grey.mean()), sd=float(grey.std()), colour=float(colour.mean()),
+    return dict(mean=float(grey.mean()), sd=float(grey.std()), colour=get_colourfulness(small),
         border_red=red, border_green=green, border_blue=blue)
 
 # %% ../../nbs/images/01_properties.ipynb #db1ce108
@@ -98,11 +98,10 @@ def _measure_pixels(im):
     import cv2
     pixels = get_array(im)
     small = _shrink(pixels, 256)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    grey = get_grey(small)
     thumb = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
-    sharpness = float(cv2.Laplacian(grey, cv2.CV_32F).var())
-    return dict(**_get_hashes(pixels, grey), **_measure_colours(small, grey), sharpness=sharpness,
-        thumb=base64.b64encode(thumb.tobytes()).decode())
+    return dict(**_get_hashes(pixels, grey), **_measure_colours(small, grey),
+        sharpness=get_sharpness(grey), thumb=base64.b64encode(thumb.tobytes()).decode())
 
 # %% ../../nbs/images/01_properties.ipynb #ab9455a4
 _texts = ['path', 'sha256', 'mode', 'error', 'format', 'taken', 'camera', 'pixels', 'phash',
