@@ -408,3 +408,42 @@ def test_nothing_runs_that_the_policy_does_not_name(visit):
     assert any('Content Security Policy' in text for text in seen.complaints)
     seen.complaints.clear()
     seen.requests[:] = [url for url in seen.requests if 'example.org' not in url]
+
+
+# ---- the service itself
+
+class Opened:
+    "A running server in the place of a stand-in"
+    def __init__(self, local): self.local, self.calls = local, []
+
+
+def test_the_service_itself(browser, images, tmp_path, monkeypatch):
+    "The page and the server agree: key, answers, an unreadable image, a correction that the log keeps, the model"
+    pytest.importorskip('httpx')
+    from imgclf_nb.server.example_run import make_example_run
+    from imgclf_nb.serving import LocalServer
+    monkeypatch.setenv('IMGCLF_RUNS', str(tmp_path/'runs'))
+    key, log = tmp_path/'key', f'sqlite:///{tmp_path}/log.sqlite'
+    key.write_text('a-key-of-24-letters-here')
+    with LocalServer(str(make_example_run()), workers=1, log=log, api_key_file=str(key)) as local:
+        seen = Visit(browser, Opened(local), local.address)
+        seen.page.get_by_label('Key', exact=True).fill(key.read_text())
+        seen.page.keyboard.press('Enter')
+        expect(seen.page.locator('#about')).to_contain_text('Run example')
+        seen.choose(images('a.png'), images('b.jpg', b'<svg/>'))
+        seen.expect_answer(re.compile('^Not an image that can be read: SVG.*[.]$'), 1)
+        expect(seen.card(0).locator('.answer')).to_have_text(re.compile('cat|dog'))
+        shares = [float(text.strip('<> %')) for text in seen.card(0).locator('.number').all_inner_texts()]
+        assert abs(sum(shares) - 100) <= 1
+        seen.card(0).get_by_role('button', name='This is wrong').click()
+        seen.card(0).get_by_label('This is wrong, it is a …').select_option('none of these')
+        seen.card(0).get_by_role('button', name='Send the correction').click()
+        expect(seen.card(0)).to_contain_text('The correction is kept: none of these.')
+        with seen.page.expect_download() as download: seen.page.get_by_role('button', name='Download the model card').click()
+        assert '<main>' in Path(download.value.path()).read_text()
+        assert axe_module.Axe().run(seen.page).response['violations'] == []
+        seen.context.close()
+        assert seen.complaints == [] and seen.find_outside() == []
+    import sqlite3
+    with sqlite3.connect(tmp_path/'log.sqlite') as database:
+        assert database.execute('select label from corrections').fetchall() == [('none of these',)]
