@@ -7,9 +7,9 @@ from PIL import Image, ImageDraw
 
 from website import find_browser
 
-sync_api = pytest.importorskip('playwright.sync_api', reason='playwright drives the browser: pip install playwright')
-axe_module = pytest.importorskip('axe_playwright_python.sync_playwright', reason='pip install axe-playwright-python')
-if not find_browser(): pytest.skip('no Chromium: apt-get install chromium', allow_module_level=True)
+sync_api = pytest.importorskip('playwright.sync_api', reason='playwright drives the browser: make test-tools')
+axe_module = pytest.importorskip('axe_playwright_python.sync_playwright', reason='axe-core: make test-tools')
+if not find_browser(): pytest.skip('no Chromium: make test-tools', allow_module_level=True)
 
 from stand_in import CLASSES, StandIn, serve
 
