@@ -8,6 +8,7 @@ ARG PYTHON=3.11.14-slim-bookworm
 # A user with a fixed number, so that volumes can be given to it, and folders that volumes cover
 FROM python:${PYTHON} AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV ORT_DISABLE_TELEMETRY=1 HF_HUB_DISABLE_TELEMETRY=1
 ENV IMGCLF_HOME=/app IMGCLF_RUNS=/runs IMGCLF_RECORDS=/records IMGCLF_CACHE=/cache
 RUN groupadd --gid 10001 imgclf \
     && useradd --uid 10001 --gid imgclf --create-home --shell /usr/sbin/nologin imgclf \

@@ -195,7 +195,7 @@ def imgclf_serve(
     host:str='127.0.0.1',   # address to listen at; 0.0.0.0: all networks
     port:int=8000,
     api_key_file:str=None,  # file with the key that callers give in the header X-API-Key
-    log:str=None,           # URL of the prediction log, or none (default: data/records/RUN)
+    log:str=None,           # URL of the prediction log, @FILE, or none (default: data/records/RUN)
     explain:bool=False,     # also draw saliency maps (needs PyTorch)
     shadow:str=None,        # a run that answers for the log alone
     keep_images:_images='none',

@@ -40,7 +40,7 @@ def read(content: bytes) -> str:
     try:
         Image.open(io.BytesIO(content)).load()
     except Exception as error:
-        return f'It cannot be read as an image ({type(error).__name__}): send a JPEG or a PNG.'
+        return f'not an image that can be read ({type(error).__name__}): send a JPEG or a PNG'
     return ''
 
 
@@ -82,7 +82,9 @@ class StandIn:
 
     async def answer_metrics(self): return Response('imgclf_requests_total 1\n', media_type='text/plain')
 
-    async def answer_model_json(self): return self.model
+    async def answer_model_json(self):
+        if not self.model['classes']: return Response('no JSON', 500)
+        return self.model
 
     async def answer_model(self): return HTMLResponse('<h1>Model card</h1>')
 

@@ -56,6 +56,7 @@ class Visit:
         self.page.on('request', lambda request: self.requests.append(request.url))
         self.page.on('pageerror', lambda error: self.complaints.append(str(error)))
         self.page.on('console', self.note)
+        self.page.on('filechooser', lambda chooser: None)  # from now on none opens; asked for later, it may be too late
         self.page.goto(address)
 
     def note(self, message):
@@ -142,7 +143,7 @@ def test_a_threshold_is_explained(visit, images):
 def test_one_broken_file_among_several(visit, images):
     seen = visit()
     seen.choose(images('a.png'), images('b.jpg', b'no image at all'), images('c.png'), images('d.png'), images('e.png'))
-    seen.expect_answer(re.compile('cannot be read as an image'), 1)
+    seen.expect_answer(re.compile('^Not an image that can be read .*: send a JPEG or a PNG.$'), 1)
     for number in (0, 2, 3, 4): seen.expect_answer('cables, 93 %', number)
     seen.expect_status('4 answers; 1 image without an answer.')
     expect(seen.card(1)).to_contain_text('This browser shows no preview of it.')
@@ -153,7 +154,7 @@ def test_one_broken_file_among_several(visit, images):
 def test_a_broken_file_alone(visit, images):
     seen = visit()
     seen.choose(images('b.jpg', b'<svg/>'))
-    seen.expect_answer(re.compile('cannot be read as an image'))
+    seen.expect_answer(re.compile('^Not an image that can be read .*: send a JPEG or a PNG.$'))
     assert seen.card().get_by_role('button', name='Try again').count() == 0  # it would not help
     seen.card().get_by_role('button', name='Remove b.jpg').click()
     assert seen.page.locator('.card').count() == 0
@@ -208,6 +209,17 @@ def test_a_server_that_has_gone(visit, images):
     seen.choose(images('sure.png'))
     seen.expect_answer('The server does not answer. Check the connection, then try again.')
     seen.context.set_offline(False)
+    seen.card().get_by_role('button', name='Try again').click()
+    seen.expect_answer('cables, 93 %')
+
+
+def test_a_server_that_cannot_say_what_its_model_is(visit, images):
+    "Whatever is wrong with it, a later try may go well"
+    seen = visit(classes=None)
+    seen.expect_status('The server answered with status 500.')
+    seen.choose(images('sure.png'))
+    seen.expect_answer('The server answered with status 500.')
+    seen.service.model['classes'] = CLASSES
     seen.card().get_by_role('button', name='Try again').click()
     seen.expect_answer('cables, 93 %')
 
@@ -396,3 +408,42 @@ def test_nothing_runs_that_the_policy_does_not_name(visit):
     assert any('Content Security Policy' in text for text in seen.complaints)
     seen.complaints.clear()
     seen.requests[:] = [url for url in seen.requests if 'example.org' not in url]
+
+
+# ---- the service itself
+
+class Opened:
+    "A running server in the place of a stand-in"
+    def __init__(self, local): self.local, self.calls = local, []
+
+
+def test_the_service_itself(browser, images, tmp_path, monkeypatch):
+    "The page and the server agree: key, answers, an unreadable image, a correction that the log keeps, the model"
+    pytest.importorskip('httpx')
+    from imgclf_nb.server.example_run import make_example_run
+    from imgclf_nb.serving import LocalServer
+    monkeypatch.setenv('IMGCLF_RUNS', str(tmp_path/'runs'))
+    key, log = tmp_path/'key', f'sqlite:///{tmp_path}/log.sqlite'
+    key.write_text('a-key-of-24-letters-here')
+    with LocalServer(str(make_example_run()), workers=1, log=log, api_key_file=str(key)) as local:
+        seen = Visit(browser, Opened(local), local.address)
+        seen.page.get_by_label('Key', exact=True).fill(key.read_text())
+        seen.page.keyboard.press('Enter')
+        expect(seen.page.locator('#about')).to_contain_text('Run example')
+        seen.choose(images('a.png'), images('b.jpg', b'<svg/>'))
+        seen.expect_answer(re.compile('^Not an image that can be read: SVG.*[.]$'), 1)
+        expect(seen.card(0).locator('.answer')).to_have_text(re.compile('cat|dog'))
+        shares = [float(text.strip('<> %')) for text in seen.card(0).locator('.number').all_inner_texts()]
+        assert abs(sum(shares) - 100) <= 1
+        seen.card(0).get_by_role('button', name='This is wrong').click()
+        seen.card(0).get_by_label('This is wrong, it is a …').select_option('none of these')
+        seen.card(0).get_by_role('button', name='Send the correction').click()
+        expect(seen.card(0)).to_contain_text('The correction is kept: none of these.')
+        with seen.page.expect_download() as download: seen.page.get_by_role('button', name='Download the model card').click()
+        assert '<main>' in Path(download.value.path()).read_text()
+        assert axe_module.Axe().run(seen.page).response['violations'] == []
+        seen.context.close()
+        assert seen.complaints == [] and seen.find_outside() == []
+    import sqlite3
+    with sqlite3.connect(tmp_path/'log.sqlite') as database:
+        assert database.execute('select label from corrections').fetchall() == [('none of these',)]

@@ -36,7 +36,7 @@ def count_training(
     images = (record.get('split_sizes') or {}).get('train')
     path = Path(folder)/'split.csv'
     if not is_there(path): return dict(images=images, by_class={})
-    table = read_table(path, 'restore the file, or train again', 'run')
+    table = read_table(path, 'restore the file, or train again', parameter='run')
     if 'label' not in table or 'split' not in table: return dict(images=images, by_class={})
     counts = table.label[table.split == 'train'].value_counts()
     return dict(images=images, by_class={name: int(n) for name,n in counts.items()})

@@ -9,7 +9,7 @@ const OTHER = 'something else …'
 const NONE = 'none of these'
 const REFUSED = [400, 403, 413, 415, 422] // what a server answers to a request because of what is in it
 
-const state = {model: null, key: readKey(), cards: [], waiting: [], isBusy: false, isLocked: false}
+const state = {model: null, fault: '', key: readKey(), cards: [], waiting: [], isBusy: false, isLocked: false}
 const find = id => document.getElementById(id)
 
 class ServerError extends Error {
@@ -32,6 +32,12 @@ const formatTenths = p => `${(100 * p).toFixed(1)} %`
 const formatCount = (n, one, many = `${one}s`) => `${n.toLocaleString('en')} ${n === 1 ? one : many}`
 const formatMegabytes = bytes => `${(bytes / 1e6).toLocaleString('en', {maximumFractionDigits: 1})} MB`
 const joinOr = names => new Intl.ListFormat('en', {type: 'disjunction'}).format(names)
+
+// The reason of an unreadable image, which is written to follow a file's name, as a sentence of its own
+function formatSentence(text) {
+  const sentence = text.charAt(0).toUpperCase() + text.slice(1)
+  return /[.!?…]$/.test(sentence) ? sentence : `${sentence}.`
+}
 
 function byProbability(row) {
   return Object.entries(row.probabilities).sort((a, b) => b[1] - a[1])
@@ -59,7 +65,7 @@ function describeDoubt(row, possible) {
 }
 
 function describeAnswer(row) {
-  if (row.error) return row.error
+  if (row.error) return formatSentence(row.error)
   if (row.decision === 'unlike') return 'It is unlike all images that the model was trained on.'
   const possible = findPossible(row)
   if (possible.length) return describeDoubt(row, possible)
@@ -217,7 +223,8 @@ async function loadModel() {
     const response = await ask('model.json', {}, 100)
     state.model = await response.json()
   } catch (error) {
-    if (error.status !== 401) say(error.message)
+    state.fault = error.message
+    if (error.status !== 401) say(state.fault)
     else lock(state.key ? 'This key is not accepted.' : '')
     return false
   }
@@ -319,7 +326,7 @@ class Card {
 
   showAnswer(row, request, index) {
     Object.assign(this, {row, request, index})
-    if (row.error) return this.showError(row.error, false)
+    if (row.error) return this.showError(formatSentence(row.error), false)
     const sentences = explainAnswer(row).map(text => make('p', {}, text))
     const actions = [makeButton('This is wrong', () => openFeedback(this), `about ${this.name}`)]
     if (state.model?.explain)
@@ -400,9 +407,9 @@ async function work() {
   state.isBusy = false
 }
 
-// The server says nothing at all
+// The server does not even say what its model is
 function failAll() {
-  for (const card of state.waiting.splice(0)) card.showError('The server does not answer.', true)
+  for (const card of state.waiting.splice(0)) card.showError(state.fault, true)
 }
 
 async function answerAll() {
@@ -473,7 +480,7 @@ async function showFailure(card, error) {
   const isReadable = await card.file.slice(0, 1).arrayBuffer().then(() => true, () => false)
   if (!isReadable) return card.showError('This file cannot be read any more: choose it again.', false)
   if (!(error instanceof ServerError)) console.error(error)
-  const sentence = error instanceof ServerError ? error.message : 'The answer of the server cannot be understood.'
+  const sentence = error instanceof ServerError ? formatSentence(error.message) : 'The answer of the server cannot be understood.'
   card.showError(sentence, !REFUSED.includes(error.status))
 }
 
