@@ -123,8 +123,12 @@ class LocalServer:
         self.address, self.started = get_address(self.socket), Future()
         self.thread = threading.Thread(target=self.work, daemon=True)
 
-    def __repr__(self): return f'LocalServer({self.settings.run})'
+    def __repr__(self): return f'LocalServer({get_log_name(self.settings.run)})'
     def __exit__(self, *_): self.stop()
+
+    def __enter__(self):
+        self.start()
+        return self
 
 # %% ../nbs/09_serving.ipynb #b9fae31f
 @patch
@@ -139,11 +143,10 @@ def work(self:LocalServer):
 
 # %% ../nbs/09_serving.ipynb #f53e8361
 @patch
-def __enter__(self:LocalServer):
-    "Start the thread; the server once it answers"
+def start(self:LocalServer):
+    "Start the thread, and wait until it answers; `UserError` if the model cannot be loaded"
     self.thread.start()
     self.server, self.service = self.started.result()
-    return self
 
 # %% ../nbs/09_serving.ipynb #252679e1
 @patch
