@@ -6,7 +6,7 @@
 __all__ = ['warn_open', 'get_log_name', 'open_log', 'make_settings', 'allow_connections', 'get_address', 'run_server',
            'LocalServer', 'forget_one', 'serve', 'imgclf_serve']
 
-# %% ../nbs/09_serving.ipynb #ebcc2e40
+# %% ../nbs/09_serving.ipynb #8c5340bf
 import asyncio, contextlib, os, re, sys, threading
 from concurrent.futures import Future
 
@@ -24,7 +24,7 @@ from .server.prediction_log import PredictionLog, forget as forget_request
 from .server.served_models import Computing, export_first
 from .server.service import Service, Settings
 
-# %% ../nbs/09_serving.ipynb #b16b44d3
+# %% ../nbs/09_serving.ipynb #e0dc5a2b
 def warn_open(
     host:str,  # that the server listens at
     key:bytes, # that callers must give; empty: none
@@ -34,7 +34,7 @@ def warn_open(
     print(f'Warning: everybody who reaches {host} may use this server: --api-key-file asks for a '
         'key.', file=sys.stderr, flush=True)
 
-# %% ../nbs/09_serving.ipynb #84124eec
+# %% ../nbs/09_serving.ipynb #93f69d5d
 def get_log_name(
     run:str, # as in `Predictor`
 )->str:
@@ -42,7 +42,7 @@ def get_log_name(
     name = os.path.basename(os.path.normpath(run))
     return re.sub(r'[^\w.-]+', '-', name)
 
-# %% ../nbs/09_serving.ipynb #1bddf62b
+# %% ../nbs/09_serving.ipynb #1529585b
 def open_log(
     run:str,    # name or folder
     url:str,    # of a database; none: no log; None: the project's own
@@ -55,7 +55,7 @@ def open_log(
     name = get_log_name(run)
     return PredictionLog(url or get_default_url(name), name, keep_images, keep_days, keep_rows)
 
-# %% ../nbs/09_serving.ipynb #eb40f776
+# %% ../nbs/09_serving.ipynb #6e698a4f
 def make_settings(
     run:str,             # name or folder; several runs as in 'mine-s*' answer by their mean
     api_key_file:str=None,
@@ -75,7 +75,7 @@ def make_settings(
     return Settings(run, key, shadow, explain, kept, keep.get('keep_images', 'none') != 'none',
         limits, computing)
 
-# %% ../nbs/09_serving.ipynb #3ebbfcb1
+# %% ../nbs/09_serving.ipynb #58f89265
 def allow_connections():
     "Raise this process's limit of open files as far as it may"
     try: import resource
@@ -84,7 +84,7 @@ def allow_connections():
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
 
-# %% ../nbs/09_serving.ipynb #4fc161d6
+# %% ../nbs/09_serving.ipynb #e1038654
 def get_address(
     opened, # a listening socket
 )->str:
@@ -92,7 +92,7 @@ def get_address(
     host, port = opened.getsockname()[:2]
     return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
 
-# %% ../nbs/09_serving.ipynb #0478a0f7
+# %% ../nbs/09_serving.ipynb #5149fa61
 async def run_server(
     settings:Settings,
     opened,      # a socket
@@ -112,7 +112,7 @@ async def run_server(
         await server.serve(sockets=[opened])
     finally: await service.close()
 
-# %% ../nbs/09_serving.ipynb #966a1700
+# %% ../nbs/09_serving.ipynb #4c1e216c
 class LocalServer:
     "A server in a thread of this process, at a free port of this machine; a context"
     def __init__(self,
@@ -123,10 +123,14 @@ class LocalServer:
         self.address, self.started = get_address(self.socket), Future()
         self.thread = threading.Thread(target=self.work, daemon=True)
 
-    def __repr__(self): return f'LocalServer({self.settings.run})'
+    def __repr__(self): return f'LocalServer({get_log_name(self.settings.run)})'
     def __exit__(self, *_): self.stop()
 
-# %% ../nbs/09_serving.ipynb #807adee4
+    def __enter__(self):
+        self.start()
+        return self
+
+# %% ../nbs/09_serving.ipynb #b9fae31f
 @patch
 def work(self:LocalServer):
     "What the thread does"
@@ -137,22 +141,21 @@ def work(self:LocalServer):
         self.started.set_exception(error)
     finally: self.socket.close()
 
-# %% ../nbs/09_serving.ipynb #5697a3e7
+# %% ../nbs/09_serving.ipynb #f53e8361
 @patch
-def __enter__(self:LocalServer):
-    "Start the thread; the server once it answers"
+def start(self:LocalServer):
+    "Start the thread, and wait until it answers; `UserError` if the model cannot be loaded"
     self.thread.start()
     self.server, self.service = self.started.result()
-    return self
 
-# %% ../nbs/09_serving.ipynb #c1b79ca4
+# %% ../nbs/09_serving.ipynb #252679e1
 @patch
 def stop(self:LocalServer):
     "Answer what was accepted, and end"
     if self.started.done() and not self.started.exception(): self.server.should_exit = True
     self.thread.join()
 
-# %% ../nbs/09_serving.ipynb #557fa397
+# %% ../nbs/09_serving.ipynb #26ce4f52
 _runtime = Param('what computes', str, choices=['auto', 'onnx', 'openvino', 'torch'])
 _precision = Param('bf16 needs OpenVINO, int8 an export with int8', str,
     choices=['fp32', 'bf16', 'int8'])
@@ -161,7 +164,7 @@ _images = Param('what the log keeps of the images', str,
 _limit = Param('a limit, as in images=64 or seconds=10. Repeatable', str, action='append')
 _forget = Param("delete what the log keeps of a request, its images too; then end", str)
 
-# %% ../nbs/09_serving.ipynb #e060d212
+# %% ../nbs/09_serving.ipynb #512deae8
 def forget_one(
     run:str,        # name or folder
     log:str,        # URL of its log; None: the project's own
@@ -172,7 +175,7 @@ def forget_one(
     n = forget_request(log or get_default_url(name), request_id, name)
     print(f'{n:,} rows of request {request_id} were deleted.')
 
-# %% ../nbs/09_serving.ipynb #4a01b480
+# %% ../nbs/09_serving.ipynb #df6140fc
 def serve(
     run:str,    # name or folder
     host:str,   # name or address
@@ -188,7 +191,7 @@ def serve(
         asyncio.run(run_server(made, opened, say))
     print('All that was accepted is answered.', flush=True)
 
-# %% ../nbs/09_serving.ipynb #b86dbb4b
+# %% ../nbs/09_serving.ipynb #6bd9f0d6
 @console_command('The same command starts again.')
 def imgclf_serve(
     run:str,                # a run's name or folder; 'mine-s*' for the mean of several seeds

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_example_run']
 
-# %% ../../nbs/server/00a_example_run.ipynb #8d5c6512
+# %% ../../nbs/server/00a_example_run.ipynb #4e8ea710
 from pathlib import Path
 
 from ..base.checksums import hash_file
@@ -14,15 +14,15 @@ from ..core import write_json, write_text
 from ..images.preprocessing import Preprocessing
 from ..models.export_files import get_weights_hash, write_export_record
 
-# %% ../../nbs/server/00a_example_run.ipynb #0d1f6d89
-def _write_run(folder, classes, seed):
+# %% ../../nbs/server/00a_example_run.ipynb #808c3096
+def _write_run(folder, classes, seed, arch, size):
     "The run's files without its export; its network"
     import torch
     from imgclf_nb.backbones import get_backbone, save_model
-    preprocessing = Preprocessing(size=64, classes=classes)
+    preprocessing = Preprocessing(size=size, classes=classes)
     torch.manual_seed(seed)
-    model = get_backbone('test_resnet', len(classes), 'none', size=64)
-    save_model(folder, model, dict(arch='test_resnet', classes=classes, temperature=2.,
+    model = get_backbone(arch, len(classes), 'none', size=size)
+    save_model(folder, model, dict(arch=arch, classes=classes, temperature=2.,
         preprocessing=preprocessing.to_dict(), threshold=None))
     accuracy = dict(value=.5, low=.3, high=.7)
     doubt = dict(rejection=dict(threshold=.34), sets=dict(limit=.3, wanted_coverage=.9))
@@ -32,28 +32,30 @@ def _write_run(folder, classes, seed):
     write_text(folder/'README.md', f'# {folder.name}\n\nRandom weights: an example.\n')
     return model
 
-# %% ../../nbs/server/00a_example_run.ipynb #33e57bdd
-def _write_export(folder, model):
+# %% ../../nbs/server/00a_example_run.ipynb #e71da46f
+def _write_export(folder, model, size):
     "The run's export/, with the record of a comparison that nobody made"
     from imgclf_nb.models.conversion import write_onnx
     place = folder/'export'
     place.mkdir()
-    write_onnx(model, place/'model.onnx', 3, 64)
+    write_onnx(model, place/'model.onnx', 3, size)
     entry = dict(n=1, passed=True, max_logit_difference=0., agreement=1.)
     write_export_record(place, dict(opset=20, runtimes={}, weights_sha256=get_weights_hash(folder),
         parity=dict(fp32=entry, openvino_fp32=entry),
         files={'model.onnx': hash_file(place/'model.onnx')},
         speed=dict(processor='any', images_per_second=dict(fp32=2., openvino_fp32=1.))))
 
-# %% ../../nbs/server/00a_example_run.ipynb #c6037d44
+# %% ../../nbs/server/00a_example_run.ipynb #e5039bf0
 def make_example_run(
     name:str='example',      # of the run
     classes=('cat', 'dog'),  # names
     seed:int=0,              # of the weights
+    arch:str='test_resnet',  # any timm model
+    size:int=64,             # side of the image that it gets, pixels
 )->Path:
     "The folder of a new run"
     folder = get_run_folder(name)
     folder.mkdir(parents=True)
-    model = _write_run(folder, list(classes), seed)
-    _write_export(folder, model)
+    model = _write_run(folder, list(classes), seed, arch, size)
+    _write_export(folder, model, size)
     return folder

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LINGER', 'LEAVING', 'DeadlineProtocol', 'is_too_long', 'Server', 'open_socket', 'make_server']
 
-# %% ../../nbs/server/08_http_server.ipynb #7796b49b
+# %% ../../nbs/server/08_http_server.ipynb #dbbb9ba0
 import asyncio, contextlib, json, os, signal, socket, threading
 
 import h11, uvicorn
@@ -16,7 +16,7 @@ from ..base.stops import SIGNALS
 from ..core import UserError
 from .limits import Limits
 
-# %% ../../nbs/server/08_http_server.ipynb #697d6175
+# %% ../../nbs/server/08_http_server.ipynb #6694a26e
 class DeadlineProtocol(H11Protocol):
     "uvicorn's connection, with deadlines"
     def __init__(self, config, *args, **kwargs):
@@ -32,7 +32,7 @@ class DeadlineProtocol(H11Protocol):
         self.set_deadline(None)
         super().connection_lost(error)
 
-# %% ../../nbs/server/08_http_server.ipynb #ec59628c
+# %% ../../nbs/server/08_http_server.ipynb #804cd6c4
 @patch
 def set_deadline(self:DeadlineProtocol,
     seconds, # until the connection is closed; None: no end
@@ -41,7 +41,7 @@ def set_deadline(self:DeadlineProtocol,
     if self.timer: self.timer.cancel()
     self.timer = seconds and self.loop.call_later(seconds, self.transport.abort)
 
-# %% ../../nbs/server/08_http_server.ipynb #efe01b4e
+# %% ../../nbs/server/08_http_server.ipynb #0217347a
 def is_too_long(
     start:bytes, # of a request
     most:int,    # bytes of its headers
@@ -50,7 +50,7 @@ def is_too_long(
     if len(start) <= most: return False
     return b'\r\n\r\n' not in start[:most] and b'\n\n' not in start[:most]
 
-# %% ../../nbs/server/08_http_server.ipynb #a54cbc99
+# %% ../../nbs/server/08_http_server.ipynb #91b73600
 @patch
 def data_received(self:DeadlineProtocol, data):
     "Read on, unless it is a flood of headers"
@@ -59,7 +59,7 @@ def data_received(self:DeadlineProtocol, data):
         if is_too_long(start, self.limits.header_bytes): return self.send_400_response('')
     H11Protocol.data_received(self, data)
 
-# %% ../../nbs/server/08_http_server.ipynb #c73b3d1c
+# %% ../../nbs/server/08_http_server.ipynb #9bd93af2
 @patch
 def handle_events(self:DeadlineProtocol):
     "Read on; the headers of a request may now be complete"
@@ -68,7 +68,7 @@ def handle_events(self:DeadlineProtocol):
     if self.cycle is before: return
     self.set_deadline(self.limits.body_seconds + self.limits.seconds)
 
-# %% ../../nbs/server/08_http_server.ipynb #39077789
+# %% ../../nbs/server/08_http_server.ipynb #302bd8df
 LINGER = 2.  # seconds
 
 @patch
@@ -78,7 +78,7 @@ def on_response_complete(self:DeadlineProtocol):
     self.set_deadline(LINGER if self.conn.their_state is h11.SEND_BODY else idle)
     H11Protocol.on_response_complete(self)
 
-# %% ../../nbs/server/08_http_server.ipynb #fbbe13a5
+# %% ../../nbs/server/08_http_server.ipynb #0cf8bd15
 @patch
 def send_400_response(self:DeadlineProtocol,
     msg:str, # of uvicorn, which callers do not see
@@ -93,7 +93,7 @@ def send_400_response(self:DeadlineProtocol,
         for event in events: self.transport.write(self.conn.send(event))
     self.transport.close()
 
-# %% ../../nbs/server/08_http_server.ipynb #f3c54165
+# %% ../../nbs/server/08_http_server.ipynb #ff52e021
 class Server(uvicorn.Server):
     "uvicorn's server, which ends with exit code 0 after it has answered everything"
     @contextlib.contextmanager
@@ -108,14 +108,14 @@ class Server(uvicorn.Server):
         finally:
             for number,handler in kept.items(): signal.signal(number, handler)
 
-# %% ../../nbs/server/08_http_server.ipynb #e0fa72e6
+# %% ../../nbs/server/08_http_server.ipynb #23a10544
 @patch
 def handle_exit(self:Server, number, frame):
     "A signal came"
     if self.should_exit: os._exit(128 + number)
     self.should_exit = True
 
-# %% ../../nbs/server/08_http_server.ipynb #82d9e318
+# %% ../../nbs/server/08_http_server.ipynb #13905ca6
 LEAVING = .5  # seconds in which requests that are on their way still arrive
 
 @patch
@@ -126,7 +126,7 @@ async def shutdown(self:Server, sockets=None):
     await asyncio.sleep(LEAVING)
     await uvicorn.Server.shutdown(self, sockets)
 
-# %% ../../nbs/server/08_http_server.ipynb #7b4fb33a
+# %% ../../nbs/server/08_http_server.ipynb #67795dc2
 def open_socket(
     host:str, # name or address
     port:int, # 0: any that is free
@@ -135,8 +135,9 @@ def open_socket(
     if not 0 <= port <= 65_535:
         raise UserError(f'port = {port}: it is a number from 0 to 65535.', 'port')
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        opened = socket.socket(family, socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        opened = socket.socket(family, kind, protocol)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
     except (OSError, OverflowError) as error:
@@ -145,7 +146,7 @@ def open_socket(
             '--host or --port.', 'port') from None
     return opened
 
-# %% ../../nbs/server/08_http_server.ipynb #d5a8abb5
+# %% ../../nbs/server/08_http_server.ipynb #c0ef5440
 def make_server(
     app,                    # of ASGI
     limits:Limits,

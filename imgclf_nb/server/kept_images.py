@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'LARGEST', 'KINDS', 'MOST', 'get_request_folder', 'get_image_folder', 'make_thumbnail', 'find_suffix',
-           'write_private', 'check_kind', 'KeptImages', 'delete_images', 'delete_old_images']
+           'write_private', 'check_kind', 'start_thread', 'KeptImages', 'delete_images', 'delete_old_images']
 
 # %% ../../nbs/server/11a_kept_images.ipynb #a1fdce45
 import hashlib, io, os, re, shutil, threading, time
@@ -87,6 +87,16 @@ def check_kind(
     raise UserError(f"keep_images = {kind!r}: it must be one of {', '.join(KINDS)}."
         f'{suggest_names(kind, KINDS)}', 'keep_images')
 
+# %% ../../nbs/server/11a_kept_images.ipynb #b885e6a0
+def start_thread(
+    run,      # what it does
+    name:str, # by which a debugger shows it
+)->threading.Thread:
+    "A thread that runs; it does not keep a process alive"
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
 # %% ../../nbs/server/11a_kept_images.ipynb #938ad3c5
 MOST = 64 << 20  # bytes of images that wait
 
@@ -101,8 +111,7 @@ class KeptImages:
         self.kept, self.lost, self.error = 0, 0, ''
         self.closing = False
         self.changed, self.writing = threading.Condition(), threading.Lock()
-        self.thread = threading.Thread(target=self.run, name='kept-images', daemon=True)
-        self.thread.start()
+        self.thread = start_thread(self.run, 'kept-images')
 
 # %% ../../nbs/server/11a_kept_images.ipynb #9520fdc5
 @patch
@@ -161,9 +170,10 @@ def delete_images(
 )->int:
     "Delete the images of a request; how many there were"
     path = get_request_folder(folder, request_id)
-    if not path.is_dir(): return 0
-    n = len(list(path.iterdir()))
-    with explain_disk_errors(path): shutil.rmtree(path)
+    n = len(os.listdir(path)) if path.is_dir() else 0
+    for _ in range(3): shutil.rmtree(path, ignore_errors=True)  # a server may be adding one
+    with explain_disk_errors(path):
+        if path.exists(): shutil.rmtree(path)
     return n
 
 # %% ../../nbs/server/11a_kept_images.ipynb #d5825c5a

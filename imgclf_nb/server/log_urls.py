@@ -7,7 +7,7 @@ __all__ = ['SECONDS', 'get_default_url', 'read_log_url', 'parse_log_url', 'show_
            'explain_fault', 'is_row_fault']
 
 # %% ../../nbs/server/10a_log_urls.ipynb #40e06928
-import ssl
+import logging, ssl
 from pathlib import Path
 
 from sqlalchemy import create_engine, event
@@ -93,14 +93,17 @@ def _set_pragmas(connection, _):
     "Readers do not wait for the writer; what is deleted is overwritten with zeros"
     for pragma in ('journal_mode=WAL', 'secure_delete=ON'): connection.execute(f'PRAGMA {pragma}')
 
+# %% ../../nbs/server/10a_log_urls.ipynb #aa180aa4
+_POOL = dict(pool_size=1, pool_pre_ping=True, pool_logging_name='imgclf_nb')
+logging.getLogger('sqlalchemy.pool.impl.QueuePool.imgclf_nb').setLevel(logging.CRITICAL + 1)
+
 # %% ../../nbs/server/10a_log_urls.ipynb #82e8e25d
 def open_log(
     url, # as in `parse_log_url`
 ):
     "An `Engine`, which has not connected yet; `UserError` if its driver is missing"
     url, options = _split_options(parse_log_url(url))
-    given = dict(pool_size=1, pool_pre_ping=True, hide_parameters=True, connect_args=options)
-    try: engine = create_engine(url, **given)
+    try: engine = create_engine(url, connect_args=options, hide_parameters=True, **_POOL)
     except ImportError as error:
         raise UserError(f'log needs the package {error.name}, which is not installed; '
             'for PostgreSQL: pip install pg8000.', 'log') from None
@@ -116,6 +119,7 @@ def explain_fault(
     url:URL,         # of the database, whose password is left out
 )->str:
     "What is wrong, on one line"
+    if isinstance(error, UserError): return str(error)
     cause = getattr(error, 'orig', None) or error
     if isinstance(cause.__cause__, OSError): cause = cause.__cause__  # such as a refused connection
     said = cause.args[0] if cause.args else ''

@@ -14,10 +14,10 @@ from fastcore.basics import patch
 
 from ..core import UserError, get_records
 from .kept_images import (
-    KeptImages, check_kind, delete_images, delete_old_images, get_image_folder)
-from imgclf_nb.server.log_tables import (
-    check_log_file, delete_expired, delete_request, find_expired, list_expired, make_log_row,
-    prepare_log, write_rows)
+    KeptImages, check_kind, delete_images, delete_old_images, get_image_folder, start_thread)
+from .log_tables import (
+    check_log_file, delete_expired, delete_request, find_expired, give_way, list_expired,
+    make_log_row, prepare_log, write_rows)
 from .log_urls import (
     explain_fault, get_log_file, is_row_fault, open_log, parse_log_url, show_log_url)
 
@@ -65,13 +65,12 @@ def start(self:PredictionLog,
     self.changed = threading.Condition() # held to touch the queue and the counts
     self.writing = threading.Lock()      # held while the database is used
     self.queue, self.batch = deque(), deque() # tables and rows; those being written
-    self.written, self.lost, self.lost_times = 0, Counter(), []
+    self.written, self.lost, self.lost_times, self.told = 0, Counter(), [], set()
     self.available, self.error, self.away_since = False, '', None
     self.file, self.doubtful = None, False # what is open; whether a batch may be there already
     self.began, self.next_prune, self.next_sweep = time.time(), 0, 0
     self.deadline = None                 # of a closed log, by `time.monotonic`
-    self.thread = threading.Thread(target=self.run, name='prediction-log', daemon=True)
-    self.thread.start()
+    self.thread = start_thread(self.run, 'prediction-log')
 
 # %% ../../nbs/server/12_prediction_log.ipynb #ece2c959
 @patch
@@ -79,12 +78,12 @@ def lose(self:PredictionLog,
     rows:list,  # that will not be written
     reason:str, # in a few words
 ):
-    "Count rows as lost; the first of a kind is told"
-    if not self.lost[reason]: _logger.warning('The prediction log loses rows: %s.', reason)
-    self.lost[reason] += len(rows)
+    "Count rows as lost"
     times = [row['time'] for row in rows if isinstance(row.get('time'), float)]
-    known = [*self.lost_times, *times]
-    self.lost_times = [min(known), max(known)] if known else []
+    with self.changed:
+        self.lost[reason] += len(rows)
+        known = [*self.lost_times, *times]
+        self.lost_times = [min(known), max(known)] if known else []
 
 # %% ../../nbs/server/12_prediction_log.ipynb #5d487da1
 @patch
@@ -133,16 +132,27 @@ def correct(self:PredictionLog,
     row = dict(request_id=request_id, index=index, label=label, time=time.time())
     return self.add('corrections', [row]) == 1
 
+# %% ../../nbs/server/12_prediction_log.ipynb #5fc720d9
+@patch
+def convert(self:PredictionLog,
+    name:str, # of a table
+    row:dict, # for it, as it was put
+):
+    "The pair with the row as it is written; None for one that cannot be, which is lost"
+    try: return name, make_log_row(name, row)
+    except Exception as error:  # whatever a value of another type raises
+        self.lose([row], f'no table can hold them ({error})')
+
 # %% ../../nbs/server/12_prediction_log.ipynb #3be6a415
 @patch
 def take(self:PredictionLog):
     "Fill the batch from the queue, unless one is still to be written"
     if self.batch: return
-    while self.queue and len(self.batch) < BATCH:
-        name, row = self.queue.popleft()
-        try: self.batch.append((name, make_log_row(name, row)))
-        except (ValueError, TypeError, OverflowError, AttributeError) as error:
-            self.lose([row], f'no table can hold them ({error})')
+    with self.changed:
+        n = min(BATCH, len(self.queue))
+        self.batch.extend(self.queue.popleft() for _ in range(n))
+    made = [self.convert(*pair) for few in give_way(list(self.batch)) for pair in few]
+    with self.changed: self.batch = deque(pair for pair in made if pair)
 
 # %% ../../nbs/server/12_prediction_log.ipynb #ec15be29
 def _group(pairs):
@@ -174,9 +184,8 @@ def write_each(self:PredictionLog):
         try: self.write([pair])
         except Exception as error:
             if not is_row_fault(error): raise
-            with self.changed:
-                self.lose([pair[1]], f'refused by the database ({explain_fault(error, self.url)})')
-                self.batch.popleft()
+            self.lose([pair[1]], f'refused by the database ({explain_fault(error, self.url)})')
+            with self.changed: self.batch.popleft()
 
 # %% ../../nbs/server/12_prediction_log.ipynb #f6beb53b
 @patch
@@ -184,7 +193,7 @@ def write_batch(self:PredictionLog)->int:
     "Write the next rows, at most `BATCH`; how many"
     with self.writing:
         self.connect()
-        with self.changed: self.take()
+        self.take()
         pairs = list(self.batch)
         if not pairs: return 0
         try: self.write(pairs)
@@ -212,7 +221,16 @@ def connect(self:PredictionLog):
     prepare_log(self.engine)
     self.file = _identify(self.url)
 
-# %% ../../nbs/server/12_prediction_log.ipynb #7a1eb802
+# %% ../../nbs/server/12_prediction_log.ipynb #f1dd2e6b
+@patch
+@contextmanager
+def hold_database(self:PredictionLog):
+    "A context in which the thread writes nothing; `TimeoutError` if it does not come to an end"
+    if not self.writing.acquire(timeout=30): raise TimeoutError('the database does not answer')
+    try: yield
+    finally: self.writing.release()
+
+# %% ../../nbs/server/12_prediction_log.ipynb #7df24e34
 @patch
 def note_failure(self:PredictionLog,
     error:Exception, # of the database
@@ -220,20 +238,29 @@ def note_failure(self:PredictionLog,
     "Keep the reason; the first failure is told"
     self.file, self.doubtful = None, True
     self.engine.dispose()
-    with self.changed:
-        self.available, self.error = False, explain_fault(error, self.url)
-        if self.away_since is None: _logger.warning('The prediction log cannot be written (%s): '
-            'predictions continue, and up to %s rows wait.', self.error, f'{self.most:,}')
-        self.away_since = self.away_since or time.time()
+    with self.changed: self.available, self.error = False, explain_fault(error, self.url)
+    if self.away_since: return
+    self.away_since = time.time()
+    _logger.warning('The prediction log cannot be written (%s): predictions continue, and up to '
+        '%s rows wait.', self.error, f'{self.most:,}')
 
-# %% ../../nbs/server/12_prediction_log.ipynb #c5528f13
+# %% ../../nbs/server/12_prediction_log.ipynb #f8f420fb
 @patch
 def note_success(self:PredictionLog):
     "The database answers; its return is told"
-    with self.changed:
-        if self.away_since: _logger.warning('The prediction log is written again after %.0f '
-            'seconds; %s rows were lost.', time.time() - self.away_since, f'{self.lost.total():,}')
-        self.available, self.error, self.away_since = True, '', None
+    with self.changed: self.available, self.error = True, ''
+    if not self.away_since: return
+    seconds = time.time() - self.away_since
+    self.away_since = None
+    _logger.warning('The prediction log is written again after %.1f s.', seconds)
+
+# %% ../../nbs/server/12_prediction_log.ipynb #f79e4216
+@patch
+def tell_losses(self:PredictionLog):
+    "Tell the first loss of each kind; only the thread does, as who puts a row does not wait"
+    for reason in set(self.lost) - self.told:
+        _logger.warning('The prediction log loses rows: %s.', reason)
+        self.told.add(reason)
 
 # %% ../../nbs/server/12_prediction_log.ipynb #6146455e
 @patch
@@ -286,6 +313,7 @@ def run(self:PredictionLog):
     pause = 0
     while True:
         done = self.attempt()
+        self.tell_losses()
         if self.deadline is not None:
             late = time.monotonic() > self.deadline
             if late or not (self.queue or self.batch): return
@@ -327,6 +355,7 @@ def close(self:PredictionLog,
     if self.images: self.images.close(seconds)
     self.thread.join(max(0, self.deadline - time.monotonic()) + PAUSES[0])
     self.end()
+    self.tell_losses()
 
 # %% ../../nbs/server/12_prediction_log.ipynb #5337df32
 @contextmanager
@@ -337,15 +366,6 @@ def _explain_database(url, then):
     except Exception as error:  # each driver has errors of its own
         raise UserError(f'The prediction log cannot be reached ({explain_fault(error, url)}): '
             f'{then}', 'log') from None
-
-# %% ../../nbs/server/12_prediction_log.ipynb #f1dd2e6b
-@patch
-@contextmanager
-def hold_database(self:PredictionLog):
-    "A context in which the thread writes nothing; `TimeoutError` if it does not come to an end"
-    if not self.writing.acquire(timeout=30): raise TimeoutError('the database does not answer')
-    try: yield
-    finally: self.writing.release()
 
 # %% ../../nbs/server/12_prediction_log.ipynb #aa704e96
 @patch
@@ -362,8 +382,8 @@ def drop(self:PredictionLog,
         return before - len(self.queue) - len(self.batch)
 
 # %% ../../nbs/server/12_prediction_log.ipynb #98ddc0f4
-@patch
-def forget(self:PredictionLog,
+@patch(nm='forget')  # a function of this name follows
+def _forget(self:PredictionLog,
     request_id:str, # of a request
 )->int:
     "Delete all that is kept of a request; how many rows. `UserError` if the database is away"

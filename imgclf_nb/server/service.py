@@ -243,8 +243,10 @@ async def say_ready(self:Service, request:Request):
 async def say_model(self:Service, request:Request):
     "What the model is, how good it is, and what the server accepts"
     about, settings = self.models.active.about, self.settings
-    return JSONResponse(describe_served(about, self.limits, self.explainer is not None,
-        bool(settings.key)))
+    explains, log = self.explainer is not None, None
+    if settings.log: log = dict(keeps_images=settings.keep_images)
+    said = describe_served(about, self.limits, explains, bool(settings.key))
+    return JSONResponse(dict(said, log=log))
 
 # %% ../../nbs/server/14_service.ipynb #a3537952
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pack', 'read_message', 'limit_seconds', 'work', 'WorkerEnded', 'Worker', 'open_echo']
 
-# %% ../../nbs/server/02_workers.ipynb #a5dea569
+# %% ../../nbs/server/02_workers.ipynb #7927f6a5
 import asyncio, ctypes, importlib, json, os, signal, struct, sys, traceback
 from contextlib import suppress
 
@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 from ..core import UserError
 
-# %% ../../nbs/server/02_workers.ipynb #2009d41d
+# %% ../../nbs/server/02_workers.ipynb #acbbed02
 _HEAD = struct.Struct('>I')  # bytes of the JSON
 
 def pack(
@@ -24,7 +24,7 @@ def pack(
     text = json.dumps(dict(content=content, sizes=[len(blob) for blob in blobs])).encode()
     return [_HEAD.pack(len(text)), text, *blobs]
 
-# %% ../../nbs/server/02_workers.ipynb #f6c032a0
+# %% ../../nbs/server/02_workers.ipynb #d1e74ddb
 def read_message(
     file, # opened for reading bytes
 ):
@@ -34,28 +34,28 @@ def read_message(
     said = json.loads(file.read(*_HEAD.unpack(head)))
     return said['content'], [file.read(size) for size in said['sizes']]
 
-# %% ../../nbs/server/02_workers.ipynb #d1ef8693
+# %% ../../nbs/server/02_workers.ipynb #a4c4d614
 def _take_streams():
     "`(input, output)` of this process, for nobody but us"
     answers = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(0, 'rb', closefd=False), os.fdopen(answers, 'wb')
 
-# %% ../../nbs/server/02_workers.ipynb #16b4d4e4
+# %% ../../nbs/server/02_workers.ipynb #afe13037
 def _obey_server():
     "End with the server's process, and at no signal that was meant for it"
     for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
         if hasattr(signal, name): signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
-# %% ../../nbs/server/02_workers.ipynb #b099ae83
+# %% ../../nbs/server/02_workers.ipynb #aba7edd4
 def limit_seconds(
     seconds:float, # of CPU time from now on; 0: no end
 ):
     "Let this process be ended by SIGPROF, also inside a C library"
     if hasattr(signal, 'setitimer'): signal.setitimer(signal.ITIMER_PROF, seconds)
 
-# %% ../../nbs/server/02_workers.ipynb #002fda59
+# %% ../../nbs/server/02_workers.ipynb #b74dfd5e
 def _open(target, options):
     "`(function that answers, what it says first)`; no function if it cannot be opened"
     module, _, name = target.partition(':')
@@ -65,7 +65,7 @@ def _open(target, options):
         traceback.print_exc()
         return None, dict(failed='The model cannot be loaded: the lines above say why.')
 
-# %% ../../nbs/server/02_workers.ipynb #d26017aa
+# %% ../../nbs/server/02_workers.ipynb #2af6c797
 def work():
     "What the process does: open the target, then answer each message"
     _obey_server()
@@ -80,11 +80,11 @@ def work():
         message = read_message(given) if handle else None
         reply = pack(*handle(*message)) if message else None
 
-# %% ../../nbs/server/02_workers.ipynb #262b8195
+# %% ../../nbs/server/02_workers.ipynb #1720ed34
 class WorkerEnded(Exception):
     "A worker that died, or was ended since it took too long; the message is one word"
 
-# %% ../../nbs/server/02_workers.ipynb #162ef38f
+# %% ../../nbs/server/02_workers.ipynb #8b3ec3ae
 class Worker:
     "A process that answers messages"
     def __init__(self,
@@ -97,7 +97,7 @@ class Worker:
 
     def __repr__(self): return f'Worker({self.target.rpartition(":")[2]})'
 
-# %% ../../nbs/server/02_workers.ipynb #1444f4d2
+# %% ../../nbs/server/02_workers.ipynb #f3192597
 _START = '''
 import sys
 sys.path[:] = filter(None, sys.path)  # a file of the user's folder must not replace a library
@@ -109,7 +109,7 @@ def _get_environment():
     names = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
     return dict(os.environ, **dict.fromkeys(names, '1'))
 
-# %% ../../nbs/server/02_workers.ipynb #5293acb9
+# %% ../../nbs/server/02_workers.ipynb #292b8923
 @patch
 async def start(self:Worker,
     seconds:float=120., # to load the model
@@ -126,21 +126,21 @@ async def start(self:Worker,
     await self.close()
     raise UserError(self.hello['failed'])
 
-# %% ../../nbs/server/02_workers.ipynb #7d4e928e
+# %% ../../nbs/server/02_workers.ipynb #ba20d245
 async def _receive(stream):
     "The next message; `IncompleteReadError` if the process has ended"
     head = await stream.readexactly(_HEAD.size)
     said = json.loads(await stream.readexactly(*_HEAD.unpack(head)))
     return said['content'], [await stream.readexactly(size) for size in said['sizes']]
 
-# %% ../../nbs/server/02_workers.ipynb #3fc3231c
+# %% ../../nbs/server/02_workers.ipynb #8311bc1d
 async def _exchange(process, parts):
     "Send a message, and receive the answer"
     process.stdin.writelines(parts)
     await process.stdin.drain()
     return await _receive(process.stdout)
 
-# %% ../../nbs/server/02_workers.ipynb #8b3225f3
+# %% ../../nbs/server/02_workers.ipynb #9659ea7e
 @patch
 async def ask(self:Worker,
     content:dict,  # of JSON types
@@ -157,14 +157,14 @@ async def ask(self:Worker,
     code = await self.close()
     raise WorkerEnded(reason or _name_end(code))
 
-# %% ../../nbs/server/02_workers.ipynb #1c2e5334
+# %% ../../nbs/server/02_workers.ipynb #315f461c
 def _name_end(code):
     "One word for the exit code of a process"
     if -code == getattr(signal, 'SIGPROF', None): return 'slow'
     if code < 0: return signal.Signals(-code).name.lower()
     return 'error'
 
-# %% ../../nbs/server/02_workers.ipynb #3fccdb44
+# %% ../../nbs/server/02_workers.ipynb #0e074a00
 @patch
 async def close(self:Worker)->int:
     "End the process, which has nothing to lose; its exit code"
@@ -175,11 +175,12 @@ async def close(self:Worker)->int:
         with suppress(ProcessLookupError): self.process.kill()
     return await self.process.wait()
 
-# %% ../../nbs/server/02_workers.ipynb #01f0914f
+# %% ../../nbs/server/02_workers.ipynb #026f8b0c
 def open_echo(
     **options # that are said first
 )->tuple:
     "A worker's target for tests: answers with its question, waits, or ends, as it is asked to"
+    if options.get('refuse'): raise UserError(options['refuse'])
     def answer(content, blobs):
         if content.get('end'): os._exit(3)
         limit_seconds(content.get('cpu', 0))

@@ -247,15 +247,19 @@ function showModel(model) {
 }
 
 function describePrivacy(model) {
-  const kept = {
-    none: 'It keeps its answers and measurements of each image, such as size and brightness, but not the image.',
-    thumbnails: 'It keeps its answers and a small copy of each image.',
-    originals: 'It keeps its answers and the images.'}
+  const kept = 'It keeps its answers and measurements of each image, such as size and brightness'
   const sentences = [`Images are sent to ${location.host} only, unchanged.`]
-  if (model.log) sentences.push(kept[model.log.keep_images] ?? '')
+  if (model.log) sentences.push(model.log.keeps_images ? `${kept}, and the images.` : `${kept}, but no image.`)
+  else sentences.push('It keeps neither images nor answers.')
   const {body_bytes: bytes} = model.limits ?? {}
   if (bytes) sentences.push(`Files may have up to ${formatMegabytes(bytes)}.`)
   return sentences.join(' ')
+}
+
+// By this number whoever runs the server finds what it has kept, and deletes it
+function describeRequest(request) {
+  if (!state.model?.log) return []
+  return [make('p', {class: 'note'}, `Kept as request ${request}; whoever runs this server can delete it.`)]
 }
 
 function describeModel(model) {
@@ -331,7 +335,8 @@ class Card {
     const actions = [makeButton('This is wrong', () => openFeedback(this), `about ${this.name}`)]
     if (state.model?.explain)
       actions.unshift(makeButton('Show what it looked at', () => showSaliency(this), `in ${this.name}`))
-    this.fill(describeAnswer(row), '', [...sentences, ...makeBars(row, this.name)], actions)
+    const more = [...sentences, ...makeBars(row, this.name), ...describeRequest(request)]
+    this.fill(describeAnswer(row), '', more, actions)
   }
 }
 
