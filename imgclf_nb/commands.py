@@ -14,7 +14,7 @@ from .base.early import catch_early_stops
 catch_early_stops()  # what follows loads libraries
 
 # %% ../nbs/12_commands.ipynb #26eae710
-import argparse, re, sys
+import argparse, importlib, re, sys
 from pathlib import Path
 
 from fastcore.script import Param
@@ -409,16 +409,17 @@ def imgclf_leaderboard(
     for file in write_leaderboard(board, out or folder, cost): print(file)
 
 # %% ../nbs/12_commands.ipynb #a12bbbea
-def _take(name):
-    "A command of 08_inference, which loads it"
+def _take(name, chapter):
+    "A command of another chapter, which loads it"
     def command():
-        import imgclf_nb.inference
-        getattr(imgclf_nb.inference, f'imgclf_{name}')()
+        module = importlib.import_module(f'imgclf_nb.{chapter}')
+        getattr(module, f'imgclf_{name}')()
     return command
 
 COMMANDS = dict(run=imgclf_run, evaluate=imgclf_evaluate, fetch=imgclf_fetch, audit=imgclf_audit,
     cache=imgclf_cache, compare=imgclf_compare, leaderboard=imgclf_leaderboard,
-    export=_take('export'), predict=_take('predict'))
+    export=_take('export', 'inference'), predict=_take('predict', 'inference'),
+    serve=_take('serve', 'serving'))
 
 # %% ../nbs/12_commands.ipynb #a161e2fd
 def _run_by_name():

@@ -9,7 +9,7 @@ __all__ = ['make_printable', 'UserError', 'ParameterError', 'DiskError', 'explai
            'round_apart', 'format_value', 'get_value_table']
 
 # %% ../nbs/00_core.ipynb #25141931
-import atexit, contextlib, csv, difflib, errno, json, math, os, re, shutil, tempfile, warnings
+import atexit, contextlib, csv, difflib, errno, json, math, os, re, shutil, sys, tempfile, warnings
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +20,8 @@ warnings.filterwarnings('ignore', message='.*torch.jit.script.*is deprecated')
 # libraries ask a server for their newest version, or report their use to one; a value given is kept
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+sys.modules.setdefault('openvino_telemetry', None)  # OpenVINO works without it
 
 # %% ../nbs/00_core.ipynb #34b0d7f0
 _OBEYED = re.compile('['            # a terminal or an editor obeys these instead of showing them

@@ -139,9 +139,10 @@ def read(self:Predictor,
 
 # %% ../nbs/08_inference.ipynb #1f215af2
 def _compute_member(runtime, member, pixels):
-    "`(calibrated probabilities, those at temperature 1)` of one member"
-    logits = runtime(member.preprocessing.array(np.stack(pixels)))[0]
-    return [get_probabilities(logits, t) for t in (member.rules.temperature, 1.)]
+    "`(calibrated probabilities, those at temperature 1, features)` of one member"
+    logits, features = runtime(member.preprocessing.array(np.stack(pixels)))
+    calibrated, plain = [get_probabilities(logits, t) for t in (member.rules.temperature, 1.)]
+    return calibrated, plain, features
 
 # %% ../nbs/08_inference.ipynb #958b0458
 @patch
@@ -149,14 +150,16 @@ def compute(self:Predictor,
     pixels:list,    # for each image, the pixels for each member
     runtimes:list,  # from `load`
 )->tuple:
-    "`(calibrated probabilities, those for the sets, spread)`, each `(n, classes)`"
+    """`(calibrated probabilities, those for the sets, spread, features)`: each `(n, classes)`, and
+    `(n, d)` of the first member"""
     parts = []
     for number,(runtime,member) in enumerate(zip(runtimes, self.members)):
         parts.append(_compute_member(runtime, member, [image[number] for image in pixels]))
-    if len(parts) == 1: return *parts[0], np.zeros_like(parts[0][0])
+    probs, at_sets, features = parts[0]
+    if len(parts) == 1: return probs, at_sets, np.zeros_like(probs), features
     calibrated = np.stack([part[0] for part in parts])
     mean = calibrated.mean(0)
-    return mean, mean, calibrated.std(0)
+    return mean, mean, calibrated.std(0), features
 
 # %% ../nbs/08_inference.ipynb #196c7959
 @patch
@@ -168,18 +171,18 @@ def get_columns(self:Predictor)->list:
 
 # %% ../nbs/08_inference.ipynb #9f9520c2
 @patch
-def tabulate(self:Predictor,
+def describe(self:Predictor,
     probs, at_sets, spread, # from `compute`
-)->pd.DataFrame:
-    "The answers to images that could be read"
-    chosen = probs.argmax(1)
-    table = pd.DataFrame(probs, columns=[f'p_{name}' for name in self.classes])
-    table['predicted'] = [self.classes[number] for number in chosen]
-    table['probability'] = probs.max(1)
-    table['spread'] = spread[np.arange(len(probs)), chosen]
-    table['decision'] = decide(probs, self.rules)
-    table['prediction_set'] = find_sets(at_sets, self.rules)
-    return table
+)->list:
+    "The answer to each image that could be read, by column"
+    columns = [f'p_{name}' for name in self.classes]
+    chosen = probs.argmax(1).tolist()
+    decided = zip(decide(probs, self.rules), find_sets(at_sets, self.rules))
+    rows = [dict(zip(columns, row)) for row in probs.tolist()]
+    for row,number,spreads,(decision,found) in zip(rows, chosen, spread.tolist(), decided):
+        row |= dict(predicted=self.classes[number], probability=row[columns[number]],
+            spread=spreads[number], decision=decision, prediction_set=found)
+    return rows
 
 # %% ../nbs/08_inference.ipynb #77706769
 def _name_image(image): return os.fspath(image) if isinstance(image, (str, os.PathLike)) else ''
@@ -195,7 +198,8 @@ def answer(self:Predictor,
     found = pd.DataFrame(columns=self.get_columns())
     if good:
         pixels = [read[number][0] for number in good]
-        found = self.tabulate(*self.compute(pixels, self.load(streams)))
+        outputs = self.compute(pixels, self.load(streams))
+        found = pd.DataFrame(self.describe(*outputs[:3]))
     found.index = good
     table = found.reindex(index=range(len(images)), columns=self.get_columns())
     table['path'] = [_name_image(image) for image in images]

@@ -1,5 +1,5 @@
 "No command that needs no network looks up a server or connects to one; test_imports.py: no import does"
-import ast, json, subprocess, sys
+import ast, json, os, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +73,29 @@ def test_no_command_that_needs_no_network_opens_a_socket(watched):
         code, said = run({**env, 'HF_HUB_OFFLINE': '1'}, SCRIPTS/f'imgclf_{name}', *words)
         assert code == 0 or name == 'leaderboard', said
         assert not report.read_text(), report.read_text()
+
+
+REPORTING = dict(  # libraries that report their use to their makers, and the file that they keep for it
+    onnxruntime=('onnxruntime.InferenceSession(path)', '.cache/Microsoft/*/.onnxruntime/deviceid'),
+    openvino=("openvino.Core().compile_model(path, 'CPU')", 'intel/openvino_ga_cid'))
+
+
+@pytest.mark.parametrize('library', REPORTING)
+@pytest.mark.parametrize('first, quiet', [('imgclf_nb.core', True), ('json', False)], ids=['with core', 'without'])
+def test_no_library_reports_its_use(tmp_path, library, first, quiet):
+    """ONNX Runtime does from 1.32 on, by sockets of its own, which no watch of Python sees; OpenVINO does in a process of
+    its own. Each gives the machine a number first, and that is a file"""
+    from onnx import TensorProto, helper
+    work, kept = REPORTING[library]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in 'xy']
+    graph = helper.make_graph([helper.make_node('Identity', ['x'], ['y'])], 'same', *[[end] for end in ends])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    (tmp_path/'same.onnx').write_bytes(model.SerializeToString())
+    (tmp_path/'home').mkdir()
+    env = {name: value for name,value in os.environ.items() if name not in ('CI', 'ORT_DISABLE_TELEMETRY', 'XDG_CACHE_HOME')}
+    env |= dict(HOME=str(tmp_path/'home'), PYTHONPATH=str(ROOT))
+    code = f'import {first}, {library}\npath = {str(tmp_path/"same.onnx")!r}\n{work}'
+    assert run(env, '-c', code)[0] == 0
+    found = list((tmp_path/'home').glob(kept))
+    if not quiet and not found: pytest.skip(f'this build of {library} reports nothing')
+    assert bool(found) != quiet

@@ -12,7 +12,7 @@ load = lambda p: yaml.safe_load(p.read_text())
 steps = lambda p: [s for job in load(p)['jobs'].values() for s in job['steps']]
 
 
-def test_there_are_three(): assert [p.name for p in WORKFLOWS] == ['docs.yml', 'gpu.yml', 'test.yml']
+def test_there_are_four(): assert [p.name for p in WORKFLOWS] == ['docs.yml', 'gpu.yml', 'image.yml', 'test.yml']
 
 
 def test_schema():
@@ -62,6 +62,17 @@ def test_no_value_is_written_into_a_shell_line(path):
     for step in steps(path):
         assert '${{' not in step.get('run', ''), step
         assert step.get('with', {}).get('persist-credentials') is False or 'checkout' not in step.get('uses', '')
+
+
+def test_only_the_job_of_a_tag_may_push_an_image():
+    "Pull requests build the image too, and their code must find no right to write"
+    w = load(ROOT/'.github'/'workflows'/'image.yml')
+    assert w['permissions'] == {'contents': 'read'}
+    check, publish = w['jobs']['check'], w['jobs']['publish']
+    assert 'permissions' not in check and check['if'] == "github.ref_type != 'tag'"
+    assert publish['permissions'] == {'contents': 'read', 'packages': 'write'} and publish['if'] == "github.ref_type == 'tag'"
+    commands = [[step['run'] for step in job['steps'] if 'run' in step] for job in (check, publish)]
+    assert commands == [['make image', 'make check-image'], ['make image', 'make check-image', 'make push-image']]
 
 
 def test_the_gpu_machine_checks_what_it_was_given_first():

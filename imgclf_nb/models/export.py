@@ -21,6 +21,7 @@ from ..base.runs import Run, check_done, get_now, open_run
 from ..core import UserError, explain_disk_errors, get_temporary
 from ..images.preprocessing import Preprocessing
 from .conversion import OPSET, write_int8, write_onnx
+from .example import answer_example
 from .export_files import FILES, get_entry, get_weights_hash, write_export_record
 from .export_images import choose_images, find_export_images, read_batches
 from .parity import check_parity, describe_parity, get_logit_answers, judge_loss
@@ -233,7 +234,7 @@ def _find_images(run, int8):
 
 # %% ../../nbs/models/05_export.ipynb #0d5c0257
 def _measure(run, folder, preprocessing, compared, int8, tolerance):
-    "`(parity, speed, the images used, reasons for others)` of the models in a folder"
+    "`(parity, speed, example, images used, reasons for others)` of the models in a folder"
     models = open_models(folder, list_entries(int8))
     everything = dict(models, torch=open_torch(run.path, device='cpu'))
     print(f'Comparing with PyTorch on {len(compared):,} images …', flush=True)
@@ -245,7 +246,8 @@ def _measure(run, folder, preprocessing, compared, int8, tolerance):
     _refuse(parity, reference, answers)
     _say_findings(parity)
     shape = preprocessing.channels, preprocessing.size, preprocessing.size
-    return parity, measure_speeds(everything, shape), table, lost
+    example = answer_example(everything, preprocessing)
+    return parity, measure_speeds(everything, shape), example, table, lost
 
 # %% ../../nbs/models/05_export.ipynb #f283ca57
 def _describe_files(folder):
@@ -270,10 +272,10 @@ def _make_export(run, int8, tolerance, folder):
     preprocessing = Preprocessing.from_dict(card['preprocessing'])
     compared, calibration = _find_images(run, int8)
     _write_models(run, model, preprocessing, folder, calibration, int8)
-    parity, speed, table, lost = _measure(run, folder, preprocessing, compared, int8, tolerance)
+    parity, speed, example, table, lost = _measure(run, folder, preprocessing, compared, int8, tolerance)
     content = dict(opset=OPSET, runtimes=_describe_runtimes(), weights_sha256=weights,
         files=_describe_files(folder), parity=parity, speed=_describe_speed(speed),
-        images=table.split.value_counts().to_dict(), calibration=len(calibration)*int8,
+        example=example, images=table.split.value_counts().to_dict(), calibration=len(calibration)*int8,
         lost=lost, tolerance=tolerance, made=get_now())
     write_export_record(folder, content)
     return content
