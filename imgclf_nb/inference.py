@@ -23,7 +23,7 @@ from .base.runs import check_done, open_run
 from .core import UserError, explain_disk_errors, write_json
 from .datasets.image_lists import list_images
 from .images.formats import describe_unreadable
-from .images.inputs import list_inputs, take_input
+from .images.inputs import list_inputs, name_input, take_input
 from .images.preprocessing import Preprocessing
 from .models.export_files import get_weights_hash, read_export
 from .models.overlays import open_explainer, overlay_map
@@ -185,8 +185,6 @@ def describe(self:Predictor,
     return rows
 
 # %% ../nbs/08_inference.ipynb #77706769
-def _name_image(image): return os.fspath(image) if isinstance(image, (str, os.PathLike)) else ''
-
 @patch
 def answer(self:Predictor,
     images:list,     # at least one, as in `take_input`
@@ -202,7 +200,7 @@ def answer(self:Predictor,
         found = pd.DataFrame(self.describe(*outputs[:3]))
     found.index = good
     table = found.reindex(index=range(len(images)), columns=self.get_columns())
-    table['path'] = [_name_image(image) for image in images]
+    table['path'] = [name_input(image) for image in images]
     table['error'] = [error for _,error in read]
     return _fill_empty(table)
 
@@ -274,8 +272,8 @@ def ensure_export(
         except UserError as error: print(f'{error} PyTorch answers instead.')
 
 # %% ../nbs/08_inference.ipynb #35dce1e2
-_images = Param('files, folders, patterns such as "photos/**/*.jpg", a CSV with a column path, or - '
-    'for a list on the standard input', str, opt=False, nargs='+')
+_images = Param('files, folders, patterns such as "photos/**/*.jpg", a CSV with a column path, '
+    'or - for a list on the standard input', str, opt=False, nargs='+')
 _runtime = Param('what computes', str, choices=['auto', 'onnx', 'openvino', 'torch'])
 _precision = Param('bf16 needs OpenVINO, int8 needs imgclf_export RUN --int8', str,
     choices=['fp32', 'bf16', 'int8'])
