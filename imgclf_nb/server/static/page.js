@@ -247,19 +247,20 @@ function showModel(model) {
 }
 
 function describePrivacy(model) {
-  const kept = 'It keeps its answers and measurements of each image, such as size and brightness'
+  const {log, limits} = model
+  const images = log?.keeps_images ? 'and the images' : 'but no image'
   const sentences = [`Images are sent to ${location.host} only, unchanged.`]
-  if (model.log) sentences.push(model.log.keeps_images ? `${kept}, and the images.` : `${kept}, but no image.`)
-  else sentences.push('It keeps neither images nor answers.')
-  const {body_bytes: bytes} = model.limits ?? {}
-  if (bytes) sentences.push(`Files may have up to ${formatMegabytes(bytes)}.`)
+  if (!log) sentences.push('It keeps neither images nor answers.')
+  else sentences.push(`It keeps its answers and measurements of each image, such as size and brightness, ${images}.`,
+    'Whoever runs it can delete what it keeps of a request.')
+  if (limits?.body_bytes) sentences.push(`Files may have up to ${formatMegabytes(limits.body_bytes)}.`)
   return sentences.join(' ')
 }
 
 // By this number whoever runs the server finds what it has kept, and deletes it
 function describeRequest(request) {
   if (!state.model?.log) return []
-  return [make('p', {class: 'note'}, `Kept as request ${request}; whoever runs this server can delete it.`)]
+  return [make('p', {class: 'request'}, `Kept as request ${request}`)]
 }
 
 function describeModel(model) {
