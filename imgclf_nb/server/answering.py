@@ -49,6 +49,7 @@ def make_row(
     row = {name: answer[name] for name in kept}
     return dict(row, probabilities={name: answer[f'p_{name}'] for name in classes}, error='')
 
+# %% ../../nbs/server/05_answering.ipynb #8136b9d1
 def make_error(
     reason:str, # why the image cannot be read
 )->dict:

@@ -126,5 +126,6 @@ def render_interface(
         for path,methods in said['paths'].items() for method,operation in methods.items()]
     title = html.escape(said['info']['title'])
     text = html.escape(said['info'].get('description', ''))
-    first = f'<h1>{title}</h1><p>{text}</p><p>As OpenAPI: <a href="openapi.json">openapi.json</a></p>'
+    link = '<a href="openapi.json">openapi.json</a>'
+    first = f'<h1>{title}</h1><p>{text}</p><p>As OpenAPI: {link}</p>'
     return make_page(said['info']['title'], first + ''.join(parts))
