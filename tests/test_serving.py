@@ -268,6 +268,14 @@ def test_a_killed_worker_is_replaced(server, client):
     assert client.post('/predict', content=IMAGE).status_code == 200 and 'imgclf_worker_ends_total{reason="sigkill"} 1.0' in client.get('/metrics').text
 
 
+def test_an_image_that_takes_too_long_ends_alone(place):
+    with Server(place, '--log', 'none', '--workers', 1, '--limit', 'decode_seconds=0.05') as server, server.client() as client:
+        slow = client.post('/predict', content=make_image(3, (3000, 2000), 'PNG'))
+        assert slow.status_code == 503 and 'too long to decode' in slow.json()['error']
+        assert client.post('/predict', content=IMAGE).status_code == 200
+        assert 'imgclf_worker_ends_total{reason="slow"} 1.0' in client.get('/metrics').text
+
+
 def test_the_queue_is_bounded(place):
     with Server(place, '--log', 'none', '--workers', 1, '--limit', 'queue=4', '--limit', 'batch=1') as server:
         image = make_image(3, (1500, 1200), 'PNG')

@@ -71,8 +71,9 @@ def _record_data(run, items):
     if run.again: check_kept_decisions(run, items)
     keep_manifest(run, items)
     sizes = {split: int((items.split == split).sum()) for split in ('train','valid','test')}
+    by_class = items.label[items.split == 'train'].value_counts().to_dict()
     attrs = items.attrs
-    run.update(split_sizes=sizes, unreadable=len(attrs['unreadable']),
+    run.update(split_sizes=sizes, train_by_class=by_class, unreadable=len(attrs['unreadable']),
         passed_over=len(attrs.get('passed_over', [])), decisions=attrs['decisions'],
         left_out=len(attrs['left_out']), wanted=attrs.get('wanted', {}))
 

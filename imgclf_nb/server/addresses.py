@@ -161,7 +161,7 @@ async def infer(self:Service, request:Request):
 # %% ../../nbs/server/15_addresses.ipynb #80e416df
 _images = dict(type='array', items=dict(type='string', format='binary'))
 _form = dict(type='object', properties=dict(images=_images, group=dict(type='string')))
-UPLOAD = {'multipart/form-data': dict(schema=_form), 'image/*': dict(schema=dict(format='binary'))}
+UPLOAD = {'multipart/form-data': dict(schema=_form), 'image/*': dict(schema=dict(type='string', format='binary'))}
 CORRECTION = {'application/json': dict(example=dict(request_id='…', index=0, label='dog'))}
 CHANGE = {'application/json': dict(example=dict(run='another-run'))}
 _input = dict(name='images', shape=[1], datatype='BYTES', data=['base64 of an image file'])

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from ..base.reading import is_there, read_table
 from ..base.run_files import read_record
 from .limits import Limits, hide_paths
 
@@ -29,17 +28,11 @@ def get_accuracy(
 
 # %% ../../nbs/server/09_documents.ipynb #bb8a2494
 def count_training(
-    folder,      # of a run
-    record:dict, # its run.json
+    record:dict, # a run.json
 )->dict:
-    "`images` of the training split, and `by_class` where the run has kept the labels"
+    "`images` of the training split, and `by_class` (empty for a run of an earlier version)"
     images = (record.get('split_sizes') or {}).get('train')
-    path = Path(folder)/'split.csv'
-    if not is_there(path): return dict(images=images, by_class={})
-    table = read_table(path, 'restore the file, or train again', parameter='run')
-    if 'label' not in table or 'split' not in table: return dict(images=images, by_class={})
-    counts = table.label[table.split == 'train'].value_counts()
-    return dict(images=images, by_class={name: int(n) for name,n in counts.items()})
+    return dict(images=images, by_class=record.get('train_by_class') or {})
 
 # %% ../../nbs/server/09_documents.ipynb #49f31837
 def describe_served(
@@ -55,7 +48,7 @@ def describe_served(
         'least', 'coverage')
     shown = {name: getattr(limits, name) for name in ('body_bytes', 'images', 'pixels', 'seconds')}
     return dict({name: about[name] for name in names}, dataset=Path(str(record['dataset'])).name,
-        accuracy=get_accuracy(record), trained_on=count_training(folder, record), explain=explain,
+        accuracy=get_accuracy(record), trained_on=count_training(record), explain=explain,
         key_needed=key_needed, limits=shown)
 
 # %% ../../nbs/server/09_documents.ipynb #a8bdf27d
@@ -98,21 +91,29 @@ def render_card(
     path = Path(folder)/'README.md'
     name = Path(folder).name
     text = path.read_text(encoding='utf-8') if path.is_file() else f'# {name}\n\nNo model card.'
+    text = re.sub(r'\A---\n.*?\n---\n', '', text, flags=re.S)  # for the Hugging Face hub
     markdown = MarkdownIt('commonmark', dict(html=False)).enable('table')
     tokens = markdown.parse(hide_paths(text))
     _settle(folder, tokens)
     return make_page(name, markdown.renderer.render(tokens, markdown.options, {}))
 
+# %% ../../nbs/server/09_documents.ipynb #81668f73
+def _describe_body(kind, given):
+    "What a request of one content type holds, as HTML"
+    example = given.get('example')
+    fields = given.get('schema', {}).get('properties', {})
+    names = ', '.join(f'{name} ({field["type"]})' for name,field in fields.items())
+    shown = json.dumps(example, indent=1, ensure_ascii=False) if example else names
+    block = f'<pre>{html.escape(shown)}</pre>' if shown else ''
+    return f'<p>Body: <code>{html.escape(kind)}</code></p>{block}'
+
 # %% ../../nbs/server/09_documents.ipynb #9c3d84db
 def _describe_operation(path, method, said):
     "One request as HTML"
     lines = [f'<h2><code>{html.escape(method.upper())} {html.escape(path)}</code></h2>',
-        f'<p>{html.escape(said.get("summary", ""))}</p>']
-    if said.get('description'): lines.append(f'<p>{html.escape(said["description"])}</p>')
+        f'<p>{html.escape(said.get("summary", ""))}.</p>']
     body = said.get('requestBody', {}).get('content', {})
-    for kind,given in body.items():
-        example = json.dumps(given.get('example', given.get('schema', {})), indent=1)
-        lines.append(f'<p>{html.escape(kind)}</p><pre>{html.escape(example)}</pre>')
+    for kind,given in body.items(): lines.append(_describe_body(kind, given))
     codes = ', '.join(said.get('responses', {}))
     return ''.join([*lines, f'<p>Answers with {codes}.</p>' if codes else ''])
 

@@ -154,7 +154,7 @@ def make_server(
 )->Server:
     "The server, not started yet"
     config = uvicorn.Config(app, loop='asyncio', http=DeadlineProtocol, ws='none', lifespan='off',
-        log_config=None, access_log=False, server_header=False, date_header=False,
+        log_config=None, log_level='error', access_log=False, server_header=False, date_header=False,
         proxy_headers=False, backlog=2048, timeout_keep_alive=30,
         h11_max_incomplete_event_size=limits.header_bytes,
         timeout_graceful_shutdown=int(limits.body_seconds + limits.seconds + 1))

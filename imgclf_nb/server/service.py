@@ -139,7 +139,7 @@ async def shadow(self:Service, contents, shared):
 # %% ../../nbs/server/14_service.ipynb #d66e6814
 @patch
 async def predict(self:Service, request:Request):
-    "Answer one or many images"
+    "Predict one or many images: a form with the field images, or one image as the body"
     with Body(request, self.limits, self.budget) as body:
         upload = await body.read_images()
         found = await self.answer(upload.contents, upload.fields.get('group', ''))
@@ -212,7 +212,7 @@ _NO_LOG = 'This server keeps no prediction log, so it keeps no correction.'
 
 @patch
 async def correct(self:Service, request:Request):
-    "Keep a correction"
+    "Keep a correction: what the image shows, by a person"
     if not self.settings.log: raise Refused(404, _NO_LOG, 'log')
     self.settings.log.correct(*check_correction(await self.read_object(request)))
     return JSONResponse(dict(kept=True))
@@ -242,17 +242,17 @@ async def say_ready(self:Service, request:Request):
 @patch
 async def say_model(self:Service, request:Request):
     "What the model is, how good it is, and what the server accepts"
-    about, settings = self.models.active.about, self.settings
-    explains, log = self.explainer is not None, None
+    given = self.models.active.about, self.limits, self.explainer is not None
+    settings, log = self.settings, None
     if settings.log: log = dict(keeps_images=settings.keep_images)
-    said = describe_served(about, self.limits, explains, bool(settings.key))
+    said = await asyncio.to_thread(describe_served, *given, bool(settings.key))
     return JSONResponse(dict(said, log=log))
 
 # %% ../../nbs/server/14_service.ipynb #a3537952
 @patch
 async def show_card(self:Service, request:Request):
     "The model card"
-    page = render_card(self.models.active.about['folder'])
+    page = await asyncio.to_thread(render_card, self.models.active.about['folder'])
     return HTMLResponse(page, headers={'content-security-policy': POLICY})
 
 # %% ../../nbs/server/14_service.ipynb #ee3b6035

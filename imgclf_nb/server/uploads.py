@@ -6,7 +6,7 @@
 __all__ = ['TEXTS', 'Upload', 'Form', 'Budget', 'Body']
 
 # %% ../../nbs/server/01_uploads.ipynb #fb656cd9
-import asyncio
+import asyncio, logging
 from dataclasses import dataclass, field
 
 from fastcore.basics import patch
@@ -89,6 +89,7 @@ def take_part_end(self:Form):
     self.upload.fields[self.name] = text
 
 # %% ../../nbs/server/01_uploads.ipynb #9e6e1196
+logging.getLogger('python_multipart').setLevel(logging.ERROR)  # it warns of each damaged form
 _BROKEN = 'The form is damaged or cut off: send multipart/form-data with the field images.'
 
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['pack', 'read_message', 'limit_seconds', 'work', 'WorkerEnded', 'Worker', 'open_echo']
 
 # %% ../../nbs/server/02_workers.ipynb #7927f6a5
-import asyncio, ctypes, importlib, json, os, signal, struct, sys, traceback
+import asyncio, ctypes, importlib, json, os, signal, struct, sys, traceback, warnings
 from contextlib import suppress
 
 from fastcore.basics import patch
@@ -69,6 +69,7 @@ def _open(target, options):
 def work():
     "What the process does: open the target, then answer each message"
     _obey_server()
+    warnings.simplefilter('ignore')  # Pillow warns of each damaged file
     given, answers = _take_streams()
     content, _ = read_message(given)
     if hasattr(os, 'nice'): os.nice(content['nice'])
