@@ -159,12 +159,15 @@ def write_safetensors(
     else: from safetensors.torch import save_file
     tmp = get_temporary(path)
     try:
+        tmp.touch()
+        mode = tmp.stat().st_mode
         save_file(tensors, tmp, metadata={**metadata, _NAME: _BLANK.decode()})
         start = _find_digits(tmp)
         digits = _hash_around(tmp, start)
         with open(tmp, 'r+b') as file:
             file.seek(start)
             file.write(digits)
+        os.chmod(tmp, mode)  # safetensors keeps its files from other users, such as a server's
         replace_file(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
