@@ -97,7 +97,7 @@ def render_card(
     _settle(folder, tokens)
     return make_page(name, markdown.renderer.render(tokens, markdown.options, {}))
 
-# %% ../../nbs/server/09_documents.ipynb #81668f73
+# %% ../../nbs/server/09_documents.ipynb #7f690bd9
 def _describe_body(kind, given):
     "What a request of one content type holds, as HTML"
     example = given.get('example')
@@ -126,5 +126,6 @@ def render_interface(
         for path,methods in said['paths'].items() for method,operation in methods.items()]
     title = html.escape(said['info']['title'])
     text = html.escape(said['info'].get('description', ''))
-    first = f'<h1>{title}</h1><p>{text}</p><p>As OpenAPI: <a href="openapi.json">openapi.json</a></p>'
+    link = '<a href="openapi.json">openapi.json</a>'
+    first = f'<h1>{title}</h1><p>{text}</p><p>As OpenAPI: {link}</p>'
     return make_page(said['info']['title'], first + ''.join(parts))
