@@ -41,7 +41,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run fetch audit train evaluate compare leaderboard export refresh gate test bench bench-long tables docs check-docs lab \
-	lock audit-deps check-names image check-image push-image
+	lock audit-deps check-names test-tools image check-image push-image
 
 ##@ Start
 help: ## list the verbs
@@ -166,6 +166,11 @@ check-names: ## refuse values that are not plain words, for machines that others
 		[[ -z "$${!each}" || "$${!each}" =~ $$name ]] || { \
 			echo "$$each may hold letters, digits, _ . and - only, and begins with no dot or dash."; exit 1; }; done; \
 	[[ "$$ARGS" =~ $$words ]] || { echo "ARGS may be one -p NAME VALUE in plain words."; exit 1; }
+
+test-tools: setup ## install what some tests need: a browser, PostgreSQL, hey (asks for sudo)
+	$(call quietly,installing Playwright and axe-core and the schemas of Kubernetes,$(BIN)/python -m pip install -e '.[browser]')
+	@sudo apt-get update -q && sudo apt-get install -y -q --no-install-recommends postgresql hey \
+		$$(command -v chromium google-chrome > /dev/null || echo chromium)
 
 image: ## build the serving image imgclf-serve (needs Docker)
 	@docker build --target serve --tag imgclf-serve .

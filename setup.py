@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 config = ConfigParser(delimiters=['='], interpolation=None)
 config.read('settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
+EXTRAS = 'dev lite bench formats search serve postgresql browser'.split()
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
@@ -13,7 +14,7 @@ setup(
     license='Apache-2.0', packages=find_packages(include=['imgclf_nb*']), package_data={'imgclf_nb.server': ['static/*']},
     python_requires='>=' + cfg['min_python'] + ',<3.14',  # from 3.14 on annotations are lazy, and check_parameters reads them
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'lite': cfg['lite_requirements'].split(), 'bench': cfg['bench_requirements'].split(), 'formats': cfg['formats_requirements'].split(), 'search': cfg['search_requirements'].split(), 'serve': cfg['serve_requirements'].split(), 'postgresql': cfg['postgresql_requirements'].split()},
+    extras_require={name: cfg[f'{name}_requirements'].split() for name in EXTRAS},
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['imgclf_nb=imgclf_nb._modidx:d'],
         'jupyter_client.kernel_provisioners': ['imgclf-fork=imgclf_nb.base.kernels:ForkProvisioner']},

@@ -19,7 +19,7 @@ MODEL = dict(run='parts-s0', dataset='pc_parts', classes=CLASSES, weights_sha256
     runtime='onnx', precision='fp32', positive=None, threshold=None, least=.6, coverage=.9,
     accuracy=dict(value=.794, low=.748, high=.833, n=369, split='test'),
     trained_on=dict(images=1265, by_class={name: 100 + 5*number for number, name in enumerate(CLASSES)}),
-    explain=True, key_needed=False, limits=dict(body_bytes=2_000_000, images=32, pixels=50_000_000, seconds=30))
+    explain=True, key_needed=False, log=None, limits=dict(body_bytes=2_000_000, images=32, pixels=50_000_000, seconds=30))
 SHARES = dict(sure=[.93, .03, .02], unsure=[.4, .35, .2], several=[.62, .36, .01], below=[.65, .35], any=[.2, .15])
 SETS = dict(sure=1, unsure=3, several=2, below=1, any=9)
 

@@ -197,8 +197,8 @@ OBJECTS = {o['kind']: o for o in yaml.safe_load_all((DEPLOY/'kubernetes.yaml').r
 
 
 def test_kubernetes_follows_its_schemas():
-    "kubernetes-validate (Apache, 100 MB of schemas) is installed by hand"
-    kubernetes_validate = pytest.importorskip('kubernetes_validate', reason='pip install kubernetes-validate')
+    "kubernetes-validate (Apache, 100 MB of schemas) comes with make test-tools"
+    kubernetes_validate = pytest.importorskip('kubernetes_validate', reason='make test-tools')
     for one in OBJECTS.values(): kubernetes_validate.validate(one, '1.33', strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(dict(OBJECTS['Service'], spex={}), '1.33', strict=True)

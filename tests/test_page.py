@@ -7,9 +7,9 @@ from PIL import Image, ImageDraw
 
 from website import find_browser
 
-sync_api = pytest.importorskip('playwright.sync_api', reason='playwright drives the browser: pip install playwright')
-axe_module = pytest.importorskip('axe_playwright_python.sync_playwright', reason='pip install axe-playwright-python')
-if not find_browser(): pytest.skip('no Chromium: apt-get install chromium', allow_module_level=True)
+sync_api = pytest.importorskip('playwright.sync_api', reason='playwright drives the browser: make test-tools')
+axe_module = pytest.importorskip('axe_playwright_python.sync_playwright', reason='axe-core: make test-tools')
+if not find_browser(): pytest.skip('no Chromium: make test-tools', allow_module_level=True)
 
 from stand_in import CLASSES, StandIn, serve
 
@@ -297,6 +297,16 @@ def test_what_the_model_is(visit):
     seen.keep('about')
 
 
+@pytest.mark.parametrize('log, said', [(None, 'It keeps neither images nor answers.'),
+    (dict(keeps_images=False), 'such as size and brightness, but no image.'), (dict(keeps_images=True), 'brightness, and the images.')])
+def test_what_is_kept(visit, images, log, said):
+    seen = visit(log=log)
+    expect(seen.page.locator('#privacy')).to_contain_text(said)
+    seen.choose(images('sure.png'))
+    seen.expect_answer('cables, 93 %')
+    assert ('Kept as request' in seen.card().inner_text()) == bool(log)
+
+
 def test_an_accuracy_that_nobody_measured(visit):
     seen = visit(accuracy=None, trained_on=None)
     expect(seen.page.locator('#about')).to_contain_text('Nobody has measured how often this model is correct.')
@@ -430,6 +440,7 @@ def test_the_service_itself(browser, images, tmp_path, monkeypatch):
         seen.page.get_by_label('Key', exact=True).fill(key.read_text())
         seen.page.keyboard.press('Enter')
         expect(seen.page.locator('#about')).to_contain_text('Run example')
+        expect(seen.page.locator('#privacy')).to_contain_text('but no image.')
         seen.choose(images('a.png'), images('b.jpg', b'<svg/>'))
         seen.expect_answer(re.compile('^Not an image that can be read: SVG.*[.]$'), 1)
         expect(seen.card(0).locator('.answer')).to_have_text(re.compile('cat|dog'))

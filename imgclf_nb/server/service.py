@@ -244,8 +244,10 @@ async def say_ready(self:Service, request:Request):
 async def say_model(self:Service, request:Request):
     "What the model is, how good it is, and what the server accepts"
     given = self.models.active.about, self.limits, self.explainer is not None
-    said = await asyncio.to_thread(describe_served, *given, bool(self.settings.key))
-    return JSONResponse(said)
+    settings, log = self.settings, None
+    if settings.log: log = dict(keeps_images=settings.keep_images)
+    said = await asyncio.to_thread(describe_served, *given, bool(settings.key))
+    return JSONResponse(dict(said, log=log))
 
 # %% ../../nbs/server/14_service.ipynb #a3537952
 @patch

@@ -247,15 +247,20 @@ function showModel(model) {
 }
 
 function describePrivacy(model) {
-  const kept = {
-    none: 'It keeps its answers and measurements of each image, such as size and brightness, but not the image.',
-    thumbnails: 'It keeps its answers and a small copy of each image.',
-    originals: 'It keeps its answers and the images.'}
+  const {log, limits} = model
+  const images = log?.keeps_images ? 'and the images' : 'but no image'
   const sentences = [`Images are sent to ${location.host} only, unchanged.`]
-  if (model.log) sentences.push(kept[model.log.keep_images] ?? '')
-  const {body_bytes: bytes} = model.limits ?? {}
-  if (bytes) sentences.push(`Files may have up to ${formatMegabytes(bytes)}.`)
+  if (!log) sentences.push('It keeps neither images nor answers.')
+  else sentences.push(`It keeps its answers and measurements of each image, such as size and brightness, ${images}.`,
+    'Whoever runs it can delete what it keeps of a request.')
+  if (limits?.body_bytes) sentences.push(`Files may have up to ${formatMegabytes(limits.body_bytes)}.`)
   return sentences.join(' ')
+}
+
+// By this number whoever runs the server finds what it has kept, and deletes it
+function describeRequest(request) {
+  if (!state.model?.log) return []
+  return [make('p', {class: 'request'}, `Kept as request ${request}`)]
 }
 
 function describeModel(model) {
@@ -331,7 +336,8 @@ class Card {
     const actions = [makeButton('This is wrong', () => openFeedback(this), `about ${this.name}`)]
     if (state.model?.explain)
       actions.unshift(makeButton('Show what it looked at', () => showSaliency(this), `in ${this.name}`))
-    this.fill(describeAnswer(row), '', [...sentences, ...makeBars(row, this.name)], actions)
+    const more = [...sentences, ...makeBars(row, this.name), ...describeRequest(request)]
+    this.fill(describeAnswer(row), '', more, actions)
   }
 }
 
