@@ -276,9 +276,8 @@ def _make_export(run, int8, tolerance, folder):
     parity, speed, example, table, lost = measured
     content = dict(opset=OPSET, runtimes=_describe_runtimes(), weights_sha256=weights,
         files=_describe_files(folder), parity=parity, speed=_describe_speed(speed),
-        example=example, images=table.split.value_counts().to_dict(),
-        calibration=len(calibration)*int8,
-        lost=lost, tolerance=tolerance, made=get_now())
+        images=table.split.value_counts().to_dict(), calibration=len(calibration)*int8,
+        example=example, lost=lost, tolerance=tolerance, made=get_now())
     write_export_record(folder, content)
     return content
 

@@ -40,7 +40,7 @@ async def refuse_address(request:Request, error:HTTPException):
     sentence = _SENTENCES.get(error.status_code, 'The request cannot be answered.')
     return JSONResponse(dict(error=sentence), error.status_code, headers=error.headers)
 
-# %% ../../nbs/server/15_addresses.ipynb #ed3e3b26
+# %% ../../nbs/server/15_addresses.ipynb #10ca40f6
 async def refuse(request:Request, error:Refused):
     "What we refuse"
     request.app.state.service.metrics.rejected.labels(error.reason).inc()
@@ -160,9 +160,9 @@ async def infer(self:Service, request:Request):
     return Response(text, headers=headers)
 
 # %% ../../nbs/server/15_addresses.ipynb #80e416df
-_images = dict(type='array', items=dict(type='string', format='binary'))
-_form = dict(type='object', properties=dict(images=_images, group=dict(type='string')))
 _file = dict(type='string', format='binary')
+_images = dict(type='array', items=_file)
+_form = dict(type='object', properties=dict(images=_images, group=dict(type='string')))
 UPLOAD = {'multipart/form-data': dict(schema=_form), 'image/*': dict(schema=_file)}
 CORRECTION = {'application/json': dict(example=dict(request_id='…', index=0, label='dog'))}
 CHANGE = {'application/json': dict(example=dict(run='another-run'))}

@@ -49,7 +49,7 @@ def make_row(
     row = {name: answer[name] for name in kept}
     return dict(row, probabilities={name: answer[f'p_{name}'] for name in classes}, error='')
 
-# %% ../../nbs/server/05_answering.ipynb #8136b9d1
+# %% ../../nbs/server/05_answering.ipynb #983c3a6c
 def make_error(
     reason:str, # why the image cannot be read
 )->dict:
@@ -73,7 +73,7 @@ def _read_all(model, contents, most, seconds):
     limit_seconds(0)
     return read
 
-# %% ../../nbs/server/05_answering.ipynb #761e2395
+# %% ../../nbs/server/05_answering.ipynb #a1fa282d
 def answer_batch(
     model:Predictor,
     contents:list, # bytes of files
@@ -85,13 +85,23 @@ def answer_batch(
     read = _read_all(model, contents, most, seconds)
     rows, blobs = [make_error(reason) for _,reason in read], [b'']*len(read)
     good = [number for number,(pixels,_) in enumerate(read) if pixels is not None]
-    if good:
-        answers, features = _compute(model, [read[number][0] for number in good])
-        for number,answer in zip(good, answers): rows[number] = make_row(model.classes, answer)
+    features = _answer_good(model, rows, [read[number][0] for number in good], good)
     if facts: _add_facts(rows, contents, read)
-    if facts and good:
-        for number,row in zip(good, reduce_features(features)): blobs[number] = pack_embedding(row)
+    if facts and good: _add_features(blobs, features, good)
     return rows, blobs
+
+# %% ../../nbs/server/05_answering.ipynb #53d5613a
+def _answer_good(model, rows, pixels, good):
+    "Fill in the answers to images that could be read; their features"
+    if not good: return None
+    answers, features = _compute(model, pixels)
+    for number,answer in zip(good, answers): rows[number] = make_row(model.classes, answer)
+    return features
+
+# %% ../../nbs/server/05_answering.ipynb #339d493e
+def _add_features(blobs, features, good):
+    "The reduced features of images that could be read, as the prediction log keeps them"
+    for number,row in zip(good, reduce_features(features)): blobs[number] = pack_embedding(row)
 
 # %% ../../nbs/server/05_answering.ipynb #8c33f2e2
 def _add_facts(rows, contents, read):

@@ -67,13 +67,21 @@ def is_ready(self:Batcher)->bool:
     "Whether a worker is there to compute"
     return len(self.tasks) > len(self.lost)
 
+# %% ../../nbs/server/03_batching.ipynb #a11598dd
+@patch
+def check_room(self:Batcher,
+    n:int=1, # images
+):
+    "`Refused` if the queue is full; an empty queue takes any request"
+    if self.waiting and len(self.waiting) + n > self.limits.queue: raise say_full()
+
 # %% ../../nbs/server/03_batching.ipynb #714ae14b
 @patch
 async def compute(self:Batcher,
     contents:list, # bytes of images
 )->list:
     "`(row, blob)` of each image, in order; `Refused` if the queue is full or it takes too long"
-    if self.waiting and len(self.waiting) + len(contents) > self.limits.queue: raise say_full()
+    self.check_room(len(contents))
     loop = asyncio.get_running_loop()
     images = [Waiting(content, loop.create_future()) for content in contents]
     self.waiting.extend(images)

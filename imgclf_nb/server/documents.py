@@ -97,7 +97,7 @@ def render_card(
     _settle(folder, tokens)
     return make_page(name, markdown.renderer.render(tokens, markdown.options, {}))
 
-# %% ../../nbs/server/09_documents.ipynb #81668f73
+# %% ../../nbs/server/09_documents.ipynb #7f690bd9
 def _describe_body(kind, given):
     "What a request of one content type holds, as HTML"
     example = given.get('example')

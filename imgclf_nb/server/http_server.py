@@ -127,13 +127,18 @@ async def shutdown(self:Server, sockets=None):
     await uvicorn.Server.shutdown(self, sockets)
 
 # %% ../../nbs/server/08_http_server.ipynb #67795dc2
+def _check_port(port):
+    "`UserError` for a number that is none; the system would take it modulo 65536"
+    if 0 <= port <= 65_535: return
+    raise UserError(f'port = {port}: it is a number from 0 to 65535.', 'port')
+
+# %% ../../nbs/server/08_http_server.ipynb #3256abb6
 def open_socket(
     host:str, # name or address
     port:int, # 0: any that is free
 )->socket.socket:
     "A listening socket; `UserError` if the address cannot be used"
-    if not 0 <= port <= 65_535:
-        raise UserError(f'port = {port}: it is a number from 0 to 65535.', 'port')
+    _check_port(port)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, address = found[0]
@@ -154,9 +159,8 @@ def make_server(
 )->Server:
     "The server, not started yet"
     config = uvicorn.Config(app, loop='asyncio', http=DeadlineProtocol, ws='none', lifespan='off',
-        log_config=None, log_level='error', access_log=False,
-        server_header=False, date_header=False,
-        proxy_headers=False, backlog=2048, timeout_keep_alive=30,
+        log_config=None, log_level='error', access_log=False, server_header=False,
+        date_header=False, proxy_headers=False, backlog=2048, timeout_keep_alive=30,
         h11_max_incomplete_event_size=limits.header_bytes,
         timeout_graceful_shutdown=int(limits.body_seconds + limits.seconds + 1))
     config.limits, config.stopping = limits, stopping

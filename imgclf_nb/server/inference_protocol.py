@@ -31,7 +31,7 @@ def describe_metadata(
 # %% ../../nbs/server/06_inference_protocol.ipynb #61f3f832
 def _refuse(sentence): return Refused(400, sentence, 'protocol')
 
-# %% ../../nbs/server/06_inference_protocol.ipynb #2ebfab06
+# %% ../../nbs/server/06_inference_protocol.ipynb #06f3e781
 def _take_base64(text):
     "The bytes of an element of `data`"
     try: return base64.b64decode(text, validate=True)

@@ -140,6 +140,7 @@ async def shadow(self:Service, contents, shared):
 @patch
 async def predict(self:Service, request:Request):
     "Predict one or many images: a form with the field images, or one image as the body"
+    self.models.active.batcher.check_room()  # before anything is read
     with Body(request, self.limits, self.budget) as body:
         upload = await body.read_images()
         found = await self.answer(upload.contents, upload.fields.get('group', ''))
