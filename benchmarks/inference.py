@@ -15,6 +15,7 @@ SETS = dict(pc_parts='PC parts, 256 pixels', photos='photos, 400 pixels and more
 SIDES = dict(loop='a loop as tutorials write it', fastai='fastai, get_preds', torch_fp32='ours, PyTorch', onnx_fp32='ours, ONNX Runtime',
     openvino_fp32='ours, OpenVINO', openvino_bf16='ours, OpenVINO bf16', onnx_int8='ours, ONNX Runtime int8', openvino_int8='ours, OpenVINO int8')
 N = 256  # images of a side in a round
+READ = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP')
 
 
 def get_paths(name, n):
@@ -42,7 +43,7 @@ def make_loop(folder, paths):
         probs = []
         with torch.inference_mode():
             for i in range(0, len(paths), 32):
-                batch = torch.stack([change(Image.open(path, formats=['JPEG']).convert('RGB')) for path in paths[i:i+32]])
+                batch = torch.stack([change(Image.open(path, formats=READ).convert('RGB')) for path in paths[i:i+32]])
                 probs.append(model(batch).softmax(1))
         return torch.cat(probs)
     return run

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np, psutil
 
 from common import get_parser
+from imgclf_nb.base.runs import open_run
 from imgclf_nb.results.measured import get_provenance, keep_measured
 
 HERE = Path(__file__).resolve().parent
@@ -215,14 +216,14 @@ def make_run():
 
 def make_images(folder):
     "One JPEG of each set"
-    from PIL import Image
     from imgclf_nb.core import get_data_root
     from imgclf_nb.data import get_items
     from imgclf_nb.datasets.folders import is_image
+    from imgclf_nb.images.preprocessing import open_image
     part = Path(sorted(get_items('pc_parts').path)[0])
     found = sorted(o for o in (get_data_root()/'openimages_photos').rglob('*') if is_image(o.name))[0]
     photo = folder/'photo.jpg'
-    im = Image.open(found, formats=['JPEG']).convert('RGB')
+    im = open_image(found)
     im.thumbnail((400, 400))
     im.save(photo, quality=90)
     return dict(pc_parts=part, photos=photo)
@@ -238,7 +239,7 @@ if __name__ == '__main__':
     parser.add_argument('--endurance', type=int, default=0, metavar='MINUTES')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as d:
-        images, run = make_images(Path(d)), args.run or make_run()
+        images, run = make_images(Path(d)), str(open_run(args.run or make_run()).path)
         if args.overload: overload(run, images['pc_parts'], Path(d))
         elif args.endurance: endure(run, images['pc_parts'], Path(d))
         else:
