@@ -21,7 +21,8 @@ export $(VALUES)
 # runs a command with the words of ARGS, before its -- if it has one
 WORDS   := $(BIN)/python tests/with_args.py
 
-# two processes at a time, each with one thread: more of either wait for each other on two cores
+# three processes at a time, each with one thread: half of the time of two goes by while a test waits for
+# a process of its own, a signal or a server
 TESTENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 IMGCLF_RUNS=$(CURDIR)/.test_runs IMGCLF_RECORDS=$(CURDIR)/.test_runs/records
 # each in a process of its own: OpenVINO's and PyTorch's threads and a later fork in one process can end it
 EXPORTED := tests/test_export.py tests/test_first_answer.py tests/test_predict.py
@@ -143,8 +144,8 @@ gate: setup ## check that the notebooks are clean, exported and importable
 
 test: gate ## run the gate, every notebook and every test
 	@mkdir -p .test_runs
-	$(TESTENV) $(SERVED) nbdev_test $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py $(addprefix --ignore ,$(EXPORTED)) -n 2 --dist loadgroup
-	@for file in $(EXPORTED); do $(TESTENV) $(BIN)/python -m pytest $$file || exit 1; done
+	$(TESTENV) $(SERVED) nbdev_test $(BIN)/python -m pytest --ignore tests/test_gate.py --ignore tests/test_imports.py $(addprefix --ignore ,$(EXPORTED)) -n 3 --dist loadgroup
+	@printf '%s\n' $(EXPORTED) | $(TESTENV) xargs -P 2 -n 1 $(BIN)/python -m pytest
 	@rm -rf .test_runs
 
 # what they are made and checked with stands apart, so that it changes nothing in the environment

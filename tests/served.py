@@ -33,7 +33,7 @@ def test_one(path, skip):
     os._exit(not passed)
 
 
-def test_in_forks(n=2):
+def test_in_forks(n=3):
     """nbdev_test with a fork for each notebook: in one that has run others, OpenVINO's threads, PyTorch's and
     a further fork end in a segmentation fault"""
     context = multiprocessing.get_context('fork')
