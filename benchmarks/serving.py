@@ -6,7 +6,8 @@ median, 95th and 99th percentile of their times, answers that were not 200, memo
 share of the processor that the clients took. `tutorial` is FastAPI with PyTorch eager; the others batch: LitServe, BentoML, Ray Serve.
 `--overload` sends twice what is possible for a minute, and then asks again; `--endurance MINUTES` half of it, and watches the memory.
 """
-import csv, io, json, os, resource, signal, socket, statistics, subprocess, sys, tempfile, time, urllib.request
+import csv, http.client, io, json, os, resource, signal, socket, statistics, subprocess, sys, tempfile, threading, time, urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np, psutil
@@ -126,6 +127,36 @@ def send(port, body, content_type, clients, seconds, rate=None):
         other_p99=float(np.percentile(others, 99)*1000), client_cpu=cpu/(wall*os.cpu_count()))
 
 
+class Caller(threading.local):
+    "A connection for each thread"
+    connection = None
+
+    def ask(self, port, data, content_type, due):
+        "Status and seconds since the request was due"
+        if not self.connection: self.connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
+        self.connection.request('POST', '/predict', data, {'Content-Type': content_type})
+        response = self.connection.getresponse()
+        response.read()
+        return response.status, time.perf_counter() - due
+
+
+def send_at_random(port, body, content_type, rate, seconds):
+    "As `send`, for requests that come at random, whether or not others have been answered; hey's come in bursts"
+    data, caller, rng = Path(body).read_bytes(), Caller(), np.random.default_rng(0)
+    due = time.perf_counter() + np.cumsum(rng.exponential(1/rate, int(rate*seconds)))
+    asked, before = [], time.process_time()
+    with ThreadPoolExecutor(64) as pool:
+        for moment in due:
+            time.sleep(max(0, moment - time.perf_counter()))
+            asked.append(pool.submit(caller.ask, port, data, content_type, moment))
+        answers = [o.result() for o in asked]
+    good = np.array([taken for status,taken in answers if status == 200])
+    p50, p95, p99 = np.percentile(good, [50, 95, 99])*1000
+    other = {str(status): sum(o == status for o,_ in answers) for status in {o for o,_ in answers} - {200}}
+    return dict(n=len(good), rate=len(good)/seconds, p50=p50, p95=p95, p99=p99, other=other,
+        client_cpu=(time.process_time() - before)/(seconds*os.cpu_count()))
+
+
 def show(**row): print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k,v in row.items()}), flush=True)
 
 
@@ -158,7 +189,7 @@ def overload(run, path, folder):
         before = send(server.port, body, content_type, 64, 15)
         show(load='one client', memory=server.get_memory(), **alone)
         show(load='64 clients', memory=server.get_memory(), **before)
-        half = send(server.port, body, content_type, 16, 30, before['rate']/2)
+        half = send_at_random(server.port, body, content_type, before['rate']/2, 30)
         show(load='half', memory=server.get_memory(), times_alone=half['p99']/alone['p50'], **half)
         twice = send(server.port, body, content_type, 400, 60, 2*before['rate'])
         show(load='twice', memory=server.get_memory(), **twice)
@@ -174,7 +205,7 @@ def endure(run, path, folder):
         rate = send(server.port, body, content_type, 64, 15)['rate']/2
         memory = []
         for number in range(2*args.endurance):
-            found = send(server.port, body, content_type, 16, 30, rate)
+            found = send_at_random(server.port, body, content_type, rate, 30)
             memory.append(server.get_memory())
             show(minute=(number + 1)/2, memory=memory[-1], rate=found['rate'], p99=found['p99'], other=found['other'])
         slope = np.polyfit(np.arange(len(memory))/2, memory, 1)[0]
