@@ -28,7 +28,8 @@ def get_command(side, run, port):
     "The command that serves the run"
     if side in OURS:
         command = [sys.executable, '-c', 'from imgclf_nb.serving import imgclf_serve; imgclf_serve()']
-        return [*command, run, '--port', str(port), '--runtime', side, '--log', args.log]
+        limits = [word for limit in args.limit for word in ('--limit', limit)]
+        return [*command, run, '--port', str(port), '--runtime', side, '--log', args.log, *limits]
     script = 'tutorial' if side == 'tutorial' else f'{side}_server'
     return [sys.executable, str(HERE/'servers'/f'{script}.py'), run, str(port), 'openvino']
 
@@ -266,6 +267,7 @@ if __name__ == '__main__':
     parser.add_argument('--seconds', type=int, default=10, help='of each measurement')
     parser.add_argument('--run', help='a run that has an export; without it, one is made')
     parser.add_argument('--log', default='none', help='as for imgclf_serve')
+    parser.add_argument('--limit', action='append', default=[], help='as for imgclf_serve')
     parser.add_argument('--overload', action='store_true')
     parser.add_argument('--endurance', type=int, default=0, metavar='MINUTES')
     args = parser.parse_args()
