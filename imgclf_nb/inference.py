@@ -266,6 +266,7 @@ def ensure_export(
 ):
     "Export each run that has no export; a run that cannot be exported is told, and stays as it is"
     for one in _find_members(run):
+        check_done(one)
         if read_export(one.path) is not None: continue
         print(f'{one.path.name} has no export yet: making it, once …', flush=True)
         try: _export(one)
@@ -316,8 +317,13 @@ def imgclf_predict(
     truth:_truth=None,
 ):
     "Predict images with a trained run: class, probability, decision and prediction set of each."
+    if batch_size < 1: raise UserError(f'--batch-size {batch_size}: give 1 or more.', 'batch_size')
+    Path(out).expanduser().parent.mkdir(parents=True, exist_ok=True)
     check_writable(out, 'out')
     paths = list_images(images)
+    if truth:
+        from imgclf_nb.results.scoring import check_truth
+        check_truth(truth)
     if runtime == 'auto' and precision == 'fp32': ensure_export(run)
     model = Predictor(run, runtime, precision)
     print(f'{len(paths):,} images, {model}')

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from fastcore.script import Param
 
 from .base.console import console_command
+from .core import UserError
 from .models.runtimes import get_threads
 from .server.access import is_loopback, read_key
 from .server.addresses import make_app
@@ -68,12 +69,16 @@ def make_settings(
 )->Settings:
     "The settings of a server; `UserError` for what cannot be served"
     limits, key = parse_limits(limit), read_key(api_key_file)
+    if workers is not None and workers < 1:
+        raise UserError(f'--workers {workers}: give 1 or more.', 'workers')
+    keeps = keep.get('keep_images', 'none')
+    if log == 'none' and keeps != 'none':
+        raise UserError(f'--keep-images {keeps} needs a log: leave --log none out.', 'keep_images')
     for one in filter(None, (run, shadow)): export_first(one)
     workers = workers or get_threads()
     kept = open_log(run, log, **keep)
     computing = Computing(runtime, precision, workers, facts=kept is not None)
-    return Settings(run, key, shadow, explain, kept, keep.get('keep_images', 'none') != 'none',
-        limits, computing)
+    return Settings(run, key, shadow, explain, kept, keeps != 'none', limits, computing)
 
 # %% ../nbs/09_serving.ipynb #58f89265
 def allow_connections():
@@ -106,10 +111,12 @@ async def run_server(
         server = make_server(make_app(service), settings.limits, service.stopping)
         about = service.models.active.about
         opened.listen(2048)
+        serving = asyncio.create_task(server.serve(sockets=[opened]))
+        while not server.started and not serving.done(): await asyncio.sleep(.01)
         say(f"{about['run']} answers at {get_address(opened)} ({about['runtime']} "
             f"{about['precision']}, {settings.computing.workers} workers). Ctrl-C stops it.")
         if hand_out: hand_out((server, service))
-        await server.serve(sockets=[opened])
+        await serving
     finally: await service.close()
 
 # %% ../nbs/09_serving.ipynb #4c1e216c
@@ -171,6 +178,8 @@ def forget_one(
     request_id:str, # from the answer
 ):
     "Delete what the log keeps of a request"
+    if not request_id.strip():
+        raise UserError('--forget needs the request_id of an answer.', 'forget')
     name = get_log_name(run)
     n = forget_request(log or get_default_url(name), request_id, name)
     print(f'{n:,} rows of request {request_id} were deleted.')
@@ -210,7 +219,7 @@ def imgclf_serve(
     limit:_limit=None,
 ):
     "Serve a trained run: an API, a page for people, and a prediction log."
-    if forget: return forget_one(run, log, forget)
+    if forget is not None: return forget_one(run, log, forget)
     serve(run, host, port, api_key_file=api_key_file, log=log, explain=explain, shadow=shadow,
         keep_images=keep_images, keep_days=keep_days, keep_rows=keep_rows, runtime=runtime,
         precision=precision, workers=workers, limit=limit or ())

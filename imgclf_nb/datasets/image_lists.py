@@ -7,12 +7,14 @@ __all__ = ['get_natural_key', 'find_path_texts', 'locate', 'list_images']
 
 # %% ../../nbs/datasets/07_image_lists.ipynb #8ea12422
 import glob, os, re, sys
+from collections import Counter
 
 from ..core import UserError
 from .columns import PATH_NAMES, get_named
 from .folders import is_image
 from .image_paths import clean_path, find_file, get_bases
 from .table_files import read_table_file
+from ..images.formats import START_BYTES, is_image_start
 
 # %% ../../nbs/datasets/07_image_lists.ipynb #534dcade
 def get_natural_key(
@@ -22,14 +24,33 @@ def get_natural_key(
     parts = re.split(r'(\d+)', str(text))
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 
+# %% ../../nbs/datasets/07_image_lists.ipynb #c40be134
+def _is_image_file(path):
+    "Whether its suffix, or without one the first bytes, are those of an image"
+    if is_image(path): return True
+    if os.path.splitext(path)[1] or not os.path.isfile(path): return False
+    try:
+        with open(path, 'rb') as file: return bool(is_image_start(file.read(START_BYTES)))
+    except OSError: return False
+
+# %% ../../nbs/datasets/07_image_lists.ipynb #bd64419c
+def _describe_others(folder, names):
+    "How many files of a folder are no images, and of which kinds"
+    kinds = Counter(os.path.splitext(name)[1].lower() or 'no suffix' for name in names)
+    said = ', '.join(f'{n:,} × {kind}' for kind,n in kinds.most_common(5))
+    return f'No images in {folder}, and passed over: {said}' + ', …'*(len(kinds) > 5) + '.'
+
 # %% ../../nbs/datasets/07_image_lists.ipynb #fb55b0a4
 def _list_folder(folder):
     "The images in a folder and the folders below it, without hidden ones"
-    found = []
+    found, others = [], []
     for place,folders,names in os.walk(folder):
         folders[:] = sorted((o for o in folders if not o.startswith('.')), key=get_natural_key)
-        inside = sorted(filter(is_image, names), key=get_natural_key)
-        found += [os.path.join(place, name) for name in inside]
+        for name in sorted(names, key=get_natural_key):
+            path = os.path.join(place, name)
+            if _is_image_file(path): found.append(path)
+            elif not name.startswith('.'): others.append(name)
+    if others: print(_describe_others(folder, others))
     if found: return found
     raise UserError(f'{folder} holds no images, and nor do the folders below it: give another '
         'folder.', 'images')

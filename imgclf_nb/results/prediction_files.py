@@ -6,7 +6,8 @@
 __all__ = ['read_predicted', 'get_identity', 'open_predictions', 'predict_to_file']
 
 # %% ../../nbs/results/10_prediction_files.ipynb #a1c73812
-import hashlib
+import hashlib, os
+from dataclasses import asdict
 
 from ..base.console import check_writable
 from ..base.machine import show_progress
@@ -23,17 +24,26 @@ def read_predicted(
     "The rows of a file of predictions as a `DataFrame`"
     return read_rows(path, _TEXTS, _LISTS)
 
+# %% ../../nbs/results/10_prediction_files.ipynb #1c6a8da8
+def _describe_file(path):
+    "The path, and what changes with the file's content"
+    try: found = os.stat(path)
+    except (OSError, ValueError): return f'{path}\0\0'
+    return f'{path}\0{found.st_size} {found.st_mtime_ns}\0'
+
 # %% ../../nbs/results/10_prediction_files.ipynb #35bd1d9f
 def get_identity(
     model, # a `Predictor`, that answers
     paths:list,      # of the images
 )->dict:
     "What makes two files of predictions the same"
-    digest = hashlib.sha256('\0'.join(paths).encode('utf-8', 'surrogateescape')).hexdigest()
+    digest = hashlib.sha256()
+    for path in paths: digest.update(_describe_file(path).encode('utf-8', 'surrogateescape'))
     return dict(
-        runs=[member.name for member in model.members],
+        runs=[member.name for member in model.members], rules=asdict(model.rules),
         weights_sha256=[member.weights_sha256 for member in model.members],
-        runtime=model.runtime, precision=model.precision, images=len(paths), list_sha256=digest)
+        runtime=model.runtime, precision=model.precision, images=len(paths), 
+        list_sha256=digest.hexdigest())
 
 # %% ../../nbs/results/10_prediction_files.ipynb #99bd3dff
 def open_predictions(

@@ -15,18 +15,20 @@ from .limits import Refused
 # %% ../../nbs/server/07_access.ipynb #856bdbce
 OPEN = ('/health', '/ready', '/v2/health/live', '/v2/health/ready')  # answered without a key
 
+_MAKE = '`python -c "import secrets; print(secrets.token_urlsafe(32))"` makes'
+
 def read_key(
     path, # of a file that holds the key alone; None: no key
 )->bytes:
     "The key; `UserError` for a file that is missing, or a key that is easily guessed"
     if path is None: return b''
     path = get_real_path(path)
-    with explain_fault(path, 'give another --api-key-file', 'api_key_file'):
+    with explain_fault(path, f'give another --api-key-file; {_MAKE} a key', 'api_key_file'):
         check_regular(path)
         key = path.read_bytes().strip()
     if 16 <= len(key) <= 512 and key.isascii() and b'\n' not in key: return key
-    raise UserError(f'{path} holds no key of 16 to 512 letters in one line: '
-        '`python -c "import secrets; print(secrets.token_urlsafe(32))"` makes one.', 'api_key_file')
+    raise UserError(f'{path} holds no key of 16 to 512 letters in one line: {_MAKE} one.',
+        'api_key_file')
 
 # %% ../../nbs/server/07_access.ipynb #cceaad02
 def has_key(

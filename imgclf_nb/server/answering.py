@@ -124,8 +124,9 @@ def describe_model(
     rules = model.rules
     rule = {name: getattr(rules, name) for name in ('positive', 'threshold', 'least', 'coverage')}
     return dict(rule, run=', '.join(member.name for member in model.members),
-        folder=str(model.members[0].folder), classes=model.classes, runtime=model.runtime,
-        precision=model.precision, weights_sha256=_get_sha256(model))
+        folder=str(model.members[0].folder), members=len(model.members),
+        classes=model.classes, runtime=model.runtime, precision=model.precision,
+        weights_sha256=_get_sha256(model))
 
 # %% ../../nbs/server/05_answering.ipynb #5b132414
 def check_model(

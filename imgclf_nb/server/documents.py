@@ -44,11 +44,12 @@ def describe_served(
     "The answer to `/model.json`"
     folder = Path(about['folder'])
     record = read_record(folder)
+    accuracy = get_accuracy(record) if about['members'] == 1 else None  # a mean has none of its own
     names = ('run', 'classes', 'weights_sha256', 'runtime', 'precision', 'positive', 'threshold',
         'least', 'coverage')
     shown = {name: getattr(limits, name) for name in ('body_bytes', 'images', 'pixels', 'seconds')}
     return dict({name: about[name] for name in names}, dataset=Path(str(record['dataset'])).name,
-        accuracy=get_accuracy(record), trained_on=count_training(record), explain=explain,
+        accuracy=accuracy, trained_on=count_training(record), explain=explain,
         key_needed=key_needed, limits=shown)
 
 # %% ../../nbs/server/09_documents.ipynb #a8bdf27d

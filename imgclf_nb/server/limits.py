@@ -26,7 +26,7 @@ class Limits:
     held_bytes:int = 200_000_000   # of all bodies that are in memory
     connections:int = 1000         # that are open
     header_bytes:int = 32_768      # of a request
-    batch:int = 4                  # images that are computed together
+    batch:int = 2                  # images that are computed together
 
 # %% ../../nbs/server/00_limits.ipynb #5ebfc7d0
 def _parse_limit(word):
