@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from fastcore.script import Param
 from PIL import Image
 
-from .base.console import check_writable, console_command
+from .base.console import console_command
 from .base.machine import show_progress
 from .base.run_files import read_model_record
 from .base.runs import check_done, open_run
@@ -29,7 +29,8 @@ from .models.export_files import get_weights_hash, read_export
 from .models.overlays import open_explainer, overlay_map
 from .models.runtimes import get_threads, open_runtime
 from .results.decision_rules import decide, find_sets, get_probabilities, read_rules
-from .results.prediction_files import open_predictions, predict_to_file, read_predicted
+from .results.prediction_files import check_request, open_predictions
+from .results.prediction_files import predict_to_file, read_predicted
 
 # %% ../nbs/08_inference.ipynb #a448c3fd
 def _train_example():
@@ -317,13 +318,8 @@ def imgclf_predict(
     truth:_truth=None,
 ):
     "Predict images with a trained run: class, probability, decision and prediction set of each."
-    if batch_size < 1: raise UserError(f'--batch-size {batch_size}: give 1 or more.', 'batch_size')
-    Path(out).expanduser().parent.mkdir(parents=True, exist_ok=True)
-    check_writable(out, 'out')
+    check_request(out, batch_size, truth)
     paths = list_images(images)
-    if truth:
-        from imgclf_nb.results.scoring import check_truth
-        check_truth(truth)
     if runtime == 'auto' and precision == 'fp32': ensure_export(run)
     model = Predictor(run, runtime, precision)
     print(f'{len(paths):,} images, {model}')

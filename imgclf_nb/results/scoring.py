@@ -132,7 +132,8 @@ def score(
     table, own = [o[kept].reset_index(drop=True) for o in (table, labels)]
     answers = _get_answers(table, own, rules)
     return dict(
-        images=len(table), grouped=bool((own.group != '').any()), unreadable=int(unreadable.sum()), unknown=int((~known).sum()),
+        images=len(table), grouped=bool((own.group != '').any()),
+        unreadable=int(unreadable.sum()), unknown=int((~known).sum()),
         **_measure_others(answers, find_fitted(table.path, manifests)),
         metrics=get_metrics(answers, positives=_find_positives(answers, rules)),
         decisions=_measure_decisions(table, own, answers.units),
