@@ -19,7 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 
-from .waiting import wake_kernel
+from .waiting import expect_closed_sockets, wake_kernel
 import imgclf_nb.core  # before albumentations, which would ask a server for its version
 
 # %% ../../nbs/base/03_kernels.ipynb #287da72d
@@ -125,6 +125,7 @@ def _become_kernel(
     import matplotlib
     from ipykernel import kernelapp
     if env.get('MPLBACKEND'): matplotlib.use(env['MPLBACKEND'])
+    expect_closed_sockets()
     kernelapp.launch_new_instance([*cmd[3:], f'--IPKernelApp.parent_handle={os.getppid()}'])
     end_fork()
 
