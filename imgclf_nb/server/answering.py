@@ -12,7 +12,7 @@ import hashlib, io
 from ..images.formats import UnreadableError
 from ..images.opening import open_lazily
 from ..inference import Predictor
-from ..models.example import check_example, make_example
+from ..models.example import check_example, make_example, read_example
 from .image_facts import describe_image, pack_embedding, reduce_features
 from .workers import limit_seconds
 
@@ -135,8 +135,7 @@ def check_model(
     "Whether each member answers its example as it did; `UserError` if one answers otherwise"
     checked = []
     for member,runtime in zip(model.members, model.load(1)):
-        pixels = member.preprocessing.pixels(io.BytesIO(make_example(member.preprocessing)))
-        logits = runtime(member.preprocessing.array(pixels[None]))[0][0]
+        logits = runtime(read_example(member.preprocessing))[0][0]
         checked.append(check_example(member.folder, runtime.name, runtime.precision, logits))
     return all(checked)
 

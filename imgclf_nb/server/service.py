@@ -210,12 +210,14 @@ def check_correction(
 
 # %% ../../nbs/server/14_service.ipynb #10c758bc
 _NO_LOG = 'This server keeps no prediction log, so it keeps no correction.'
+_LOG_FULL = 'The prediction log cannot be written now: send the correction again later.'
 
 @patch
 async def correct(self:Service, request:Request):
     "Keep a correction: what the image shows, by a person"
     if not self.settings.log: raise Refused(404, _NO_LOG, 'log')
-    self.settings.log.correct(*check_correction(await self.read_object(request)))
+    kept = self.settings.log.correct(*check_correction(await self.read_object(request)))
+    if not kept: raise Refused(503, _LOG_FULL, 'log')
     return JSONResponse(dict(kept=True))
 
 # %% ../../nbs/server/14_service.ipynb #7cf9b3b9
