@@ -19,6 +19,7 @@ from ..images.contents import CheckedReader
 from ..images.preprocessing import get_batches
 from .decision_rules import check_class_names
 from .manifest import check_kept_decisions, keep_manifest
+from .reference import write_reference
 from ..stats.intervals import get_unit_names, get_unit_share
 
 # %% ../../nbs/results/00_artifacts.ipynb #3d193419
@@ -199,6 +200,7 @@ def keep_model(
     temperature:float=1., # of the softmax
     batches=None,    # tensors of the validation images, if at hand
     probs=None,      # or the model's probabilities for them
+    reference=None,  # a `Reference` to keep with the run
     **more           # further entries of run.json
 ):
     "Write model, history and validation predictions into the run and mark it as done"
@@ -208,6 +210,7 @@ def keep_model(
     if probs is not None: predictions = tabulate(probs, valid, preprocessing)
     else: predictions = get_predictions(model, valid, preprocessing, temperature, batches)
     _save_weights(run, model, preprocessing, arch, temperature)
+    if reference: write_reference(run.path, reference)
     write_csv(run.path/'history.csv', history.drop(columns='images'))
     write_csv(run.path/'predictions.csv', predictions)
     cost = dict(train_seconds=round(seconds, 1), images_per_second=round(_get_speed(history), 1),
