@@ -31,9 +31,10 @@ from .models.runtimes import get_threads, open_runtime
 from .results.decision_rules import decide, find_sets, get_probabilities, read_rules
 from .results.prediction_files import check_request, open_predictions
 from .results.prediction_files import predict_to_file, read_predicted
-from .results.reference import RATE, check_versions, describe_novelty
+from .results.reference import check_versions, describe_novelty
 from .results.reference import describe_reference, find_novelty, get_usable_rate
-from .results.reference import read_about, read_reference
+from .results.reference import read_reference
+from .stats.novelty import RATE
 
 # %% ../nbs/08_inference.ipynb #a448c3fd
 def _train_example():
@@ -296,14 +297,14 @@ def _renew_reference(run):
 def ensure_export(
     run:str, # as in `Predictor`
 ):
-    "Make export and reference where they are missing; a run for which that fails is told why"
+    "Export each run that has no export; a run that cannot be exported is told, and stays as it is"
     for one in _find_members(run):
         check_done(one)
-        if read_export(one.path) is None:
-            print(f'{one.path.name} has no export yet: making it, once …', flush=True)
-            try: _export(one)
-            except UserError as error: print(f'{error} PyTorch answers instead.')
-        if read_about(one.path) is None: print(_renew_reference(one))
+        if read_export(one.path) is not None: continue
+        print(f'{one.path.name} has no export yet: making it, once …', flush=True)
+        try: _export(one)
+        except UserError as error: print(f'{error} PyTorch answers instead.')
+        else: _renew_reference(one)
 
 # %% ../nbs/08_inference.ipynb #35dce1e2
 _images = Param('files, folders, patterns such as "photos/**/*.jpg", a CSV with a column path, '

@@ -116,7 +116,9 @@ def test_an_image_is_answered(visit, images):
 @pytest.mark.parametrize('name, answer, more', [
     ('unsure', 'Not sure: it may be one of cables, case, or cpu.', 'It decides for a class from a probability of 60 % on.'),
     ('several', 'Not sure: it may be one of cables or case.', 'Its decision is cables, 62 %.'),
-    ('any', 'Not sure: it may be any of the 9 classes.', 'Its decision is cables, 20 %.')])
+    ('any', 'Not sure: it may be any of the 9 classes.', 'Its decision is cables, 20 %.'),
+    ('unlike', 'This does not look like what the model was trained on.',
+        'Of 1,000 images like those it learnt from, 4 look as strange.')])
 def test_a_doubt_is_said(visit, images, name, answer, more):
     seen = visit()
     seen.choose(images(f'{name}.png'))

@@ -68,7 +68,7 @@ def test_rows_come_in_order_and_an_unreadable_image_gives_status_2(place):
     rc, out, err = predict(place, 'photos')
     assert rc == 2 and '1 images could not be read' in out, err
     table = read_predicted(place/'out.csv')
-    assert list(table.columns) == ['path', 'predicted', 'probability', *[f'p_{o}' for o in CLASSES], 'decision', 'prediction_set', 'error']
+    assert list(table.columns) == ['path', 'predicted', 'probability', *[f'p_{o}' for o in CLASSES], 'novelty', 'decision', 'prediction_set', 'error']
     assert [Path(o).parts[-2:] for o in table.path[[0, 10, 30]]] == [('cat', '0.jpg'), ('cat', '10.jpg'), ('dog', '0.jpg')]
     bad = table[table.error != '']
     assert len(table) == 60 and list(bad.path.str[-5:]) == ['7.jpg'] and list(bad.predicted) == [''] and bad.probability.isna().all()

@@ -86,7 +86,7 @@ def test_the_answers_are_those_of_the_predictor(place, client, server):
     found = client.post('/predict', files=[('images', o) for o in images]).json()
     rows = found['predictions']
     assert set(found) == {'model', 'request_id', 'predictions', 'seconds'} and len(rows) == 24
-    assert set(rows[0]) == {'predicted', 'probability', 'probabilities', 'decision', 'prediction_set', 'error'}
+    assert set(rows[0]) == {'predicted', 'probability', 'probabilities', 'novelty', 'decision', 'prediction_set', 'error'}
     for name in ('predicted', 'decision', 'prediction_set', 'error'): assert [row[name] for row in rows] == list(table[name]), name
     for name in CLASSES: assert np.allclose([row['probabilities'][name] for row in rows], table[f'p_{name}'], atol=1e-5)
     single = client.post('/predict', content=images[1], headers={'Content-Type': 'image/png'}).json()['predictions'][0]
