@@ -288,7 +288,7 @@ def test_an_image_that_takes_too_long_ends_alone(place):
 def test_the_queue_is_bounded(place):
     limits = ['--limit', 'queue=4', '--limit', 'batch=1', '--limit', 'seconds=100']
     with Server(place, '--log', 'none', '--workers', 1, *limits) as server:
-        image = make_image(3, (1500, 1200), 'PNG')
+        image = make_image(3, (600, 400), 'PNG')
         def ask():
             answer = httpx.post(f'{server.url}/predict', content=image, timeout=120)
             return answer.status_code, answer.headers.get('retry-after')
