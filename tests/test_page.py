@@ -15,6 +15,7 @@ from stand_in import CLASSES, StandIn, serve
 
 pytestmark = pytest.mark.xdist_group('page')  # one browser
 expect = sync_api.expect
+expect.set_options(timeout=60_000)
 # The tests run in the browser of the system; nothing but loopback is found
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking',
     '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1']
@@ -51,7 +52,7 @@ class Visit:
         self.service, self.address = service, address
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(60_000)
         self.requests, self.complaints = [], []
         self.page.on('request', lambda request: self.requests.append(request.url))
         self.page.on('pageerror', lambda error: self.complaints.append(str(error)))

@@ -117,7 +117,7 @@ def test_ctrl_c_says_how_to_resume(place):
     many.write_text('path\n' + ''.join(f'photos/cat/{i % 30}.jpg\n' for i in range(1600)))
     process, _ = start_and_wait(place, many, 'stopped.csv')
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and 'The same command resumes.' in err and 'Traceback' not in err
     assert predict(place, many, '--batch-size', 8, out='stopped.csv')[0] == 0 and len(read_predicted(place/'stopped.csv')) == 1600
 
