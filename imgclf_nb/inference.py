@@ -18,22 +18,21 @@ from PIL import Image
 
 from .base.console import console_command
 from .base.machine import show_progress
-from .base.run_files import read_model_record
+from .base.run_files import get_weights_hash, read_model_record
 from .base.runs import check_done, open_run
 from .core import UserError, explain_disk_errors, write_json
 from .datasets.image_lists import list_images
 from .images.formats import describe_unreadable
 from .images.inputs import list_inputs, name_input, take_input
 from .images.preprocessing import Preprocessing
-from .models.export_files import get_weights_hash, read_export
+from .models.export_files import read_export
 from .models.overlays import open_explainer, overlay_map
 from .models.runtimes import get_threads, open_runtime
 from .results.decision_rules import decide, find_sets, get_probabilities, read_rules
 from .results.prediction_files import check_request, open_predictions
 from .results.prediction_files import predict_to_file, read_predicted
-from .results.reference import check_versions, describe_novelty
-from .results.reference import describe_reference, find_novelty, get_usable_rate
-from .results.reference import read_reference
+from .results.reference import check_versions, describe_novelty, find_novelty
+from .results.reference import get_usable_rate, read_reference
 from .stats.novelty import RATE
 
 # %% ../nbs/08_inference.ipynb #a448c3fd
@@ -267,31 +266,11 @@ def predict(self:Predictor,
 
 # %% ../nbs/08_inference.ipynb #1a8e95c1
 def _export(run, *options):
-    "`export_run`, with our own networks known to timm"
+    "`export_run`, and what the run's reference holds; our own networks are known to timm"
     import imgclf_nb.baseline  # registers our own networks with timm
     from imgclf_nb.models.export import export_run
-    return export_run(run, *options)
-
-# %% ../nbs/08_inference.ipynb #e15ea8fe
-def _make_reference(run):
-    "`make_run_reference`, while no other process changes the run"
-    import imgclf_nb.baseline  # registers our own networks with timm
-    from imgclf_nb.models.export import hold_run
-    from imgclf_nb.results.run_reference import make_run_reference
-    print(f'{run.path.name} has no reference yet: making it, once …', flush=True)
-    with hold_run(run): return make_run_reference(run)
-
-# %% ../nbs/08_inference.ipynb #f2569d26
-def _renew_reference(run):
-    "Make the run's reference, unless it has one that fits; what it holds, in sentences"
-    try:
-        found = read_reference(run.path)
-        check_versions(run.path, found)
-    except UserError as error:
-        print(error)
-        found = None
-    try: return describe_reference((found or _make_reference(run)).about)
-    except UserError as error: return str(error)
+    from imgclf_nb.models.run_reference import renew_reference
+    return export_run(run, *options), renew_reference(run)
 
 # %% ../nbs/08_inference.ipynb #1af8453f
 def ensure_export(
@@ -304,7 +283,6 @@ def ensure_export(
         print(f'{one.path.name} has no export yet: making it, once …', flush=True)
         try: _export(one)
         except UserError as error: print(f'{error} PyTorch answers instead.')
-        else: _renew_reference(one)
 
 # %% ../nbs/08_inference.ipynb #35dce1e2
 _images = Param('files, folders, patterns such as "photos/**/*.jpg", a CSV with a column path, '
@@ -375,9 +353,8 @@ def imgclf_export(
     "Export a trained run as ONNX, with the proof that it agrees, and write its reference."
     from imgclf_nb.models.export import describe_export
     for one in _find_members(run):
-        found = _export(one, int8, tolerance)
-        print(describe_export(found))
-        print(_renew_reference(one))
+        found, reference = _export(one, int8, tolerance)
+        print(f'{describe_export(found)}\n{reference}')
         print(f"{one.path/'export'}")
 
 # %% ../nbs/08_inference.ipynb #e9fddd5c

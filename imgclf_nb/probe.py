@@ -20,8 +20,8 @@ from .models.freezing import freeze
 from .models.frozen import load_frozen, open_frozen
 from .models.linear_heads import fit_head, get_linear_layer, get_precision
 from .models.linear_heads import get_probs, get_reader
+from .models.run_reference import make_probe_reference
 from .results.artifacts import get_predictions, keep_model, tabulate
-from .results.run_reference import make_probe_reference
 from .stats.intervals import get_share
 
 # %% ../nbs/04a_probe.ipynb #79b7d3e1

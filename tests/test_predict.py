@@ -7,10 +7,11 @@ from PIL import Image
 
 from imgclf_nb.backbones import get_backbone, save_model
 from imgclf_nb.base.checksums import hash_file
+from imgclf_nb.base.run_files import get_weights_hash
 from imgclf_nb.core import write_json
 from imgclf_nb.images.preprocessing import Preprocessing
 from imgclf_nb.models.conversion import write_onnx
-from imgclf_nb.models.export_files import get_weights_hash, write_export_record
+from imgclf_nb.models.export_files import write_export_record
 from imgclf_nb.results.prediction_files import read_predicted
 
 CLASSES = ['cat', 'dog', '漢字 "x", Кот']

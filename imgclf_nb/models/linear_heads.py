@@ -222,10 +222,10 @@ def fit_head(
     cache:bool=True,     # False: decode the files
     until:float=None,    # deadline as `time.time()`; `UserError` if it will be missed
 )->dict:
-    """Solve for the last layer: `c, temperature, accuracy, probs, seen, seconds`; None if not linear
+    """Solve for the last layer: `c, temperature, accuracy, probs, seen, seconds`
 
-    `accuracy` is cross-validated, `probs` `(n, classes)` are those of the validation images;
-    `seen` has features of both splits, with `rows` and `sure` from `get_head`."""
+    None if it is not linear. `accuracy` is cross-validated, `probs` `(n, classes)` are those of
+    the validation images; `seen` has features of both splits, and `rows, sure` of `get_head`."""
     layer = get_linear_layer(model)
     if layer is None: return None
     began = time.time()
@@ -239,6 +239,5 @@ def fit_head(
     seen = _see(model, arch, valid, preprocessing, cache, **how) if len(valid) else []
     probs = get_probs(seen, head, len(classes))
     _set_layer(layer, head)
-    found = {name: head[name] for name in ('c', 'temperature', 'accuracy')}
-    features = dict(train=x, valid=seen, rows=head['rows'], sure=head['sure'])
-    return dict(**found, probs=probs, seen=features, seconds=time.time() - began)
+    found = {name: head.pop(name) for name in ('c', 'temperature', 'accuracy')}
+    return dict(found, probs=probs, seen=dict(head, train=x, valid=seen), seconds=time.time() - began)

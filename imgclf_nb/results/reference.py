@@ -21,8 +21,8 @@ from ..base.percentages import format_share, say_share
 from ..base.quoting import quote_word
 from ..base.reading import Each, FileFault, Maybe, explain_fault, is_there
 from ..base.reading import read_json
+from ..base.run_files import get_weights_hash
 from ..core import UserError, explain_disk_errors, get_temporary, replace_file, write_json
-from ..models.export_files import get_weights_hash
 from .decision_rules import get_probabilities
 from ..stats.neighbours import Neighbours, choose_known, fit_neighbours
 from ..stats.novelty import RATE, get_calibration, get_needed_units, get_p_values
@@ -139,11 +139,11 @@ def describe_rate(
     share, units = format_share(rate), about['units']
     if not can_decide(units, rate):
         noun = 'image or group' if units == 1 else 'images or groups'
-        return (f'{units:,} independent {noun} cannot decide a rate of {share} '
-            f'({get_needed_units(rate):,} could): images have a novelty, and none is called unlike.')
+        return (f'{units:,} independent {noun} cannot decide a rate of {share}, '
+            f'{get_needed_units(rate):,} could: images have a novelty, and none is called unlike.')
     expected = say_share(about['expected']) if rate == about['rate'] else share
-    return (f'Calibrated on {units:,} independent images or groups for a rate of {share}: of images '
-        f'like the training images, {expected} are called unlike.')
+    return (f'Calibrated on {units:,} independent images or groups for a rate of {share}: of '
+        f'images like the training images, {expected} are called unlike.')
 
 # %% ../../nbs/results/11_reference.ipynb #ref1lefto
 def find_novelty(

@@ -28,7 +28,7 @@ model          text   name of the run
 weights_sha256 text   of the run's weights
 group          text   as the request gave it, such as a patient or a camera; may be empty
 predicted      text   the likeliest class
-decision       text   a class by the operating point, unsure or unlike; empty for an unreadable image
+decision       text   a class by the operating point, unsure or unlike; empty if unreadable
 novelty        number share of images of known kinds that look at least as strange, 0 to 1
 probabilities  text   JSON object: the calibrated probability of each class
 prediction_set text   JSON list of classes, likeliest first
