@@ -15,14 +15,17 @@ from common import FIVE, get_folder, get_parser
 from kept import TITLES, get_command
 from imgclf_nb.backbones import load_model
 from imgclf_nb.base.machine import get_device
+from imgclf_nb.base.run_files import read_model_record
 from imgclf_nb.base.running import run_notebook
 from imgclf_nb.base.runs import open_run
 from imgclf_nb.core import get_data_root
 from imgclf_nb.data import get_items
 from imgclf_nb.datasets.cards import get_card
 from imgclf_nb.datasets.folders import is_image
+from imgclf_nb.images.inputs import take_input
 from imgclf_nb.images.preprocessing import Preprocessing
 from imgclf_nb.models.export_images import find_export_images
+from imgclf_nb.models.frozen import load_frozen
 from imgclf_nb.models.linear_heads import cross_validate, get_logistic_head, get_probs
 from imgclf_nb.models.run_reference import make_frozen_reference
 from imgclf_nb.models.runtimes import open_model
@@ -34,7 +37,7 @@ from imgclf_nb.stats.neighbours import scale_features
 from imgclf_nb.stats.novelty import find_unlike, get_strangeness
 from imgclf_nb.stats.roc_pr import get_auc_interval
 
-MOST, CLASSES, DRAWS = 200, 14, 400  # images of another set; classes left out; resamples of units
+MOST, CLASSES, DRAWS = 150, 14, 400  # images of another set; classes left out; resamples of units
 SCORES = ('novelty', 'probability', 'energy', 'distance', 'mahalanobis')
 
 
@@ -75,19 +78,22 @@ def make_screenshots(folder, n=30):
 # ---- what a network says
 
 class Network:
-    "A probe's network: `see(images)` gives features, whatever the images are"
+    "The frozen network of a probe, which OpenVINO computes where it can"
     def __init__(self, run):
-        model, self.card = load_model(run.path)
-        self.pre = Preprocessing.from_dict(self.card['preprocessing'])
-        self.compute = open_model(model.to(get_device()).eval(), get_device())
+        self.pre = Preprocessing.from_dict(read_model_record(run.path)['preprocessing'])
+        frozen = load_frozen(run.path)
+        if frozen: self.compute = frozen[0].get_features
+        else:
+            both = open_model(load_model(run.path)[0].to(get_device()).eval(), get_device())
+            self.compute = lambda images: both(images)[1]
 
     def see(self, images, change=None):
-        "`(features, logits)`; `change(pixels)` is applied to what the preprocessing makes of an image"
+        "Features of images; `change(pixels)` is applied to what the preprocessing makes of them"
         parts = []
         for start in range(0, len(images), 32):
-            pixels = np.stack([self.pre.pixels(image) for image in images[start:start+32]])
+            pixels = np.stack([self.pre.pixels(take_input(image)) for image in images[start:start+32]])
             parts.append(self.compute(self.pre.array(change(pixels) if change else pixels)))
-        return tuple(np.concatenate(o) for o in list(zip(*parts))[::-1])
+        return np.concatenate(parts)
 
 
 def score(features, logits, reference, mahalanobis):
@@ -166,7 +172,7 @@ def get_row(what, inside, inside_units, outside, outside_units, novelty, **more)
 
 def measure_outside(known, network, what, images, change=None, **more):
     "The row about images that the network cannot know"
-    features = network.see(images, change)[0]
+    features = network.see(images, change)
     row = get_row(what, known.scores, known.units, known.score(features), np.arange(len(features)), known.get_novelty(features), **more)
     print(f"  {what}: AUROC {row['novelty']['value']:.4f}, probability {row['probability']['value']:.4f}, called {row['called']['value']:.1%}", flush=True)
     return row
@@ -214,7 +220,7 @@ def measure_set(name, shots):
     run_notebook('04a_probe', str(folder), quiet=True, dataset=name)
     run = open_run(str(folder))
     network, table = Network(run), find_export_images(run)[0]
-    x = network.see(list(table.path))[0]
+    x = network.see(list(table.path))
     labels, units, is_train = table.label.to_numpy(str), table.unit.to_numpy(), (table.split == 'train').to_numpy()
     known = Known(x, labels, units, is_train, run.record['head_c'])
     print(f"{name}: {len(x)} images, calibrated on {known.reference.about['units']} units", flush=True)
@@ -236,9 +242,9 @@ if __name__ == '__main__':
     a = get_parser(__doc__)
     a.add_argument('--sets', nargs='+', default=FIVE)
     a = a.parse_args()
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         shots = make_screenshots(Path(folder))
-        for name in a.sets[:1] if a.quick else a.sets: rows += measure_set(name, shots)
-    for row in rows: print(json.dumps(row))
-    if a.keep: keep_measured('novelty', [row | get_provenance(get_command(sys.argv), row['images']) for row in rows])
+        for name in a.sets[:1] if a.quick else a.sets:
+            rows = measure_set(name, shots)
+            if a.keep: keep_measured('novelty', [row | get_provenance(get_command(sys.argv), row['images']) for row in rows])
+            else: print(*map(json.dumps, rows), sep='\n')
