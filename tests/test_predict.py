@@ -87,17 +87,63 @@ def test_a_list_on_standard_input_and_other_formats(place):
         assert list(read_predicted(place/out).path.str[-5:]) == ['5.jpg', '3.jpg', '5.jpg']
 
 
-def test_nothing_of_the_training_stack_is_loaded(place):
+def test_nothing_of_the_training_stack_is_loaded(place, known):
     code = f'''
 import sys, time
 from imgclf_nb.inference import Predictor
-table = Predictor({str(place/'runs'/'mine')!r}).predict({str(place/'photos'/'cat'/'0.jpg')!r})
-assert table.error[0] == '' and table.predicted[0]
+table = Predictor({str(known)!r}).predict({str(place/'photos'/'cat'/'0.jpg')!r})
+assert table.error[0] == '' and table.predicted[0] and table.novelty[0] > 0
 print(sorted({{o.split('.')[0] for o in sys.modules}} & {HEAVY!r}))
 '''
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == '[]', done.stdout + done.stderr
 
+
+@pytest.fixture(scope='module')
+def known(place):
+    "The same run with a reference: it knows noise, and nothing else"
+    from imgclf_nb.inference import Predictor
+    from imgclf_nb.results.reference import Seen, make_reference, write_reference
+    run = shutil.copytree(place/'runs'/'mine', place/'runs'/'known')
+    model, rng = Predictor(run), np.random.default_rng(1)
+    pixels = np.stack([model.read(rng.integers(0, 256, (40,50,3), dtype=np.uint8))[0][0] for _ in range(300)])
+    logits, features = model.load(1)[0](model.members[0].preprocessing.array(pixels))
+    scaled = np.exp(logits/2)
+    seen = [Seen(features[rows], (scaled/scaled.sum(1, keepdims=True)).max(1)[rows], np.arange(300)[rows] % 3, np.arange(300)[rows])
+        for rows in (slice(0, 100), slice(100, 300))]
+    write_reference(run, make_reference(*seen, 2.))
+    return run
+
+
+def test_novelty_with_a_reference(place, known):
+    strange = place/'strange'
+    strange.mkdir()
+    for i in range(4): Image.new('RGB', (40, 50), (60*i, 20, 200)).save(strange/f'{i}.png')
+    status, said, err = predict(place, 'photos', strange, run='known', out='known.csv')
+    assert status == 2 and 'Calibrated on 200 independent images or groups for a rate of 1.0 %' in said, said + err
+    table = read_predicted(place/'known.csv')
+    noise, plain = [table[table.path.str.contains(o) & (table.error == '')] for o in ('photos', 'strange')]
+    assert (plain.decision == 'unlike').all() and (plain.novelty <= .01).all() and plain.predicted.isin(CLASSES).all()
+    assert (noise.decision == 'unlike').mean() < .1 and .2 < noise.novelty.mean() < .8
+    assert table.novelty.isna().sum() == 1  # the broken one
+    status, said, _ = predict(place, strange, '--unlike', 0, run='known', out='never.csv')
+    assert status == 0 and 'No image is called unlike' in said and 'unlike' not in set(read_predicted(place/'never.csv').decision)
+    status, said, _ = predict(place, strange, '--unlike', .001, run='known', out='rare.csv')
+    assert status == 0 and '200 independent images or groups cannot decide a rate of 0.1 %, 999 could' in said
+    assert predict(place, strange, '--unlike', 3, run='known', out='rate.csv')[0] == 1
+
+
+def test_a_run_without_a_reference_says_so(place):
+    status, said, _ = predict(place, 'photos', out='none.csv')
+    assert '`imgclf_export mine` writes it' in said and read_predicted(place/'none.csv').novelty.isna().all()
+
+
+def test_a_reference_that_does_not_fit_is_refused(place, known):
+    for name,change in (('reference.npz', b'PK'), ('reference.json', b'{')):
+        run = shutil.copytree(known, place/'runs'/'spoilt', dirs_exist_ok=True)
+        (run/name).write_bytes(change)
+        status, said, err = predict(place, 'photos', run='spoilt', out='spoilt.csv')
+        assert status == 1 and '`imgclf_export spoilt` writes it again' in said + err and not (place/'spoilt.csv').exists()
 
 def test_killed_it_resumes_without_a_row_twice_or_missing(place):
     many = place/'many.csv'
