@@ -316,9 +316,12 @@ def imgclf_predict(
     batch_size:int=32,   # images of a batch
     explain:bool=False,  # also write saliency maps (needs PyTorch)
     truth:_truth=None,
+    next:int=0,          # also list so many images that are worth a label next
 ):
     "Predict images with a trained run: class, probability, decision and prediction set of each."
+    from imgclf_nb.results.next_images import check_next, say_next
     check_request(out, batch_size, truth)
+    check_next(next, out)
     paths = list_images(images)
     if runtime == 'auto' and precision == 'fp32': ensure_export(run)
     model = Predictor(run, runtime, precision)
@@ -329,6 +332,7 @@ def imgclf_predict(
     _say_done(done, out, time.time() - began, len(paths) - before)
     if explain: explain_file(model, out)
     if truth: _score(model, out, truth)
+    if next: say_next(model, out, next)
     if done['unreadable']: sys.exit(2)
 
 # %% ../nbs/08_inference.ipynb #93c3317c
