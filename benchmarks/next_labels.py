@@ -153,12 +153,13 @@ def decide(difference):
 def get_row(dataset, name, found, first, step):
     "A row of the results"
     ours, random = ([one[method] for one in found] for method in (name, 'random'))
-    labels, needed = first + ROUNDS*step, count_needed(ours, random, first, step)
-    difference = get_difference(ours, random)
+    labels, difference = first + ROUNDS*step, get_difference(ours, random)
+    worth = decide(difference)
+    needed = count_needed(ours, random, first, step) if worth == 'yes' else None  # else a crossing of noise
     return dict(set=dataset, title=TITLES[dataset], method=name, name=NAMES[name], seeds=len(found), first=first, labels=labels,
         start=round(mean(one[0] for one in random), 4), random=round(mean(one[-1] for one in random), 4),
         accuracy=round(mean(one[-1] for one in ours), 4), difference=difference, needed=needed,
-        saved=None if needed is None else round(1 - needed/labels, 3), worth=decide(difference))
+        saved=None if needed is None else round(1 - needed/labels, 3), worth=worth)
 
 
 if __name__ == '__main__':
