@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 from ..base.checksums import hash_file
 from ..base.reading import is_there
 from ..base.runs import open_run
-from ..core import UserError, explain_disk_errors, read_csv, write_csv
+from ..core import UserError, explain_disk_errors, write_csv
 from .manifest import read_run_manifest
 from .prediction_files import read_predicted
 from ..stats.neighbours import scale_features
