@@ -135,10 +135,6 @@ def _is_named(weights):
     "Whether a text is the name or the folder of a run"
     return any(is_there(place/'run.json') for place in (get_runs_root()/weights, Path(weights)))
 
-def _is_plain(weights):
-    "Whether a text is neither a path nor a file's name, so that it may be a run's misspelt name"
-    return re.fullmatch(r'[\w-]+', weights) is not None and not os.path.exists(weights)
-
 # %% ../nbs/00a_backbones.ipynb #ef00c280
 def _find_in_run(
     weights:str, # as in `find_weights`
@@ -147,7 +143,7 @@ def _find_in_run(
     "`(file, origin)` of a run's weights; None for what is no run. `UserError` for another model"
     if os.path.isfile(weights): return None
     if not _is_named(weights):
-        if not _is_plain(weights): return None
+        if os.path.exists(weights) or not re.fullmatch(r'[\w-]+', weights): return None
         try: open_run(weights)
         except UserError as error:
             raise UserError(f'There is no weights file {weights}. {error}', 'weights') from None

@@ -53,7 +53,8 @@ def measure_added(
     rows = {'old classes': dict(images=len(both), old=get_unit_share(first, every, units),
         new=get_unit_share(second, every, units),
         difference=get_paired_difference(second, first, units))}
-    rows['old classes, called new'] = dict(images=len(both), new=get_unit_share(taken, every, units))
+    called = get_unit_share(taken, every, units)
+    rows['old classes, called new'] = dict(images=len(both), new=called)
     for name in added: rows[f'new class {name}'] = _measure_class(after, name, split)
     return pd.DataFrame(rows).T
 
