@@ -11,9 +11,14 @@ import numpy as np, pandas as pd
 from .neighbours import scale_features
 from .novelty import find_unlike
 
-# %% ../../nbs/stats/09_next_labels.ipynb #c3bd3750
+# %% ../../nbs/stats/09_next_labels.ipynb #6e2ef34a
 UNLIKE = .01  # p-value of novelty up to which an image is called unlike the training images
 
+def _find_strange(p_values, n):
+    "Which of `n` images are unlike the training images, as booleans; none without p-values"
+    return np.zeros(n, bool) if p_values is None else find_unlike(p_values, UNLIKE)
+
+# %% ../../nbs/stats/09_next_labels.ipynb #c3bd3750
 def get_scores(
     probs,         # of the classes, calibrated `(n, k)`, 0 to 1
     p_values=None, # of novelty, from `novelty.get_p_values` `(n,)`; NaN for unknown
@@ -22,8 +27,7 @@ def get_scores(
     ordered = np.sort(np.asarray(probs, float), 1)
     second = ordered[:, -2] if ordered.shape[1] > 1 else 0.
     scores = np.clip(1 - (ordered[:, -1] - second), 0, 1)
-    if p_values is None: return scores
-    return np.where(find_unlike(p_values, UNLIKE), 1., scores)
+    return np.where(_find_strange(p_values, len(scores)), 1., scores)
 
 # %% ../../nbs/stats/09_next_labels.ipynb #66db0b82
 CANDIDATES = 40  # for each image that is wanted
@@ -35,12 +39,13 @@ def find_candidates(
     seed:int=0,    # of the random half
 )->np.ndarray:
     "Positions of the images to choose from, in ascending order; all if they are few"
-    scores = get_scores(probs, p_values)
-    half = wanted*CANDIDATES//2
-    shuffled = np.random.default_rng(seed).permutation(len(scores))
+    rng, scores, half = np.random.default_rng(seed), get_scores(probs), wanted*CANDIDATES//2
+    shuffled = rng.permutation(len(scores))
     order = shuffled[np.argsort(-scores[shuffled], kind='stable')]
-    rest = np.random.default_rng(seed).permutation(order[half:])
-    return np.sort(np.r_[order[:half], rest[:half]])
+    rest = rng.permutation(order[half:])
+    strange = rest[_find_strange(p_values, len(scores))[rest]][:half//2]
+    others = rest[~np.isin(rest, strange)]
+    return np.sort(np.r_[order[:half], strange, others[:half - len(strange)]])
 
 # %% ../../nbs/stats/09_next_labels.ipynb #1c38b76e
 def spread(
@@ -60,6 +65,18 @@ def spread(
         left[best] = -1  # never again
     return np.array(chosen, int)
 
+# %% ../../nbs/stats/09_next_labels.ipynb #166b3d6a
+def _spread_fairly(features, weights, strange, wanted):
+    "As `spread`; at most half are unlike the training images, while others are left"
+    chosen = spread(features, weights, wanted)
+    most = max(wanted//2, wanted - int((~strange).sum()))
+    unlike = chosen[strange[chosen]]
+    if len(unlike) <= most: return chosen
+    allowed = ~strange
+    allowed[unlike[:most]] = True
+    places = np.flatnonzero(allowed)
+    return places[spread(features[places], weights[places], wanted)]
+
 # %% ../../nbs/stats/09_next_labels.ipynb #a939d406
 def get_reasons(
     probs,         # of the classes `(n, k)`
@@ -70,9 +87,8 @@ def get_reasons(
     "Why each image is worth a label"
     probs = np.asarray(probs, float)
     names = [str(o) for o in (range(probs.shape[1]) if classes is None else classes)]
-    unlike = np.zeros(len(probs), bool) if p_values is None else find_unlike(p_values, UNLIKE)
     reasons = []
-    for row,score,strange in zip(probs, scores, unlike):
+    for row,score,strange in zip(probs, scores, _find_strange(p_values, len(probs))):
         first, *others = np.argsort(-row, kind='stable')
         if strange: reason = 'unlike the training images'
         elif score < .5: reason = 'covers images not seen yet'
@@ -93,8 +109,9 @@ def choose_next(
     if not len(probs): return pd.DataFrame(columns=['position', 'score', 'reason'])
     candidates = find_candidates(probs, p_values, wanted, seed)
     scores = get_scores(probs, p_values)
-    weights = scores[candidates]
-    position = candidates[spread(np.asarray(features)[candidates], weights, wanted)]
+    strange = _find_strange(p_values, len(scores))[candidates]
+    x = np.asarray(features)[candidates]
+    position = candidates[_spread_fairly(x, scores[candidates], strange, wanted)]
     known = None if p_values is None else np.asarray(p_values)[position]
     reason = get_reasons(np.asarray(probs)[position], scores[position], known, classes)
     return pd.DataFrame(dict(position=position, score=scores[position], reason=reason))
