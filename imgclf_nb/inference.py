@@ -8,7 +8,7 @@ __all__ = ['Member', 'read_member', 'Predictor', 'ensure_export', 'imgclf_predic
 # %% ../nbs/08_inference.ipynb #86afeb96
 import io, itertools, os, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -18,19 +18,22 @@ from PIL import Image
 
 from .base.console import console_command
 from .base.machine import show_progress
-from .base.run_files import read_model_record
+from .base.run_files import get_weights_hash, read_model_record
 from .base.runs import check_done, open_run
 from .core import UserError, explain_disk_errors, write_json
 from .datasets.image_lists import list_images
 from .images.formats import describe_unreadable
 from .images.inputs import list_inputs, name_input, take_input
 from .images.preprocessing import Preprocessing
-from .models.export_files import get_weights_hash, read_export
+from .models.export_files import read_export
 from .models.overlays import open_explainer, overlay_map
 from .models.runtimes import get_threads, open_runtime
 from .results.decision_rules import decide, find_sets, get_probabilities, read_rules
 from .results.prediction_files import check_request, open_predictions
 from .results.prediction_files import predict_to_file, read_predicted
+from .results.reference import check_versions, describe_novelty, find_novelty
+from .results.reference import get_usable_rate, read_reference
+from .stats.novelty import RATE
 
 # %% ../nbs/08_inference.ipynb #a448c3fd
 def _train_example():
@@ -87,15 +90,19 @@ class Predictor:
         runtime:str='auto',   # auto, onnx, openvino or torch
         precision:str='fp32', # fp32, bf16 or int8
         threads:int=None,     # to decode and compute with; None: one for each core
+        unlike:float=RATE,    # of images of known kinds, the share to be called unlike; 0: none
     ):
         runs = _find_members(run)
         self.members = [read_member(one) for one in runs]
-        self.rules = _find_rules(runs, self.members)
+        self.reference = read_reference(self.members[0].folder)
+        rate = get_usable_rate(self.reference, unlike)
+        self.rules = replace(_find_rules(runs, self.members), unlike=rate)
         self.classes = self.rules.classes
         self.precision, self.threads = precision, get_threads(threads)
         self.opened = {}
         self.runtime = runtime
         self.runtime = self.load(1)[0].name  # what `auto` has chosen, for the first run
+        if self.runtime == 'torch': check_versions(self.members[0].folder, self.reference)
 
     def __repr__(self):
         names = ', '.join(member.name for member in self.members)
@@ -140,10 +147,10 @@ def read(self:Predictor,
 
 # %% ../nbs/08_inference.ipynb #1f215af2
 def _compute_member(runtime, member, pixels):
-    "`(calibrated probabilities, those at temperature 1, features)` of one member"
+    "`(calibrated probabilities, those at temperature 1, logits, features)` of one member"
     logits, features = runtime(member.preprocessing.array(np.stack(pixels)))
     calibrated, plain = [get_probabilities(logits, t) for t in (member.rules.temperature, 1.)]
-    return calibrated, plain, features
+    return calibrated, plain, logits, features
 
 # %% ../nbs/08_inference.ipynb #958b0458
 @patch
@@ -151,16 +158,17 @@ def compute(self:Predictor,
     pixels:list,    # for each image, the pixels for each member
     runtimes:list,  # from `load`
 )->tuple:
-    """`(calibrated probabilities, those for the sets, spread, features)`: each `(n, classes)`, and
-    `(n, d)` of the first member"""
+    """`(calibrated probabilities, those for the sets, spread, novelty, features)`: three times
+    `(n, classes)`, and `(n,)` and `(n, d)` of the first member"""
     parts = []
     for number,(runtime,member) in enumerate(zip(runtimes, self.members)):
         parts.append(_compute_member(runtime, member, [image[number] for image in pixels]))
-    probs, at_sets, features = parts[0]
-    if len(parts) == 1: return probs, at_sets, np.zeros_like(probs), features
+    probs, at_sets, logits, features = parts[0]
+    novelty = find_novelty(self.reference, features, logits)
+    if len(parts) == 1: return probs, at_sets, np.zeros_like(probs), novelty, features
     calibrated = np.stack([part[0] for part in parts])
     mean = calibrated.mean(0)
-    return mean, mean, calibrated.std(0), features
+    return mean, mean, calibrated.std(0), novelty, features
 
 # %% ../nbs/08_inference.ipynb #196c7959
 @patch
@@ -168,21 +176,22 @@ def get_columns(self:Predictor)->list:
     "The columns of the answers"
     spread = ['spread']*(len(self.members) > 1)
     return ['path', 'predicted', 'probability', *[f'p_{name}' for name in self.classes], *spread,
-        'decision', 'prediction_set', 'error']
+        'novelty', 'decision', 'prediction_set', 'error']
 
 # %% ../nbs/08_inference.ipynb #9f9520c2
 @patch
 def describe(self:Predictor,
-    probs, at_sets, spread, # from `compute`
+    probs, at_sets, spread, novelty, # from `compute`
 )->list:
     "The answer to each image that could be read, by column"
     columns = [f'p_{name}' for name in self.classes]
     chosen = probs.argmax(1).tolist()
-    decided = zip(decide(probs, self.rules), find_sets(at_sets, self.rules))
+    decided = zip(decide(probs, self.rules, novelty), find_sets(at_sets, self.rules))
     rows = [dict(zip(columns, row)) for row in probs.tolist()]
-    for row,number,spreads,(decision,found) in zip(rows, chosen, spread.tolist(), decided):
+    numbers = zip(chosen, spread.tolist(), novelty.tolist())
+    for row,(number,spreads,new),(decision,found) in zip(rows, numbers, decided):
         row |= dict(predicted=self.classes[number], probability=row[columns[number]],
-            spread=spreads[number], decision=decision, prediction_set=found)
+            spread=spreads[number], novelty=new, decision=decision, prediction_set=found)
     return rows
 
 # %% ../nbs/08_inference.ipynb #77706769
@@ -198,7 +207,7 @@ def answer(self:Predictor,
     if good:
         pixels = [read[number][0] for number in good]
         outputs = self.compute(pixels, self.load(streams))
-        found = pd.DataFrame(self.describe(*outputs[:3]))
+        found = pd.DataFrame(self.describe(*outputs[:4]))
     found.index = good
     table = found.reindex(index=range(len(images)), columns=self.get_columns())
     table['path'] = [name_input(image) for image in images]
@@ -211,7 +220,8 @@ def _fill_empty(table):
     for name in ('predicted', 'decision'): table[name] = table[name].fillna('')
     lists = [o if isinstance(o, list) else [] for o in table.prediction_set]
     table['prediction_set'] = pd.Series(lists, index=table.index, dtype=object)
-    numbers = [name for name in table if name.startswith('p_') or name in ('probability', 'spread')]
+    single = ('probability', 'spread', 'novelty')
+    numbers = [name for name in table if name.startswith('p_') or name in single]
     table[numbers] = table[numbers].astype(float)
     return table
 
@@ -256,12 +266,13 @@ def predict(self:Predictor,
 
 # %% ../nbs/08_inference.ipynb #1a8e95c1
 def _export(run, *options):
-    "`export_run`, with our own networks known to timm"
+    "`export_run`, and what the run's reference holds; our own networks are known to timm"
     import imgclf_nb.baseline  # registers our own networks with timm
     from imgclf_nb.models.export import export_run
-    return export_run(run, *options)
+    from imgclf_nb.models.run_reference import renew_reference
+    return export_run(run, *options), renew_reference(run)
 
-# %% ../nbs/08_inference.ipynb #e15ea8fe
+# %% ../nbs/08_inference.ipynb #1af8453f
 def ensure_export(
     run:str, # as in `Predictor`
 ):
@@ -317,6 +328,7 @@ def imgclf_predict(
     explain:bool=False,  # also write saliency maps (needs PyTorch)
     truth:_truth=None,
     next:int=0,          # also list so many images that are worth a label next
+    unlike:float=RATE,   # share of images like the training images to be called unlike; 0: none
 ):
     "Predict images with a trained run: class, probability, decision and prediction set of each."
     from imgclf_nb.results.next_images import check_next, say_next
@@ -324,8 +336,8 @@ def imgclf_predict(
     check_next(next, out)
     paths = list_images(images)
     if runtime == 'auto' and precision == 'fp32': ensure_export(run)
-    model = Predictor(run, runtime, precision)
-    print(f'{len(paths):,} images, {model}')
+    model = Predictor(run, runtime, precision, unlike=unlike)
+    print(f'{len(paths):,} images, {model}\n{describe_novelty(run, model.reference, unlike)}')
     began = time.time()
     before = open_predictions(model, paths, out).rows
     done = predict_to_file(model, paths, out, batch_size)
@@ -342,11 +354,11 @@ def imgclf_export(
     int8:bool=False,    # also an int8 model, calibrated on training images
     tolerance:float=1., # percentage points of accuracy that int8 may lose
 ):
-    "Export a trained run as ONNX, with the proof that it agrees with its PyTorch model."
+    "Export a trained run as ONNX, with the proof that it agrees, and write its reference."
     from imgclf_nb.models.export import describe_export
     for one in _find_members(run):
-        found = _export(one, int8, tolerance)
-        print(describe_export(found))
+        found, reference = _export(one, int8, tolerance)
+        print(f'{describe_export(found)}\n{reference}')
         print(f"{one.path/'export'}")
 
 # %% ../nbs/08_inference.ipynb #e9fddd5c

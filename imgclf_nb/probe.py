@@ -20,6 +20,7 @@ from .models.freezing import freeze
 from .models.frozen import load_frozen, open_frozen
 from .models.linear_heads import fit_head, get_linear_layer, get_precision
 from .models.linear_heads import get_probs, get_reader
+from .models.run_reference import make_probe_reference
 from .results.artifacts import get_predictions, keep_model, tabulate
 from .stats.intervals import get_share
 
@@ -128,12 +129,14 @@ def _let_all_calibrate(items):
 # %% ../nbs/04a_probe.ipynb #8832d90f
 def _keep_probe(run, probe, items, seconds, ranking):
     "Write the best probe into the run, with a history of one row"
+    temperature, probs = probe['temperature'], probe['probs']
+    reference = make_probe_reference(items, probe['seen'], probs, temperature)
     if len(ranking) == 1: items = _let_all_calibrate(items)
     accuracy = probe['valid_accuracy']['value']
     row = dict(epoch=0, valid_loss=probe['valid_loss'], accuracy=accuracy,
         seconds=probe['seconds'], images=0)
     keep_model(run, probe['model'], items, probe['preprocessing'], probe['arch'], seconds, [row],
-        probe['temperature'], probs=probe['probs'], head_c=probe['c'], ranking=ranking)
+        temperature, probs=probs, reference=reference, head_c=probe['c'], ranking=ranking)
 
 # %% ../nbs/04a_probe.ipynb #ff8da6d9
 def _format_cost(ax):

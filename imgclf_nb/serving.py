@@ -24,6 +24,7 @@ from .server.log_urls import get_default_url
 from .server.prediction_log import PredictionLog, forget as forget_request
 from .server.served_models import Computing, export_first
 from .server.service import Service, Settings
+from .stats.novelty import RATE
 
 # %% ../nbs/09_serving.ipynb #e0dc5a2b
 def warn_open(
@@ -64,6 +65,7 @@ def make_settings(
     explain:bool=False,
     shadow:str=None,     # a run that is logged as well
     runtime:str='auto', precision:str='fp32', workers:int=None,
+    unlike:float=RATE,   # of images of known kinds, the share to be called unlike; 0: none
     limit=(),            # as in `parse_limits`
     **keep               # of `open_log`
 )->Settings:
@@ -77,7 +79,7 @@ def make_settings(
     for one in filter(None, (run, shadow)): export_first(one)
     workers = workers or get_threads()
     kept = open_log(run, log, **keep)
-    computing = Computing(runtime, precision, workers, facts=kept is not None)
+    computing = Computing(runtime, precision, workers, kept is not None, unlike)
     return Settings(run, key, shadow, explain, kept, keeps != 'none', limits, computing)
 
 # %% ../nbs/09_serving.ipynb #58f89265
@@ -216,10 +218,11 @@ def imgclf_serve(
     forget:_forget=None,
     runtime:_runtime='auto', precision:_precision='fp32',
     workers:int=None,       # processes that compute (default: one for each core)
+    unlike:float=RATE,      # share of images like the training images to be called unlike; 0: none
     limit:_limit=None,
 ):
     "Serve a trained run: an API, a page for people, and a prediction log."
     if forget is not None: return forget_one(run, log, forget)
     serve(run, host, port, api_key_file=api_key_file, log=log, explain=explain, shadow=shadow,
         keep_images=keep_images, keep_days=keep_days, keep_rows=keep_rows, runtime=runtime,
-        precision=precision, workers=workers, limit=limit or ())
+        precision=precision, workers=workers, unlike=unlike, limit=limit or ())

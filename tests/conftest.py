@@ -10,9 +10,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from forking import run_forked, wait_for_servers
 
+# an example may take any time: a slow machine is no fault
+settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('patient')
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get('IMGCLF_REAL', ROOT.parent/'shared'/'data'))
 os.environ.setdefault('HF_HUB_OFFLINE', '1')

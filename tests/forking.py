@@ -106,7 +106,7 @@ class CommandServer:
             start_new_session=True, env={**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1'})
 
 
-def wait_for_servers(seconds=120):
+def wait_for_servers(seconds=300):
     "Wait until the servers of commands and kernels accept requests"
     paths = [os.environ.get(name) for name in ('IMGCLF_COMMANDS', 'IMGCLF_KERNELS')]
     until = time.monotonic() + seconds

@@ -1,7 +1,7 @@
 """A service that keeps the HTTP contract and computes nothing, for tests of the page.
 
 What an image is answered with depends on the name of its file, so that a test chooses it:
-`unsure.png`, `several.png`, `any.png`, `below.png`; all others get the first class."""
+`unsure.png`, `several.png`, `any.png`, `below.png`, `unlike.png`; all others get the first class."""
 import io
 import secrets
 import threading
@@ -16,12 +16,13 @@ from imgclf_nb.server.page import get_page
 
 CLASSES = ['cables', 'case', 'cpu', 'gpu', 'hdd', 'headset', 'keyboard', 'microphone', 'monitor']
 MODEL = dict(run='parts-s0', dataset='pc_parts', classes=CLASSES, weights_sha256='0123456789ab'*5 + 'cdef',
-    runtime='onnx', precision='fp32', positive=None, threshold=None, least=.6, coverage=.9,
+    runtime='onnx', precision='fp32', positive=None, threshold=None, least=.6, coverage=.9, unlike=.01,
     accuracy=dict(value=.794, low=.748, high=.833, n=369, split='test'),
     trained_on=dict(images=1265, by_class={name: 100 + 5*number for number, name in enumerate(CLASSES)}),
     explain=True, key_needed=False, log=None, limits=dict(body_bytes=2_000_000, images=32, pixels=50_000_000, seconds=30))
-SHARES = dict(sure=[.93, .03, .02], unsure=[.4, .35, .2], several=[.62, .36, .01], below=[.65, .35], any=[.2, .15])
-SETS = dict(sure=1, unsure=3, several=2, below=1, any=9)
+SHARES = dict(sure=[.93, .03, .02], unsure=[.4, .35, .2], several=[.62, .36, .01], below=[.65, .35], any=[.2, .15],
+    unlike=[.62, .36, .01])
+SETS = dict(sure=1, unsure=3, several=2, below=1, any=9, unlike=2)
 
 
 def get_row(name: str, classes: list) -> dict:
@@ -30,9 +31,10 @@ def get_row(name: str, classes: list) -> dict:
     shares = SHARES[kind]
     rest = (1 - sum(shares))/max(1, len(classes) - len(shares))
     shares = (shares + [rest]*len(classes))[:len(classes)]
-    decisions = dict(unsure='unsure', below=classes[1])
+    decisions = dict(unsure='unsure', below=classes[1], unlike='unlike')
     return dict(predicted=classes[0], probability=shares[0], probabilities=dict(zip(classes, shares)),
-        decision=decisions.get(kind, classes[0]), prediction_set=classes[:SETS[kind]], error='')
+        decision=decisions.get(kind, classes[0]), prediction_set=classes[:SETS[kind]],
+        novelty=.004 if kind == 'unlike' else .5, error='')
 
 
 def read(content: bytes) -> str:

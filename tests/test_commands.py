@@ -69,7 +69,7 @@ def get_files(folder): return sorted(path.name for path in (folder/'runs'/'x').i
 @pytest.mark.parametrize('name, code', [('SIGINT', 130), ('SIGTERM', 143), ('SIGHUP', 129)])
 def test_a_signal_in_a_cell(name, code, tmp_path):
     "The exit code of the signal, how to resume, and the notebook under its own name"
-    process = start(tmp_path, 'import time; time.sleep(60)')
+    process = start(tmp_path, 'import time; time.sleep(600)')
     wait_for(process, 'at work')
     rc, out = end(process, getattr(signal, name))
     assert rc == code and 'The same command resumes this run.' in out, out
@@ -80,25 +80,25 @@ def test_a_signal_in_a_cell(name, code, tmp_path):
 @pytest.mark.parametrize('later', [0., .5])
 def test_a_signal_while_the_kernel_starts(later, tmp_path):
     "Neither lack of memory nor silence: the command ends, and its kernel with it"
-    process = start(tmp_path, 'import time; time.sleep(60)')
+    process = start(tmp_path, 'import time; time.sleep(600)')
     wait_for(process, 'begins')
     time.sleep(later)
-    began = time.monotonic()
     rc, out = end(process, signal.SIGINT)
-    assert rc == 130 and 'The same command resumes' in out and time.monotonic() - began < 15, out
+    assert rc == 130 and 'The same command resumes' in out, out
 
 
 SWALLOWS = '''
 import time
-try: time.sleep(60)
+try:
+    print('asleep', flush=True)
+    time.sleep(600)
 except KeyboardInterrupt: pass'''
 
 @POSIX
 def test_a_signal_that_a_cell_swallows(tmp_path):
     "No further cell begins"
     process = start(tmp_path, SWALLOWS, "print('a further cell', flush=True)")
-    wait_for(process, 'at work')
-    time.sleep(.5)
+    wait_for(process, 'asleep')
     rc, out = end(process, signal.SIGINT)
     assert rc == 130 and 'a further cell' not in out, out
 
@@ -110,14 +110,14 @@ def hear(*_):
     heard.append(1)
     if len(heard) == 2: raise KeyboardInterrupt
 signal.signal(signal.SIGINT, hear)
-time.sleep(60)'''
+print('hears', flush=True)
+time.sleep(600)'''
 
 @POSIX
 def test_an_interrupt_that_a_library_loses_is_sent_again(tmp_path):
     process = start(tmp_path, LOSES)
-    wait_for(process, 'at work')
-    time.sleep(.5)
-    rc, _ = end(process, signal.SIGINT, seconds=15)
+    wait_for(process, 'hears')
+    rc, _ = end(process, signal.SIGINT)
     assert rc == 130
 
 
@@ -125,43 +125,53 @@ LOST = '''
 import signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 print('lost', flush=True)
-time.sleep(60)'''
+time.sleep(600)'''
 
 @POSIX
 def test_a_kernel_that_lost_its_cell_is_ended(tmp_path):
     "An interrupt that meets a kernel as it takes up a cell: it waits for ever, and so did we"
     process = start(tmp_path, LOST)
     wait_for(process, 'lost')
-    rc, out = end(process, signal.SIGTERM, seconds=30)
+    rc, out = end(process, signal.SIGTERM)
     assert rc == 143 and 'The same command resumes this run.' in out, out
     assert get_files(tmp_path) == ['99_stub.ipynb']
 
 
 DEAF = '''
 import os, pathlib, signal, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+def note(*_):
+    with open('heard', 'a') as file: file.write('x')
+signal.signal(signal.SIGINT, note)
 pathlib.Path('kernel').write_text(str(os.getpid()))
-time.sleep(60)'''
+print('deaf', flush=True)
+time.sleep(600)'''
+
+def wait_until(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until: time.sleep(.05)
+    return condition()
+
 
 @POSIX
 def test_a_second_signal_ends_at_once(tmp_path):
     "A cell that does not answer the first one: the kernel ends, and no hidden notebook stays"
     process = start(tmp_path, DEAF)
-    wait_for(process, 'at work')
-    while not (tmp_path/'kernel').exists() or not (tmp_path/'kernel').read_text(): time.sleep(.05)
+    wait_for(process, 'deaf')
     for _ in range(3): process.send_signal(signal.SIGINT)  # a shell and a terminal send it twice
+    assert wait_until((tmp_path/'heard').exists)
     time.sleep(1.2)
     assert process.poll() is None
-    rc, out = end(process, signal.SIGINT, seconds=15)
+    rc, out = end(process, signal.SIGINT)
     assert rc == 130 and 'The same command resumes' in out
-    assert not Path('/proc', (tmp_path/'kernel').read_text()).exists()
+    assert len((tmp_path/'heard').read_text()) < 3  # otherwise it hears three before it is ended
+    assert wait_until(lambda: not Path('/proc', (tmp_path/'kernel').read_text()).exists())
     assert not [name for name in get_files(tmp_path) if name.startswith('.')]
 
 
 @POSIX
 def test_a_killed_kernel_is_told_as_one(tmp_path):
     process = start(tmp_path, 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)')
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and 'ended from outside' in out and 'Traceback' not in out, out
 
 
@@ -176,7 +186,7 @@ def run_in_shell(folder, line, *cells, **env):
     script, known = make_project(folder, *cells)
     known.update(env, C=f'{sys.executable} {script}')
     done = subprocess.run(['bash', '-c', f'{line}; exit ${{PIPESTATUS[0]}}'], cwd=folder, env=known,
-        capture_output=True, timeout=60)
+        capture_output=True, timeout=120)
     return done.returncode, done.stdout, done.stderr.decode('utf-8', 'replace')
 
 

@@ -275,7 +275,7 @@ def test_a_server_that_drips(get, monkeypatch):
     began = time.monotonic()
     assert re.search(r'only [\d,]+ bytes arrived in 0.2 s', get(parts))
     assert 'TimeoutError' in get(drip(b'HTTP/1.1 200 OK\r\nA: ', .02))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_an_answer_without_end(get, monkeypatch):

@@ -79,6 +79,7 @@ class Net:
         self.cut_in = ''      # only paths that hold this are cut
         self.stall = False    # a cut connection stays open
         self.arrived = threading.Event()  # half of a stalled file was sent
+        self.over = threading.Event()     # a stalled connection ends
         self.busy = 0
         self.retry = '1'      # seconds that a busy server asks for
         self.status = None
@@ -155,7 +156,7 @@ class Net:
             h.wfile.flush()
             if cut is not None and self.stall:
                 self.arrived.set()
-                time.sleep(30)
+                self.over.wait(300)
         if cut is not None: h.close_connection = True
 
     def ranges(self):
@@ -184,6 +185,7 @@ def serving(port=0, **kw):
             'environment, so free it')
     try: yield net
     finally:
+        net.over.set()
         net.server.shutdown()
         net.server.server_close()
 
@@ -199,7 +201,7 @@ def net(monkeypatch, tmp_path):
 
 def lock_port():
     "kagglehub's test environment is http://localhost:7777, so one test run at a time may use it"
-    return FileLock(Path(tempfile.gettempdir())/'imgclf-port-7777.lock', timeout=120)
+    return FileLock(Path(tempfile.gettempdir())/'imgclf-port-7777.lock', timeout=900)
 
 
 @pytest.fixture
@@ -233,7 +235,7 @@ from imgclf_nb.core import UserError
 from imgclf_nb.fetching import Source, fetch
 try: print(fetch({source!r}, {str(tmp_path/'data'/folder)!r}))
 except UserError as e: print(e); raise SystemExit(3)"""
-    rc, out, err = run_code(code, env(tmp_path, net, **more), timeout=120)
+    rc, out, err = run_code(code, env(tmp_path, net, **more), timeout=300)
     # in its test environment kagglehub prints every answer, archives too
     lines = [line for line in out.split('\n') if line.isprintable() and len(line) < 1000]
     return rc, '\n'.join(lines) + (err[-2000:] if rc not in (0, 3) else '')
@@ -354,11 +356,10 @@ def test_a_killed_fetch_is_not_seen_and_resumes(net, tmp_path):
     code = ('from imgclf_nb.fetching import *; from imgclf_nb.datasets.sources import Source; '
         f'fetch({source!r}, {str(folder)!r})')
     p = subprocess.Popen([sys.executable, '-c', code], env=env(tmp_path))
-    assert net.arrived.wait(60)
+    assert net.arrived.wait(120)
     part = work(tmp_path, source)/'archive'
-    for _ in range(100):
-        if part.exists() and part.stat().st_size > 1 << 20: break
-        time.sleep(.05)
+    until = time.monotonic() + 120
+    while not (part.exists() and part.stat().st_size > 1 << 20) and time.monotonic() < until: time.sleep(.05)
     assert seen(tmp_path/'data') == []
     refuses('another process', source, folder)
     p.send_signal(signal.SIGKILL)
@@ -737,10 +738,9 @@ UNREACHABLE = [KAGGLE, HUB, Source('https', f'{NOBODY}/p.zip')]
 @pytest.mark.parametrize('source', UNREACHABLE, ids=lambda s: s.kind)
 def test_without_network(tmp_path, source):
     with lock_port():  # nobody listens there
-        began = time.time()
         rc, out = run(tmp_path, source)
     assert rc == 3 and 'cannot be reached' in out and 'connect to the network' in out, out
-    assert time.time() - began < 20, out
+    assert 'next try' not in out  # nobody waits for a network that is not there
 
 
 # ---- parquet, layouts
@@ -863,9 +863,9 @@ def test_command_stopped_by_hand(tmp_path):
         p = subprocess.Popen([fetch_command, 'mine', '--source', f'{net.url}/p.zip'],
             env=env(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             preexec_fn=listen)
-        assert net.arrived.wait(60)
+        assert net.arrived.wait(120)
         time.sleep(.5)
         p.send_signal(signal.SIGINT)
-        out, _ = p.communicate(timeout=60)
+        out, _ = p.communicate(timeout=120)
     assert p.returncode == 130 and 'The same command resumes' in out, out
     assert 'Traceback' not in out and seen(tmp_path/'data') == [], out

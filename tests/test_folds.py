@@ -91,8 +91,10 @@ def test_probes(items):
     assert p is None or np.allclose(p.sum(1), 1)
     assert run(logistic.choose_c, x, y, units, cs=(.1, 1.)) in (None, .1, 1.)
     if len(set(y)) < 2: return
-    t, accuracy = run(linear_heads._cross_validate, x, y, units, 1., False)
+    found = run(linear_heads.cross_validate, x, y, units, 1., False)
+    t, accuracy, rows, sure = found.values()
     assert .1 <= t <= 10 and (0 <= accuracy <= 1 or t == 1)
+    assert len(rows) == len(sure) and ((sure > 0) & (sure <= 1)).all() and len({*rows}) == len(rows)
 
 
 @few

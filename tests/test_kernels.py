@@ -45,8 +45,8 @@ def is_forked(pid):
     return b'serve_kernels' in Path(f'/proc/{pid}/cmdline').read_bytes()
 
 
-def is_gone(pid, seconds=20):
-    "Whether a process ends within some seconds"
+def is_gone(pid, seconds=120):
+    "Whether a process ends"
     until = time.time() + seconds
     while Path(f'/proc/{pid}').exists() and time.time() < until: time.sleep(.1)
     return not Path(f'/proc/{pid}').exists()
@@ -58,7 +58,7 @@ def plain(served, tmp_path_factory):
     folder = tmp_path_factory.mktemp('plain')
     p = start(folder/'run', {**served, 'IMGCLF_KERNELS': str(folder/'nobody')}, **SMALL)
     forked = is_forked(int(p.stdout.readline()))
-    assert p.wait(timeout=300) == 0, p.stderr.read()
+    assert p.wait(timeout=600) == 0, p.stderr.read()
     return forked, folder/'run'
 
 
@@ -70,7 +70,7 @@ def test_without_a_server_it_is_an_ordinary_process(plain):
 def test_the_same_weights_as_in_a_process_of_its_own(served, plain, tmp_path):
     p = start(tmp_path/'run', served, **SMALL)
     assert is_forked(int(p.stdout.readline()))
-    assert p.wait(timeout=300) == 0, p.stderr.read()
+    assert p.wait(timeout=600) == 0, p.stderr.read()
     a, b = [load_file(run/'model.safetensors') for run in (tmp_path/'run', plain[1])]
     assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
 
@@ -90,7 +90,7 @@ def test_a_killed_kernel_is_said(served, tmp_path):
     kernel = int(p.stdout.readline())
     while not (tmp_path/'run'/'run.json').exists(): time.sleep(.1)  # until it is at work
     os.kill(kernel, signal.SIGKILL)
-    _, err = p.communicate(timeout=120)
+    _, err = p.communicate(timeout=300)
     assert p.returncode == 1 and 'ended from outside' in err, err
 
 
@@ -109,7 +109,7 @@ def look(folder, env):
     code = f"""
 from jupyter_client.manager import start_new_kernel
 km, kc = start_new_kernel(kernel_name='python3', cwd={str(folder)!r})
-kc.execute_interactive({LOOK!r}, timeout=120)
+kc.execute_interactive({LOOK!r}, timeout=300)
 kc.stop_channels(); km.shutdown_kernel(now=True)"""
     r = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
@@ -145,7 +145,8 @@ def test_a_forked_kernel_finishes_what_its_cells_began(served, tmp_path):
 from jupyter_client.manager import start_new_kernel
 km, kc = start_new_kernel(kernel_name='python3', cwd={str(tmp_path)!r})
 print(type(km.provisioner.process).__name__)
-kc.execute_interactive({ENDS!r}, timeout=120)
+km.shutdown_wait_time = 120
+kc.execute_interactive({ENDS!r}, timeout=300)
 kc.stop_channels(); km.shutdown_kernel()"""
     env = {**served, 'JUPYTER_DEFAULT_PROVISIONER_NAME': 'imgclf-fork'}
     r = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
@@ -161,7 +162,7 @@ def test_a_server_survives_bad_clients(served):
             s.connect(served['IMGCLF_KERNELS'])
             s.sendall(sent)
     with socket.socket(socket.AF_UNIX) as s:
-        s.settimeout(30)
+        s.settimeout(120)
         s.connect(served['IMGCLF_KERNELS'])
         s.sendall(b'{"cmd": ["another python"], "env": {}, "cwd": "/", "asker": 1}\n')
         assert s.recv(10) == b'0\n'

@@ -36,7 +36,7 @@ def make(venv, target, given=(), **env):
     before = set(os.listdir(ROOT))
     env = {**os.environ, **env}
     done = subprocess.run(['make', '--no-print-directory', '-C', str(ROOT), target, f'VENV={venv}', *given], cwd=venv,
-        env=env, capture_output=True, text=True, timeout=60)
+        env=env, capture_output=True, text=True, timeout=120)
     assert set(os.listdir(ROOT)) == before and not (venv/'x').exists(), 'make ran what was in a value'
     return done.returncode, done.stdout, done.stderr
 

@@ -15,6 +15,7 @@ from stand_in import CLASSES, StandIn, serve
 
 pytestmark = pytest.mark.xdist_group('page')  # one browser
 expect = sync_api.expect
+expect.set_options(timeout=60_000)
 # The tests run in the browser of the system; nothing but loopback is found
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking',
     '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1']
@@ -51,7 +52,7 @@ class Visit:
         self.service, self.address = service, address
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(60_000)
         self.requests, self.complaints = [], []
         self.page.on('request', lambda request: self.requests.append(request.url))
         self.page.on('pageerror', lambda error: self.complaints.append(str(error)))
@@ -116,7 +117,9 @@ def test_an_image_is_answered(visit, images):
 @pytest.mark.parametrize('name, answer, more', [
     ('unsure', 'Not sure: it may be one of cables, case, or cpu.', 'It decides for a class from a probability of 60 % on.'),
     ('several', 'Not sure: it may be one of cables or case.', 'Its decision is cables, 62 %.'),
-    ('any', 'Not sure: it may be any of the 9 classes.', 'Its decision is cables, 20 %.')])
+    ('any', 'Not sure: it may be any of the 9 classes.', 'Its decision is cables, 20 %.'),
+    ('unlike', 'This does not look like what the model was trained on.',
+        'Of 1,000 images like those it learnt from, 4 look as strange.')])
 def test_a_doubt_is_said(visit, images, name, answer, more):
     seen = visit()
     seen.choose(images(f'{name}.png'))

@@ -124,7 +124,7 @@ def test_two_processes_fill_one_store(mini, tmp_path):
         print(len(n))""")
     (tmp_path/'fill.py').write_text(code)
     two = [start_script([tmp_path/'fill.py'], os.environ.copy()) for _ in range(2)]
-    done = [int(p.communicate(timeout=120)[0].split()[-1]) for p in two]
+    done = [int(p.communicate(timeout=300)[0].split()[-1]) for p in two]
     assert [p.returncode for p in two] == [0, 0] and sum(done) == items.sha256.nunique()
     check(items, pre)
 

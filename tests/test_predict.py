@@ -7,10 +7,11 @@ from PIL import Image
 
 from imgclf_nb.backbones import get_backbone, save_model
 from imgclf_nb.base.checksums import hash_file
+from imgclf_nb.base.run_files import get_weights_hash
 from imgclf_nb.core import read_csv, write_json
 from imgclf_nb.images.preprocessing import Preprocessing
 from imgclf_nb.models.conversion import write_onnx
-from imgclf_nb.models.export_files import get_weights_hash, write_export_record
+from imgclf_nb.models.export_files import write_export_record
 from imgclf_nb.results.prediction_files import read_predicted
 
 CLASSES = ['cat', 'dog', '漢字 "x", Кот']
@@ -68,7 +69,7 @@ def test_rows_come_in_order_and_an_unreadable_image_gives_status_2(place):
     rc, out, err = predict(place, 'photos')
     assert rc == 2 and '1 images could not be read' in out, err
     table = read_predicted(place/'out.csv')
-    assert list(table.columns) == ['path', 'predicted', 'probability', *[f'p_{o}' for o in CLASSES], 'decision', 'prediction_set', 'error']
+    assert list(table.columns) == ['path', 'predicted', 'probability', *[f'p_{o}' for o in CLASSES], 'novelty', 'decision', 'prediction_set', 'error']
     assert [Path(o).parts[-2:] for o in table.path[[0, 10, 30]]] == [('cat', '0.jpg'), ('cat', '10.jpg'), ('dog', '0.jpg')]
     bad = table[table.error != '']
     assert len(table) == 60 and list(bad.path.str[-5:]) == ['7.jpg'] and list(bad.predicted) == [''] and bad.probability.isna().all()
@@ -117,7 +118,7 @@ def test_ctrl_c_says_how_to_resume(place):
     many.write_text('path\n' + ''.join(f'photos/cat/{i % 30}.jpg\n' for i in range(1600)))
     process, _ = start_and_wait(place, many, 'stopped.csv')
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and 'The same command resumes.' in err and 'Traceback' not in err
     assert predict(place, many, '--batch-size', 8, out='stopped.csv')[0] == 0 and len(read_predicted(place/'stopped.csv')) == 1600
 

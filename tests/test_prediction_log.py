@@ -1,4 +1,5 @@
 "The prediction log under faults: a real PostgreSQL server, locked and full disks, killed processes"
+import contextlib
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from conftest import ROOT
 from imgclf_nb.core import UserError
@@ -31,7 +32,6 @@ def quick(monkeypatch):
     "Short pauses, so that a test of an outage takes little time"
     monkeypatch.setattr(prediction_log, 'PAUSES', [.05, .2])
     monkeypatch.setattr(prediction_log, 'INTERVAL', .02)
-    monkeypatch.setattr(log_urls, 'SECONDS', 2)
 
 
 def make_row(number, **more):
@@ -42,7 +42,7 @@ def make_row(number, **more):
         contrast=1., sharpness=1., colourfulness=1., embedding=np.arange(4, dtype='<f2').tobytes(), **more)
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=120):
     "Wait until something holds"
     until = time.monotonic() + seconds
     while not condition():
@@ -76,7 +76,7 @@ class Postgres:
         "One of the server's programs, as the user that may run it"
         other = ['setpriv', '--reuid=postgres', '--regid=postgres', '--clear-groups'] if os.geteuid() == 0 else []
         command = [*other, PROGRAMS[-1].with_name(program), '-D', self.folder/'data', *args]
-        done = subprocess.run(list(map(str, command)), cwd='/', capture_output=True, text=True, timeout=60)
+        done = subprocess.run(list(map(str, command)), cwd='/', capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self):
@@ -126,7 +126,7 @@ def test_postgresql_keeps_every_kind_of_value(url):
     log = PredictionLog(url, 'm')
     assert log.put([make_row(0), odd, dict(index=0)]) == 3
     assert log.correct('r000001', 0, 'a dog; DROP TABLE predictions')
-    log.close()
+    log.close(120)
     state = log.describe()
     assert (state['written'], state['lost'], state['waiting']) == (3, 1, 0)
     assert 'no request_id' in str(state['lost_why'])
@@ -139,15 +139,16 @@ def test_postgresql_keeps_every_kind_of_value(url):
 
 
 def test_a_server_that_stops_and_starts_twice(server, url, caplog):
-    "Rows arrive once, in order; no put waits for the server"
+    "Rows arrive once, in order; no put waits for the server, or talks to it"
     log = PredictionLog(url, 'm', waiting=100_000)
-    took, stop = [], threading.Event()
+    done, stop, callers = [], threading.Event(), set()
     def put_rows():
         for number in range(100_000):
-            began = time.perf_counter()
             log.put([make_row(number)])
-            took.append(time.perf_counter() - began)
+            done.append(number)
             if stop.wait(.002): return
+    def note_caller(*_): callers.add(threading.get_ident())
+    for name in ('do_connect', 'before_cursor_execute'): event.listen(log.engine, name, note_caller)
     putting = threading.Thread(target=put_rows)
     putting.start()
     for mode in ('immediate', 'fast'):
@@ -155,18 +156,19 @@ def test_a_server_that_stops_and_starts_twice(server, url, caplog):
         wait_for(lambda: log.written > written + 50)
         server.stop(mode)
         wait_for(lambda: not log.available)
+        before = len(done)
+        wait_for(lambda: len(done) > before + 100)  # while the server is away
         assert log.describe()['waiting'] and log.error
-        time.sleep(.3)
         server.start()
     written = log.written
     wait_for(lambda: log.written > written + 100)
     stop.set()
     putting.join()
-    log.close()
+    log.close(120)
     state = log.describe()
-    assert (state['lost'], state['waiting'], state['written']) == (0, 0, len(took))
-    assert get_ids(url) == get_expected(len(took))
-    assert np.median(took) < .001 and max(took) < 1, 'a put waited for the server'
+    assert (state['lost'], state['waiting'], state['written']) == (0, 0, len(done))
+    assert get_ids(url) == get_expected(len(done))
+    assert log.thread.ident in callers and putting.ident not in callers, 'a put talked to the server'
     assert len(caplog.records) == 4 and not any(record.exc_info for record in caplog.records)
     engine = open_log(url)
     with engine.connect() as connection: order = connection.scalars(text('SELECT request_id FROM predictions ORDER BY ctid')).all()
@@ -186,7 +188,7 @@ def test_rows_wait_for_a_server_that_is_away_at_the_start(server, url):
     server.start()
     wait_for(lambda: log.available)
     log.put([make_row(60)])
-    log.close()
+    log.close(120)
     assert get_ids(url) == [*get_expected(50), 'r000060']
 
 
@@ -229,14 +231,17 @@ def test_a_commit_whose_confirmation_is_lost_doubles_no_row(server, url):
     relay = Relay(server.port)
     log = PredictionLog(server.get_url(url.rsplit('/', 1)[1], port=relay.listening.getsockname()[1]), 'm')
     wait_for(lambda: log.available)
-    for number in range(300):
-        log.put([make_row(number)])
+    n, until = 0, time.monotonic() + 120
+    while n < 300 or relay.cuts < 3:
+        log.put([make_row(n)])
+        n += 1
         time.sleep(.002)
-    log.close()
+        assert time.monotonic() < until, relay.cuts
+    log.close(120)
     relay.listening.close()
     assert relay.cuts == 3
-    assert (log.describe()['lost'], log.written) == (0, 300)
-    assert get_ids(url) == get_expected(300)
+    assert (log.describe()['lost'], log.written) == (0, n)
+    assert get_ids(url) == get_expected(n)
 
 
 def test_a_wrong_password_is_told_and_not_shown(server, url, caplog):
@@ -264,13 +269,13 @@ def test_a_server_that_accepts_and_never_answers_holds_nobody_up(monkeypatch):
     with socket.create_server(('127.0.0.1', 0)) as silent:
         log = PredictionLog(f'postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/log', 'm')
         began = time.monotonic()
-        for number in range(1000): log.put([make_row(number)])
-        assert time.monotonic() - began < 1
-        wait_for(lambda: log.error, 5)
+        for number in range(1000): log.put([make_row(number)])  # 500 s, if each waited for an answer
+        assert time.monotonic() - began < 60
+        wait_for(lambda: log.error)
         assert 'timed out' in log.error
         began = time.monotonic()
         log.close(.5)
-        assert time.monotonic() - began < 3 and log.describe()['lost'] == 1000
+        assert time.monotonic() - began < 60 and log.describe()['lost'] == 1000
 
 
 def test_a_value_that_the_table_refuses_is_lost_alone(url):
@@ -280,7 +285,7 @@ def test_a_value_that_the_table_refuses_is_lost_alone(url):
     engine.dispose()
     log = PredictionLog(url, 'm')
     log.put([make_row(0), make_row(1) | dict(width=100_000), make_row(2)])
-    log.close()
+    log.close(120)
     assert (log.written, log.describe()['lost']) == (2, 1)
     assert 'refused by the database' in str(log.lost) and 'out of range' in str(log.lost)
     assert get_ids(url) == ['r000000', 'r000002']
@@ -294,13 +299,14 @@ def test_tables_of_other_versions_in_postgresql(url):
             connection.execute(text(f'ALTER TABLE predictions {change}'))
     log = PredictionLog(url, 'm')
     log.put([make_row(0)])
-    log.close()
+    log.close(120)
     assert read_log(url).embedding[0].tolist() == [0, 1, 2, 3]
     with engine.begin() as connection:
         connection.execute(text('DROP TABLE predictions'))
         connection.execute(text('CREATE TABLE predictions (id int PRIMARY KEY)'))
     log = PredictionLog(url, 'm')
     log.put([make_row(0)])
+    wait_for(lambda: log.error)
     log.close(.3)
     assert 'another program made it' in log.error and log.describe()['lost'] == 1
     with engine.connect() as connection: assert connection.scalar(text('SELECT count(*) FROM predictions')) == 0
@@ -316,7 +322,7 @@ def test_forgetting_in_postgresql_also_what_waits_elsewhere(server, url, tmp_pat
         log.put([make_row(0) | dict(index=1)], [b'\xff\xd8\xff c'])  # waits
         assert forget(url, 'r000000') == 1  # as the command does
         wait_for(lambda: log.images.kept + log.images.lost == 3)  # its folder may go while it is written
-    log.close()
+    log.close(120)
     assert get_ids(url) == ['r000001']
     assert [path.parent.name for path in (tmp_path/'chest'/'images').rglob('*.jpg')] == ['r000001']
 
@@ -327,21 +333,20 @@ def test_forgetting_in_postgresql_also_what_waits_elsewhere(server, url, tmp_pat
 def file(tmp_path): return tmp_path/'records'/'predictions.sqlite'
 
 
-def test_a_locked_file_delays_no_put(file, caplog):
+def test_a_locked_file_delays_no_put(file, caplog, monkeypatch):
+    monkeypatch.setattr(log_urls, 'SECONDS', 2)
     log = PredictionLog(f'sqlite:///{file}', 'm')
     wait_for(lambda: log.available)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute('BEGIN IMMEDIATE')
-    took = []
-    for number in range(500):
-        began = time.perf_counter()
-        log.put([make_row(number)])
-        took.append(time.perf_counter() - began)
+    began = time.monotonic()
+    for number in range(500): log.put([make_row(number)])  # 500 s, if each waited for the lock
+    assert time.monotonic() - began < 60
     wait_for(lambda: log.error)
-    assert 'locked' in log.error and np.median(took) < .001
+    assert 'locked' in log.error
     other.execute('ROLLBACK')
     other.close()
-    log.close()
+    log.close(120)
     assert get_ids(f'sqlite:///{file}') == get_expected(500) and log.describe()['lost'] == 0
     said = [record.message.split(' (')[0].split(' after')[0] for record in caplog.records]
     assert said == ['The prediction log cannot be written', 'The prediction log is written again']
@@ -361,7 +366,7 @@ def test_a_file_that_is_deleted_or_damaged_in_the_middle(file):
     wait_for(lambda: log.error)
     assert 'not a database' in log.error
     file.unlink()
-    log.close()
+    log.close(120)
     assert get_ids(f'sqlite:///{file}') == ['r000002'] and log.describe()['lost'] == 0
 
 
@@ -384,7 +389,7 @@ while not log.error:
 print(log.error)
 assert not log.describe()['lost']
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-log.close()
+log.close(120)
 assert (log.written, log.describe()['lost']) == (n, 0), log.describe()
 assert read_log(url).request_id.tolist() == [f'r{k:06}' for k in range(n)]
 '''
@@ -392,7 +397,7 @@ assert read_log(url).request_id.tolist() == [f'r{k:06}' for k in range(n)]
 
 def run_script(script, *args):
     "Python code in a process of its own: what it printed"
-    done = subprocess.run([sys.executable, '-c', script, *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', script, *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -413,7 +418,7 @@ while not stop.wait(.0005):
     n += log.put([make_row(n)])
     if n == 300: print('ready', flush=True)
 if sys.argv[2] == 'slowly': log.add('predictions', [make_row(n + k) for k in range(3000)])
-log.close(20)
+log.close(120)
 print(n + 3000*(sys.argv[2] == 'slowly'), log.written, log.describe()['lost'])
 '''
 
@@ -425,33 +430,43 @@ def start_serving(url, how='at once'):
     return process
 
 
+def count_rows(file):
+    "How many rows an SQLite file has; 0 where there is no table yet"
+    try:
+        with contextlib.closing(sqlite3.connect(f'file:{file}?mode=ro', uri=True)) as database:
+            return database.execute('SELECT count(*) FROM predictions').fetchone()[0]
+    except sqlite3.OperationalError: return 0
+
+
 @pytest.mark.parametrize('how', ['at once', 'slowly'])
 def test_sigterm_loses_no_accepted_row(file, how):
     process = start_serving(f'sqlite:///{file}', how)
     process.send_signal(signal.SIGTERM)
-    put, written, lost = map(int, process.communicate(timeout=30)[0].split())
+    put, written, lost = map(int, process.communicate(timeout=150)[0].split())
     assert lost == 0 and put == written and get_ids(f'sqlite:///{file}') == get_expected(put)
 
 
 def test_kill_leaves_a_file_that_the_next_process_writes_to(file):
     process = start_serving(f'sqlite:///{file}')
-    time.sleep(.5)
+    wait_for(lambda: count_rows(file))
+    time.sleep(.5)  # somewhere between other writes
     process.kill()
     process.communicate()
     before = get_ids(f'sqlite:///{file}')
     assert before == get_expected(len(before)) and before
     log = PredictionLog(f'sqlite:///{file}', 'm')
     log.put([make_row(900_000)])
-    log.close()
+    log.close(120)
     assert get_ids(f'sqlite:///{file}') == [*before, 'r900000']
 
 
 READING = '''
 import sys, time
 from imgclf_nb.server.log_tables import read_log
-seen = [0]
-until = time.time() + 2
-while time.time() < until: seen.append(len(read_log(sys.argv[1])))
+seen, began = [0], time.monotonic()
+def is_enough(): return len(seen) > 3 and seen[-1] > 100
+def get_spent(): return time.monotonic() - began
+while get_spent() < 2 or not is_enough() and get_spent() < 120: seen.append(len(read_log(sys.argv[1])))
 assert seen == sorted(seen)
 print(len(seen), seen[-1])
 '''
@@ -468,7 +483,7 @@ def test_others_read_while_one_writes(file):
         log.put([make_row(n)])
         n += 1
         time.sleep(.005)
-    log.close()
+    log.close(120)
     for process in reading:
         times, seen = map(int, process.communicate()[0].split())
         assert times > 3 and seen > 100
@@ -479,7 +494,7 @@ def test_two_processes_write_one_file(file):
     url = f'sqlite:///{file}'
     logs = [PredictionLog(url, 'm'), PredictionLog(url, 'm')]
     for number in range(1000): logs[number % 2].put([make_row(number)])
-    for log in logs: log.close()
+    for log in logs: log.close(120)
     assert get_ids(url) == get_expected(1000)
 
 
@@ -489,8 +504,8 @@ def test_rows_and_images_go_by_age(file):
     ages = [3, 2, .5, .1]  # days
     rows = [make_row(number) | dict(time=now - 86_400*age) for number,age in enumerate(ages)]
     log.put(rows, [b'\xff\xd8\xff']*4)
-    log.close()
-    PredictionLog(url, 'm', keep_days=1).close()
+    log.close(120)
+    PredictionLog(url, 'm', keep_days=1).close(120)
     assert get_ids(url) == ['r000002', 'r000003']
     assert sorted(path.parent.name for path in file.parent.rglob('*.jpg')) == ['r000002', 'r000003']
 

@@ -184,7 +184,7 @@ def test_with_a_person_it_is_a_widget_that_carries_the_table(tmp_path, pets):
     PETS.to_csv(tmp_path/'f.csv', index=False)
     try:
         kc.execute_interactive(f"import pandas as pd; from imgclf_nb.auditing.reviewer import show_reviewer\nshow_reviewer({pets!r}, pd.read_csv({str(tmp_path/'f.csv')!r}))",
-            allow_stdin=True, stdin_hook=print, output_hook=lambda m: seen.append(m['content'].get('data', {})), timeout=60)
+            allow_stdin=True, stdin_hook=print, output_hook=lambda m: seen.append(m['content'].get('data', {})), timeout=300)
     finally: stop()
     data = next(d for d in seen if 'text/html' in d)
     assert 'application/vnd.jupyter.widget-view+json' in data and '<table' in data['text/html'] and 'looks like dog' in data['text/plain']

@@ -36,7 +36,7 @@ from imgclf_nb.results.manifest import read_run_manifest
 from imgclf_nb.results.paired_predictions import find_runs, get_unusable_reason
 from imgclf_nb.results.measured import read_measured
 
-SECONDS = 20  # for one reader and one damage: a named pipe must not make it wait
+SECONDS = 120  # for one reader and one damage: a named pipe must not make it wait
 
 
 @pytest.fixture(autouse=True)

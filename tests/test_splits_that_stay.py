@@ -335,7 +335,7 @@ def test_two_processes_make_the_first_split(tmp_path, monkeypatch):
     queue = context.Queue()
     both = [context.Process(target=first_of_two, args=(d, os.environ['IMGCLF_RECORDS'], i, queue)) for i in range(2)]
     for process in both: process.start()
-    a, b = queue.get(timeout=60), queue.get(timeout=60)
+    a, b = queue.get(timeout=120), queue.get(timeout=120)
     for process in both: process.join()
     table = read_assignments(get_assignments_path(d, 0, .2, .2))
     assert a == b == sorted(zip(table.sha256, table.split))

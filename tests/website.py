@@ -129,7 +129,7 @@ class Tab:
 
     def __init__(self, address: str):
         from websocket import create_connection  # comes with jupyterlab
-        self.socket = create_connection(address, timeout=60, suppress_origin=True)
+        self.socket = create_connection(address, timeout=120, suppress_origin=True)
         self.events, self.count = [], 0
         for domain in ('Page', 'Network', 'Runtime', 'Log'):
             self.send(f'{domain}.enable')
@@ -178,7 +178,7 @@ class Tab:
         is_dark = self.wait_for_scheme(dark)
         return dict(self.evaluate(MEASURE), is_dark=is_dark)
 
-    def wait_for_scheme(self, dark: bool, seconds: float = 2) -> bool:
+    def wait_for_scheme(self, dark: bool, seconds: float = 30) -> bool:
         """Whether the page is dark, once it is as wanted or the time is over."""
         until = time.monotonic() + seconds
         is_dark = self.evaluate(IS_DARK)
@@ -188,7 +188,7 @@ class Tab:
         return is_dark
 
 
-def wait_for_address(profile: Path, seconds: float = 30) -> str:
+def wait_for_address(profile: Path, seconds: float = 120) -> str:
     """The address of the first tab of a browser that is starting."""
     note = profile/'DevToolsActivePort'
     until = time.monotonic() + seconds
@@ -210,7 +210,7 @@ def open_tab():
             yield Tab(wait_for_address(Path(profile)))
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
 def get_errors(tab: Tab) -> list:

@@ -17,12 +17,13 @@ from ..backbones import load_model
 from ..base.checksums import hash_file
 from ..base.machine import get_processor, show_progress
 from ..base.percentages import format_share, say_points
+from ..base.run_files import get_weights_hash
 from ..base.runs import Run, check_done, get_now, open_run
 from ..core import UserError, explain_disk_errors, get_temporary
 from ..images.preprocessing import Preprocessing
 from .conversion import OPSET, write_int8, write_onnx
 from .example import answer_example
-from .export_files import FILES, get_entry, get_weights_hash, write_export_record
+from .export_files import FILES, get_entry, write_export_record
 from .export_images import choose_images, find_export_images, read_batches
 from .parity import check_parity, describe_parity, get_logit_answers, judge_loss
 from .parity import measure_accuracy, measure_classes, measure_parity

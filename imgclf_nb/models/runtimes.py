@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUNTIMES', 'PACKAGES', 'HINTS', 'get_version', 'Runtime', 'get_threads', 'open_onnx', 'open_openvino', 'has_bf16',
-           'open_torch', 'run_both', 'is_installed', 'get_measured_speed', 'choose_runtime', 'open_runtime']
+           'open_torch', 'open_model', 'run_both', 'is_installed', 'get_measured_speed', 'choose_runtime',
+           'open_runtime']
 
 # %% ../../nbs/models/04_runtimes.ipynb #41eb4156
 import importlib.metadata, importlib.util, os, threading
@@ -132,7 +133,15 @@ def open_torch(
     from imgclf_nb.backbones import load_model
     if threads: torch.set_num_threads(threads)
     device = device or get_device()
-    model = load_model(folder)[0].to(device)
+    return open_model(load_model(folder)[0].to(device), device)
+
+# %% ../../nbs/models/04_runtimes.ipynb #f5e003bf
+def open_model(
+    model,  # a timm model in eval mode
+    device, # where it is
+):
+    "The function of a network in memory from images to `(logits, features)`"
+    import torch
     def compute(images):
         with torch.inference_mode(): found = run_both(model, torch.from_numpy(images).to(device))
         return tuple(o.float().cpu().numpy() for o in found)

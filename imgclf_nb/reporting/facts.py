@@ -195,6 +195,7 @@ def collect(
     record:dict,       # run.json
     model:dict,        # model.json
     people:bool=False, # the images show people, even if their groups are not patients
+    reference:dict=None, # reference.json
 )->SimpleNamespace:
     "What the sections read; `.at` and `.number` look up a path in the record"
     folders = find_folders(record, model)
@@ -212,4 +213,5 @@ def collect(
         arch=arch,
         licence=get_licence(arch, model.get('weights')),
         people=people,
+        reference=reference,
         **dataset, **_collect_classes(r, m), **_collect_splits(r))

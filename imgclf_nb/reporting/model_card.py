@@ -20,6 +20,7 @@ from .checklist import describe_checklist
 from .facts import SPLITS, collect
 from .sections import SECTIONS
 from .wording import escape, say_number
+from ..results.reference import read_about
 
 # %% ../../nbs/reporting/02_model_card.ipynb #bebe6e4c
 def _get_defaults(p, notebook):
@@ -155,9 +156,10 @@ def make_card(
     record:dict,       # run.json
     model:dict,        # model.json
     people:bool=False, # the images show people: add the checklist, as for sets of patients
+    reference:dict=None, # reference.json
 )->str:
     "The model card in Markdown with the Hub's metadata, without paths of this machine"
-    o = collect(record, model, people)
+    o = collect(record, model, people, reference)
     title = escape(o.card.title) + ', synthetic miniature'*o.mini
     sections = SECTIONS | {
         'Reporting checklist': describe_checklist,
@@ -174,12 +176,13 @@ def write_card(
     run,               # a `Run`, its name or its folder
     people:bool=False, # as in `make_card`
 )->Path:
-    "Write the card into the run's README.md, atomically; `UserError` where there is no model"
+    "Write the run's README.md, atomically; `UserError` without a model or for a damaged file"
     run = run if hasattr(run, 'record') else open_run(str(run))
     path = run.path/'model.json'
     if not is_there(path):
         raise UserError(f'{run.path.name} has no model.json: its training did not finish. '
             'The same command resumes it.', 'run')
     model = read_model_record(run.path)
-    write_text(run.path/'README.md', make_card(run.record, model, people))
+    card = make_card(run.record, model, people, read_about(run.path))
+    write_text(run.path/'README.md', card)
     return run.path/'README.md'

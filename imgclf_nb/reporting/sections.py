@@ -11,7 +11,8 @@ from .facts import SPLITS
 from .result_sections import describe_abstention, describe_calibration
 from .result_sections import describe_explanation, describe_groups
 from .result_sections import describe_metrics, describe_operating_point
-from .result_sections import describe_robustness, describe_slices, get_slices
+from .result_sections import describe_robustness, describe_slices
+from .result_sections import describe_unlike, get_slices
 from .wording import escape, get_number, look_up, make_bullets, make_code
 from .wording import make_markdown_table, say_names, say_number
 
@@ -291,6 +292,7 @@ SECTIONS = {
     'Operating point': describe_operating_point,
     'Calibration': describe_calibration,
     'Abstention and prediction sets': describe_abstention,
+    'Images unlike the training images': describe_unlike,
     'By patient or group': describe_groups,
     'Slices': describe_slices,
     'Robustness': describe_robustness,

@@ -19,6 +19,7 @@ from ..images.contents import CheckedReader
 from ..images.preprocessing import get_batches
 from .decision_rules import check_class_names
 from .manifest import check_kept_decisions, keep_manifest
+from .reference import write_reference
 from ..stats.intervals import get_unit_names, get_unit_share
 
 # %% ../../nbs/results/00_artifacts.ipynb #3d193419
@@ -181,11 +182,12 @@ def _get_speed(history):
     return history.images.sum()/max(1e-9, seconds)
 
 # %% ../../nbs/results/00_artifacts.ipynb #b9e6a9b0
-def _save_weights(run, model, preprocessing, arch, temperature):
-    "Write model.safetensors and model.json"
+def _save_weights(run, model, preprocessing, arch, temperature, reference):
+    "Write model.safetensors and model.json, and the reference if there is one"
     save_model(run.path, model, dict(arch=arch, classes=preprocessing.classes,
         preprocessing=preprocessing.to_dict(), temperature=temperature, threshold=None,
         weights=getattr(model, 'source', 'none')))
+    if reference: write_reference(run.path, reference)
 
 # %% ../../nbs/results/00_artifacts.ipynb #29495051
 def keep_model(
@@ -199,6 +201,7 @@ def keep_model(
     temperature:float=1., # of the softmax
     batches=None,    # tensors of the validation images, if at hand
     probs=None,      # or the model's probabilities for them
+    reference=None,  # a `Reference` to keep with the run
     **more           # further entries of run.json
 ):
     "Write model, history and validation predictions into the run and mark it as done"
@@ -207,7 +210,7 @@ def keep_model(
     valid = items[items.split == 'valid']
     if probs is not None: predictions = tabulate(probs, valid, preprocessing)
     else: predictions = get_predictions(model, valid, preprocessing, temperature, batches)
-    _save_weights(run, model, preprocessing, arch, temperature)
+    _save_weights(run, model, preprocessing, arch, temperature, reference)
     write_csv(run.path/'history.csv', history.drop(columns='images'))
     write_csv(run.path/'predictions.csv', predictions)
     cost = dict(train_seconds=round(seconds, 1), images_per_second=round(_get_speed(history), 1),

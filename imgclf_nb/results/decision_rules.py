@@ -12,6 +12,7 @@ import numpy as np
 
 from ..base.run_files import read_model_record, read_record
 from ..core import UserError
+from ..stats.novelty import find_unlike
 from ..stats.set_limits import take_sets
 
 # %% ../../nbs/results/07_decision_rules.ipynb #78c718ef
@@ -38,6 +39,7 @@ class Rules:
     limit:float = None       # of prediction sets, at `set_temperature`
     set_temperature:float = 1.
     coverage:float = None    # guaranteed for the prediction sets, 0 to 1
+    unlike:float = None      # novelty up to which the answer is `unlike`; None: it never is
 
 # %% ../../nbs/results/07_decision_rules.ipynb #4090df1b
 def read_rules(
@@ -75,15 +77,19 @@ def get_probabilities(
 def decide(
     probs,       # calibrated, `(n, classes)`
     rules:Rules, # of the model
+    novelty=None,# p-values `(n,)`, NaN without a reference; None: no image is `unlike`
 )->list:
-    "The decision on each image: a class by the operating point, or `unsure`"
+    "The decision on each image: `unlike`, else `unsure`, else a class by the operating point"
     chosen = probs.argmax(1)
     if rules.threshold is not None and rules.positive in rules.classes:
         positive = rules.classes.index(rules.positive)
         chosen = np.where(probs[:, positive] >= rules.threshold, positive, 1 - positive)
     names = [rules.classes[number] for number in chosen]
-    if rules.least is None: return names
-    return [name if p >= rules.least else UNSURE for name,p in zip(names, probs.max(1))]
+    if rules.least is not None:
+        names = [name if p >= rules.least else UNSURE for name,p in zip(names, probs.max(1))]
+    if rules.unlike is None or novelty is None: return names
+    is_unlike = find_unlike(novelty, rules.unlike)
+    return [UNLIKE if strange else name for name,strange in zip(names, is_unlike)]
 
 # %% ../../nbs/results/07_decision_rules.ipynb #70a99c1d
 def find_sets(

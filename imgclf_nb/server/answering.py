@@ -7,14 +7,16 @@ __all__ = ['check_pixels', 'read_upload', 'make_row', 'make_error', 'answer_batc
            'open_answering']
 
 # %% ../../nbs/server/05_answering.ipynb #3139df8b
-import hashlib, io
+import hashlib, io, math
 
 from ..images.formats import UnreadableError
 from ..images.opening import open_lazily
 from ..inference import Predictor
 from ..models.example import check_example, make_example, read_example
+from ..results.reference import describe_novelty
 from .image_facts import describe_image, pack_embedding, reduce_features
 from .workers import limit_seconds
+from ..stats.novelty import RATE
 
 # %% ../../nbs/server/05_answering.ipynb #76ed99d7
 def check_pixels(
@@ -47,6 +49,7 @@ def make_row(
     "The answer as the server sends it"
     kept = ('predicted', 'probability', 'decision', 'prediction_set')
     row = {name: answer[name] for name in kept}
+    row['novelty'] = None if math.isnan(answer['novelty']) else answer['novelty']
     return dict(row, probabilities={name: answer[f'p_{name}'] for name in classes}, error='')
 
 # %% ../../nbs/server/05_answering.ipynb #983c3a6c
@@ -55,7 +58,7 @@ def make_error(
 )->dict:
     "The answer to an image that cannot be read"
     return dict(predicted=None, probability=None, decision=None, prediction_set=[],
-        probabilities={}, error=reason)
+        novelty=None, probabilities={}, error=reason)
 
 # %% ../../nbs/server/05_answering.ipynb #dfb7bac8
 def _compute(model, pixels):
@@ -122,8 +125,10 @@ def describe_model(
 )->dict:
     "What the server says about a model"
     rules = model.rules
-    rule = {name: getattr(rules, name) for name in ('positive', 'threshold', 'least', 'coverage')}
-    return dict(rule, run=', '.join(member.name for member in model.members),
+    names = ('positive', 'threshold', 'least', 'coverage', 'unlike')
+    rule = {name: getattr(rules, name) for name in names}
+    about = describe_novelty(model.members[0].name, model.reference, rules.unlike or RATE)
+    return dict(rule, novelty=about, run=', '.join(member.name for member in model.members),
         folder=str(model.members[0].folder), members=len(model.members),
         classes=model.classes, runtime=model.runtime, precision=model.precision,
         weights_sha256=_get_sha256(model))
@@ -146,9 +151,10 @@ def open_answering(
     precision:str, # fp32, bf16 or int8
     pixels:int,    # the most of an image
     facts:bool,    # whether there is a prediction log
+    unlike:float,  # of images of known kinds, the share to be called unlike; 0: none
 )->tuple:
     "A worker's target: `(function that answers, what it says first)`"
-    model = Predictor(run, runtime, precision, threads=1)
+    model = Predictor(run, runtime, precision, 1, unlike)
     checked = check_model(model)
     answer_batch(model, [make_example(model.members[0].preprocessing)]*2, 10**8, facts=facts)
     def answer(content, blobs):

@@ -9,10 +9,11 @@ __all__ = ['make_example_run']
 from pathlib import Path
 
 from ..base.checksums import hash_file
+from ..base.run_files import get_weights_hash
 from ..base.runs import get_run_folder
 from ..core import write_json, write_text
 from ..images.preprocessing import Preprocessing
-from ..models.export_files import get_weights_hash, write_export_record
+from ..models.export_files import write_export_record
 
 # %% ../../nbs/server/00a_example_run.ipynb #808c3096
 def _write_run(folder, classes, seed, arch, size):

@@ -16,7 +16,7 @@ from .limits import Limits, Refused
 # %% ../../nbs/server/06_inference_protocol.ipynb #98c65d6e
 HEADER = 'inference-header-content-length'  # bytes of JSON at the beginning of a binary body
 OUTPUTS = dict(predicted='BYTES', probability='FP64', probabilities='FP64', decision='BYTES',
-    prediction_set='BYTES', error='BYTES')
+    prediction_set='BYTES', error='BYTES', novelty='FP64')
 
 def describe_metadata(
     name:str,     # of the model
@@ -146,7 +146,8 @@ def _get_columns(rows, classes):
     sets = [json.dumps(o, ensure_ascii=False) for o in take('prediction_set')]
     return dict(predicted=[o or '' for o in take('predicted')],
         probability=[o or 0. for o in take('probability')], probabilities=probs,
-        decision=[o or '' for o in take('decision')], prediction_set=sets, error=take('error'))
+        decision=[o or '' for o in take('decision')], prediction_set=sets, error=take('error'),
+        novelty=[-1. if o is None else o for o in take('novelty')])  # JSON has no NaN
 
 # %% ../../nbs/server/06_inference_protocol.ipynb #bf242699
 def _write_binary(values, kind):

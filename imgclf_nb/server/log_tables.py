@@ -28,7 +28,8 @@ model          text   name of the run
 weights_sha256 text   of the run's weights
 group          text   as the request gave it, such as a patient or a camera; may be empty
 predicted      text   the likeliest class
-decision       text   a class by the operating point, or unsure; empty for an unreadable image
+decision       text   a class by the operating point, unsure or unlike; empty if unreadable
+novelty        number share of images of known kinds that look at least as strange, 0 to 1
 probabilities  text   JSON object: the calibrated probability of each class
 prediction_set text   JSON list of classes, likeliest first
 error          text   why the image could not be read; empty for one that could
@@ -59,7 +60,7 @@ _FORGOTTEN = '''
 request_id     text   of a request whose rows were deleted
 time           number when it was, seconds since 1970 (UTC)
 '''
-SCHEMA = 1  # version of the tables: grows when a column is added; no column is ever removed
+SCHEMA = 2  # version of the tables: grows when a column is added; no column is ever removed
 
 # %% ../../nbs/server/11_log_tables.ipynb #5ac47a23
 _KINDS = dict(text=Text, whole=BigInteger, number=Double, bytes=LargeBinary)

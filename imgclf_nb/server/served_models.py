@@ -18,6 +18,7 @@ from .batching import Batcher
 from .limits import Limits, Refused
 from .metrics import Metrics
 from .workers import Worker
+from ..stats.novelty import RATE
 
 # %% ../../nbs/server/13_served_models.ipynb #24b8d4da
 @dataclass
@@ -27,6 +28,7 @@ class Computing:
     precision:str = 'fp32' # fp32, bf16 or int8
     workers:int = 2        # processes, each with one thread
     facts:bool = False     # whether the prediction log wants facts of the images
+    unlike:float = RATE    # of images of known kinds, the share to be called unlike; 0: none
 
 # %% ../../nbs/server/13_served_models.ipynb #8f3032ea
 class ServedModel:
@@ -40,7 +42,7 @@ class ServedModel:
     ):
         self.run, self.limits, self.busy = run, limits, 0
         options = dict(run=run, runtime=computing.runtime, precision=computing.precision,
-            pixels=limits.pixels, facts=computing.facts)
+            pixels=limits.pixels, facts=computing.facts, unlike=computing.unlike)
         def open_worker():
             target = 'imgclf_nb.server.answering:open_answering'
             return Worker(target, nice=10*shadow, **options)

@@ -45,6 +45,7 @@ function byProbability(row) {
 
 // The classes that it may be, where the model is not sure; otherwise none
 function findPossible(row) {
+  if (row.decision === 'unlike') return []
   if (row.prediction_set.length > 1) return row.prediction_set
   if (row.decision !== 'unsure') return []
   const likely = []
@@ -66,7 +67,7 @@ function describeDoubt(row, possible) {
 
 function describeAnswer(row) {
   if (row.error) return formatSentence(row.error)
-  if (row.decision === 'unlike') return 'It is unlike all images that the model was trained on.'
+  if (row.decision === 'unlike') return 'This does not look like what the model was trained on.'
   const possible = findPossible(row)
   if (possible.length) return describeDoubt(row, possible)
   return `${row.decision}, ${formatShare(row.probabilities[row.decision])}`
@@ -79,11 +80,14 @@ function explainAnswer(row) {
   const {positive, threshold, least, coverage} = state.model ?? {}
   if (findPossible(row).length && isClass)
     said.push(`Its decision is ${row.decision}, ${formatShare(row.probabilities[row.decision])}.`)
+  if (row.decision === 'unlike')
+    said.push(`Of 1,000 images like those it learnt from, ${Math.round(1000 * row.novelty)} look as strange.`,
+      `The most similar class is ${row.predicted}.`)
   if (row.decision === 'unsure' && least != null)
     said.push(`It decides for a class from a probability of ${formatShare(least)} on.`)
   if (isClass && threshold != null && row.decision !== row.predicted)
     said.push(`It decides for ${positive} from a probability of ${formatShare(threshold)} on.`)
-  if (row.prediction_set.length > 1 && coverage != null)
+  if (row.prediction_set.length > 1 && coverage != null && row.decision !== 'unlike')
     said.push(`The correct class is on such a list for ${formatShare(coverage)} of images like those it learnt from.`)
   return said
 }
