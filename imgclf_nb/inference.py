@@ -29,6 +29,7 @@ from .models.export_files import read_export
 from .models.overlays import open_explainer, overlay_map
 from .models.runtimes import get_threads, open_runtime
 from .results.decision_rules import decide, find_sets, get_probabilities, read_rules
+from .results.next_images import check_next, say_next
 from .results.prediction_files import check_request, open_predictions
 from .results.prediction_files import predict_to_file, read_predicted
 from .results.reference import check_versions, describe_novelty, find_novelty
@@ -331,7 +332,6 @@ def imgclf_predict(
     unlike:float=RATE,   # share of images like the training images to be called unlike; 0: none
 ):
     "Predict images with a trained run: class, probability, decision and prediction set of each."
-    from imgclf_nb.results.next_images import check_next, say_next
     check_request(out, batch_size, truth)
     check_next(next, out)
     paths = list_images(images)
