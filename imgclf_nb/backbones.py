@@ -7,7 +7,7 @@ __all__ = ['rename_lite', 'find_weights', 'get_weights', 'get_backbone', 'get_fe
            'make_untrained', 'load_model', 'get_cost']
 
 # %% ../nbs/00a_backbones.ipynb #170c9143
-import importlib.util, re
+import importlib.util, os, re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ import numpy as np
 from .base.architectures import create_model, describe_arch, find_on_hub, get_first_line
 from .base.architectures import run_once, split_source
 from .base.checksums import hash_file, read_safetensors, write_safetensors
+from .base.reading import is_there
 from .base.run_files import read_model_record, write_model_record
+from .base.runs import check_done, get_runs_root, open_run
 from .base.tensor_names import fits, load_state, use_own_names
 from .base.weights_files import read_weights
 from .core import UserError
@@ -128,15 +130,41 @@ def _find_in_folder(arch):
     raise UserError(f"{folder} holds config.json but no weights ({', '.join(_names)}): add them, "
         "or give weights=/path/to/file.safetensors or weights=none.", 'weights')
 
+# %% ../nbs/00a_backbones.ipynb #1c6865a2
+def _is_named(weights):
+    "Whether a text is the name or the folder of a run"
+    return any(is_there(place/'run.json') for place in (get_runs_root()/weights, Path(weights)))
+
+# %% ../nbs/00a_backbones.ipynb #ef00c280
+def _find_in_run(
+    weights:str, # as in `find_weights`
+    arch:str,    # the model that takes them
+):
+    "`(file, origin)` of a run's weights; None for what is no run. `UserError` for another model"
+    if os.path.isfile(weights): return None
+    if not _is_named(weights):
+        if os.path.exists(weights) or not re.fullmatch(r'[\w-]+', weights): return None
+        try: open_run(weights)
+        except UserError as error:
+            raise UserError(f'There is no weights file {weights}. {error}', 'weights') from None
+    run = open_run(weights)
+    check_done(run)
+    own = read_model_record(run.path)['arch']
+    if own.split('.')[0] == arch.split('.')[0]:
+        return run.path/'model.safetensors', f'run {run.path.name}'
+    raise UserError(f'Run {run.path.name} is a {own}, not a {arch}: give arch={own} with its '
+        'weights.', 'weights')
+
 # %% ../nbs/00a_backbones.ipynb #de611e02
 def find_weights(
     config:dict,       # timm's `pretrained_cfg` of the model
     arch:str,          # its name
-    weights:str='auto',# 'auto', or a .safetensors / .pth file
+    weights:str='auto',# 'auto', a .safetensors / .pth file, or the name or folder of a run
 )->tuple:
     "`(file of its weights, their origin)`; `UserError` with all reasons if none is found"
     if weights == 'auto': weights = _find_in_folder(arch) or weights
-    if weights != 'auto': return weights, f'file {weights}'
+    if weights != 'auto':
+        return _find_in_run(str(weights), arch) or (weights, f'file {weights}')
     try:
         path, source = _find_hub(config)
         _check_download(path)

@@ -370,7 +370,10 @@ def imgclf_compare(
     _check_comparison(runs, draws)
     if json: check_writable(json, 'json')
     from imgclf_nb.base.percentages import round_table
-    from imgclf_nb.comparison import compare_many, describe_comparison, get_class_effects
+    from imgclf_nb.comparison import compare_many, describe_comparison, find_added_pair
+    from imgclf_nb.comparison import get_class_effects, say_added
+    added = find_added_pair(*runs) if len(runs) == 2 else None
+    if added: return say_added(*added, split, json)
     rows = compare_many(runs, metric, split, draws)
     for row in rows:
         print(describe_comparison(row))

@@ -29,6 +29,7 @@ from .models.export_files import read_export
 from .models.overlays import open_explainer, overlay_map
 from .models.runtimes import get_threads, open_runtime
 from .results.decision_rules import decide, find_sets, get_probabilities, read_rules
+from .results.next_images import check_next, say_next
 from .results.prediction_files import check_request, open_predictions
 from .results.prediction_files import predict_to_file, read_predicted
 from .results.reference import check_versions, describe_novelty, find_novelty
@@ -327,10 +328,12 @@ def imgclf_predict(
     batch_size:int=32,   # images of a batch
     explain:bool=False,  # also write saliency maps (needs PyTorch)
     truth:_truth=None,
+    next:int=0,          # also list so many images that are worth a label next
     unlike:float=RATE,   # share of images like the training images to be called unlike; 0: none
 ):
     "Predict images with a trained run: class, probability, decision and prediction set of each."
     check_request(out, batch_size, truth)
+    check_next(next, out)
     paths = list_images(images)
     if runtime == 'auto' and precision == 'fp32': ensure_export(run)
     model = Predictor(run, runtime, precision, unlike=unlike)
@@ -341,6 +344,7 @@ def imgclf_predict(
     _say_done(done, out, time.time() - began, len(paths) - before)
     if explain: explain_file(model, out)
     if truth: _score(model, out, truth)
+    if next: say_next(model, out, next)
     if done['unreadable']: sys.exit(2)
 
 # %% ../nbs/08_inference.ipynb #93c3317c

@@ -234,3 +234,19 @@ def test_options_of_04_together(tmp_path):
     assert r['status'] == 'done' and 30 <= r['pictures'] <= 45 and r['split_sizes']['train'] > 80
     rc, out = command('papermill', 'nbs/05_evaluation.ipynb', tmp_path/'r'/'e.ipynb', '-p', 'run', tmp_path/'r')
     assert rc == 0 and read(tmp_path/'r')['test_opened'] == 1, out[-2000:]
+
+
+def test_what_a_new_class_costs(tmp_path):
+    old = make(tmp_path, 'old', .9)
+    new = make(tmp_path, 'new', .9, classes=['no', 'perhaps', 'yes'], data_hash='2', split_hash='2')
+    t = pd.read_csv(new/'predictions.csv').assign(p_perhaps=0.)
+    more = t[:40].assign(path=[f'/nowhere/new{i}.png' for i in range(40)], label='perhaps', predicted=['perhaps']*30 + ['no']*10)
+    pd.concat([t[:150], t[150:200].assign(split='train'), t[200:], more.assign(group='')]).to_csv(new/'predictions.csv', index=False)
+    rc, out = compare(old, new, '--json', tmp_path/'c.json')
+    assert rc == 0 and 'No change of the accuracy on the old classes is shown' in out and 'new class perhaps' in out
+    d = json.loads((tmp_path/'c.json').read_text())
+    assert d['old classes']['images'] == 150 and d['new class perhaps']['new']['value'] == .75  # not the 50 that one was trained on
+    assert compare(new, old)[1] == out  # which one is older is seen by the classes
+    t.assign(path='/moved' + t.path).to_csv(new/'predictions.csv', index=False)
+    rc, out = compare(old, new)
+    assert rc == 1 and 'have no valid image in common' in out

@@ -288,3 +288,41 @@ def test_a_file_that_torch_wrote_without_checksums(state, tmp_path):
     try: torch.save(state, tmp_path/'w.pth')
     finally: torch.serialization.set_crc32_options(True)
     check_loaded(tmp_path/'w.pth', state)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    "A finished run of seven classes, as `mine`"
+    from imgclf_nb.backbones import save_model
+    from imgclf_nb.core import write_json
+    from imgclf_nb.images.preprocessing import Preprocessing
+    monkeypatch.setenv('IMGCLF_RUNS', str(tmp_path/'runs'))
+    folder = tmp_path/'runs'/'mine'
+    folder.mkdir(parents=True)
+    classes = list('abcdefg')
+    write_json(folder/'run.json', dict(status='done', run='mine', notebook='04_train', classes=classes, dataset='x', parameters={}, error=None))
+    pre = Preprocessing(size=32, classes=classes).to_dict()
+    torch.manual_seed(1)
+    save_model(folder, timm.create_model(ARCH, num_classes=7), dict(arch=ARCH, classes=classes, preprocessing=pre, temperature=1.))
+    return folder
+
+
+def test_a_run_gives_its_body_and_more_classes_get_a_new_head(run, state):
+    for given in ('mine', str(run)):
+        model = get_backbone(ARCH, 8, given)
+        assert model.source == 'run mine' and model.get_classifier().weight.shape[0] == 8
+        assert all(torch.equal(tensor, state[name]) for name,tensor in without_head(model.state_dict()).items())
+
+
+def test_a_run_that_gives_no_weights(run):
+    from imgclf_nb.core import write_json
+    with pytest.raises(UserError, match='no weights file mein.*no run.*Did you mean mine'): get_backbone(ARCH, 8, 'mein')
+    with pytest.raises(UserError, match=f'Run mine is a {ARCH}, not a resnet18: give arch={ARCH}'): get_backbone('resnet18', 8, 'mine')
+    data = bytearray((run/'model.safetensors').read_bytes())
+    data[-9] ^= 1
+    (run/'model.safetensors').write_bytes(data)
+    with pytest.raises(UserError, match='damaged'): get_backbone(ARCH, 8, 'mine')
+    (run/'model.safetensors').unlink()
+    with pytest.raises(UserError, match='no weights file'): get_backbone(ARCH, 8, 'mine')
+    write_json(run/'run.json', dict(status='failed', run='mine', notebook='04_train', parameters={}, dataset='x', error=dict(message='boom', parameter=None)))
+    with pytest.raises(UserError, match='mine'): get_backbone(ARCH, 8, 'mine')

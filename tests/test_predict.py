@@ -8,7 +8,7 @@ from PIL import Image
 from imgclf_nb.backbones import get_backbone, save_model
 from imgclf_nb.base.checksums import hash_file
 from imgclf_nb.base.run_files import get_weights_hash
-from imgclf_nb.core import write_json
+from imgclf_nb.core import read_csv, write_json
 from imgclf_nb.images.preprocessing import Preprocessing
 from imgclf_nb.models.conversion import write_onnx
 from imgclf_nb.models.export_files import write_export_record
@@ -267,3 +267,30 @@ def test_seeds_answer_as_one_with_their_spread(place):
     assert np.allclose(both[columns], parts.mean(0), atol=1e-6)
     chosen = both[columns].to_numpy().argmax(1)
     assert np.allclose(both.spread, parts.std(0)[np.arange(len(images)), chosen], atol=1e-6)
+
+
+def test_images_to_label_next_are_listed_without_those_of_the_run(place):
+    code, out, err = predict(place, 'photos', '--next', 5, out='a/p.csv')
+    assert code == 2 and 'next.csv: 5 of 60 images to label next' in out, out + err
+    assert '1 could not be read' in out and 'earlier version' in out  # a run without a manifest
+    found = read_csv(place/'a'/'next.csv')
+    assert found.columns.tolist() == ['path', 'score', 'reason', 'predicted'] and found.path.is_unique
+    first = (place/'a'/'next.csv').read_bytes()
+    own = ''.join(f'x.jpg,{hash_file(path)[:16]},{i},test\n' for i,path in enumerate(found.path))
+    (place/'runs'/'mine'/'manifest.csv').write_text(f'path,sha256,labelled,split\n{own}')
+    try: code, out, err = predict(place, 'photos', '--next', 100, out='a/p.csv')
+    finally: (place/'runs'/'mine'/'manifest.csv').unlink()
+    again = read_csv(place/'a'/'next.csv')
+    assert 'only 54 images are left to label' in out and '5 are images of the run' in out, out + err
+    assert not set(again.path) & set(found.path) and len(again) == 54
+    predict(place, 'photos', '--next', 5, out='a/p.csv')
+    assert (place/'a'/'next.csv').read_bytes() == first
+
+
+def test_a_foreign_next_csv_and_a_wrong_number_are_refused_before_the_prediction(place):
+    (place/'b').mkdir()
+    (place/'b'/'next.csv').write_text('mine,too\n')
+    code, out, err = predict(place, 'photos', '--next', 5, out='b/p.csv')
+    assert code == 1 and 'move it away' in err and not (place/'b'/'p.csv').exists()
+    code, out, err = predict(place, 'photos', '--next', -5, out='b/p.csv')
+    assert code == 1 and '--next -5: give 1 or more' in err

@@ -7,8 +7,9 @@ from PIL import Image
 
 from imgclf_nb.core import UserError
 from imgclf_nb.datasets.records import decide, get_decisions_path, read_decisions
-from imgclf_nb.auditing.reviewer import Reviewer, get_jpeg, render_page, is_live, show_reviewer
-from imgclf_nb.auditing import reviewer as module
+from imgclf_nb.auditing.review_page import get_jpeg, is_live, render_page
+from imgclf_nb.auditing.reviewer import Reviewer, show_reviewer
+from imgclf_nb.auditing import review_page as module
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from ..base.percentages import format_share, say_share
 from ..core import UserError
 from ..datasets.tables import list_table
 from .class_metrics import fold_intervals, get_class_table
-from .decision_rules import UNSURE
+from .decision_rules import UNLIKE, UNSURE
 from .metrics import get_metrics
 from ..stats.intervals import get_unit_share
 from ..stats.paired_tests import Answers
@@ -87,7 +87,7 @@ def _find_positives(answers, rules):
 # %% ../../nbs/results/09_scoring.ipynb #1848b2b7
 def _measure_decisions(table, labels, units):
     "Share of images with a decision, and the error among those"
-    answered = (table.decision != UNSURE).to_numpy()
+    answered = ~table.decision.isin([UNSURE, UNLIKE]).to_numpy()
     wrong = (table.decision != labels.label.to_numpy()).to_numpy()
     return dict(answered=get_unit_share(answered, np.ones(len(table), bool), units),
         error=get_unit_share(wrong, answered, units))
