@@ -36,6 +36,7 @@ ORDER = '''
     evaluation robustness explanation
     comparison augmentation_study model_study learning_curve search
     inference
+    novelty
     server
     serving monitoring scaling
     commands
