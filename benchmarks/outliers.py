@@ -51,4 +51,4 @@ if __name__ == '__main__':
         rows.append(dict(set=name, images=len(items), added='nothing', others_found=int(is_outlier(found).sum())))
         rows += [dict(set=name, images=len(items), added=o, **add(items, card, x, more)) for o,more in others.items() if o != name]
         if a.pictures: show_outliers(found, items).savefig(Path(a.pictures)/f'{name}.png', dpi=150)
-    print(pd.DataFrame(rows).fillna('').to_string(index=False))
+    print(pd.DataFrame(rows).to_string(index=False, na_rep=''))
