@@ -7,7 +7,6 @@ __all__ = ['count_duplicates', 'get_ceilings', 'find_all', 'describe_audit', 'au
 
 # %% ../nbs/01a_audit.ipynb #3afdcecb
 import time
-from functools import cache
 from pathlib import Path
 
 from .base.percentages import format_share, say_share
@@ -42,62 +41,6 @@ def get_ceilings(
         if mine.any(): ceilings[split] = get_ceiling(items.label[mine], pixels[mine])
     return ceilings
 
-# %% ../nbs/01a_audit.ipynb #a1bd0c41
-def _get_features(items, card):
-    "Features of the card's frozen backbone; torch is imported here, as cached results need none"
-    from imgclf_nb.models.features import get_frozen_features
-    return get_frozen_features(items, card.recipe['arch'], card.recipe['size'], card.resize)
-
-# %% ../nbs/01a_audit.ipynb #f7aa2ef5
-def _search(recall, nothing, items, get_x, name):
-    "`(what is found, why there was no search or '')`"
-    if get_x is None: return nothing, 'not requested'
-    if items.empty: return nothing, 'all images belong to the given test split'
-    try: return recall(items, get_x, name), ''
-    except UserError as e: return nothing, str(e)
-
-# %% ../nbs/01a_audit.ipynb #ac6f873a
-def _search_labels(items, get_x, name):
-    "`(suspicious labels, why there was no search or '')`"
-    from imgclf_nb.auditing.label_errors import find_suspicious, recall_suspicious
-    return _search(recall_suspicious, find_suspicious(items[:0], None), items, get_x, name)
-
-# %% ../nbs/01a_audit.ipynb #dfd6b55d
-def _search_outliers(items, get_x, name):
-    "`(most unlike images, why there was no search or '')`"
-    import pandas as pd
-    from imgclf_nb.auditing.outliers import NUMBERS, TEXTS, recall_outliers
-    nothing = pd.DataFrame(columns=TEXTS + NUMBERS)
-    return _search(recall_outliers, nothing, items, get_x, name)
-
-# %% ../nbs/01a_audit.ipynb #dcdd862a
-def _search_both(items, card, wanted=True):
-    "`doubts` (suspicious labels) and `outliers`, and why there was no search for them"
-    @cache
-    def get_x(): return _get_features(items, card)
-    name = f"{card.recipe['arch']} {card.recipe['size']} {card.resize}"
-    asked = items, get_x if wanted else None, name
-    doubts, no_labels = _search_labels(*asked)
-    outliers, no_outliers = _search_outliers(*asked)
-    why = dict(suspicious_not_looked_for=no_labels, outliers_not_looked_for=no_outliers)
-    return dict(doubts=doubts, outliers=outliers), why
-
-# %% ../nbs/01a_audit.ipynb #f083e9f9
-def _list_label_errors(found):
-    "Findings about suspicious labels"
-    rows = []
-    for row in found.itertuples():
-        detail = f'labelled {row.label}, looks like {row.suggested} {row.probability:.2f}'
-        rows.append((row.file, 'suspicious_label', detail))
-    return rows
-
-# %% ../nbs/01a_audit.ipynb #80e5f5e2
-def _list_outliers(found):
-    "Findings about outliers"
-    from imgclf_nb.auditing.outliers import describe_outlier, is_outlier
-    return [(row.file, 'outlier', describe_outlier(row))
-        for row in found[is_outlier(found)].itertuples()]
-
 # %% ../nbs/01a_audit.ipynb #c6508e7b
 def _list_shortcuts(cues):
     "Findings about cues that predict the label by themselves"
@@ -123,8 +66,8 @@ def _list_proposals(proposals):
 def _collect_findings(items, facts, cues, proposals, doubts, outliers):
     "One table of all findings"
     import pandas as pd
-    from imgclf_nb.auditing import findings
-    rows = _list_label_errors(doubts) + _list_outliers(outliers)
+    from imgclf_nb.auditing import findings, searches
+    rows = searches.list_label_errors(doubts) + searches.list_outliers(outliers)
     rows += _list_shortcuts(cues) + _list_proposals(proposals)
     return pd.concat([
         findings.find_file_problems(items, facts, items.attrs['unreadable']),
@@ -191,6 +134,7 @@ def find_all(
     """`items, facts, findings, cues, proposals, doubts` (suspicious labels), `outliers` (the most
     unlike images), `summary` (audit.json)"""
     from imgclf_nb.auditing.grouping import propose_groups
+    from imgclf_nb.auditing.searches import search_with_model
     from imgclf_nb.auditing.shortcuts import get_shortcuts
     from imgclf_nb.data import get_items
     from imgclf_nb.images.properties import measure_images
@@ -202,7 +146,7 @@ def find_all(
     some = items[unsealed].reset_index(drop=True)
     proposals = propose_groups(items, facts)
     cues = get_shortcuts(some, facts[unsealed].reset_index(drop=True))
-    unlike, why = _search_both(some, found.card, labels)
+    unlike, why = search_with_model(some, found.card, labels)
     findings = _collect_findings(items, facts, cues, proposals, **unlike)
     share = len(unlike['doubts'])/max(1, len(some))
     summary = _summarise(found, items, facts, findings, share, why)

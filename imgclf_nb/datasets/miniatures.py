@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..base.reading import is_there, read_json, read_table
 from ..core import UserError, get_root, write_csv, write_json
+from .foreign_images import plant_foreign
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #532c91c5
 COMPUTER_PARTS = dict(
@@ -216,37 +217,6 @@ def _plant_odd_files(root, rng):
             ('PetImages/Cat/703.jpg', 'odd_mode', 'CMYK'),
             ('PetImages/Cat/704.jpg', 'exif_rotated', '6')]
 
-# %% ../../nbs/datasets/01_miniatures.ipynb #68400d22
-def _draw_page(rng):
-    "A page of text, `uint8 (240, 300, 3)`"
-    import cv2
-    im = np.full((240, 300, 3), 248, np.uint8)
-    cv2.rectangle(im, (0, 0), (300, 26), (40, 90, 160), -1)
-    for y in range(46, 236, 16):
-        words = [''.join(rng.choice(list('aeilnorst'), n)) for n in rng.integers(2, 9, 5)]
-        cv2.putText(im, ' '.join(words), (12, y), cv2.FONT_HERSHEY_SIMPLEX, .4, (20, 20, 20), 1)
-    return im
-
-# %% ../../nbs/datasets/01_miniatures.ipynb #a74fea4d
-def _draw_chart(rng):
-    "A bar chart, `uint8 (240, 300, 3)`"
-    import cv2
-    im = np.full((240, 300, 3), 255, np.uint8)
-    for x in range(30, 280, 32):
-        colour = rng.integers(40, 220, 3).tolist()
-        cv2.rectangle(im, (x, 220 - int(rng.integers(20, 190))), (x + 22, 220), colour, -1)
-    cv2.line(im, (20, 10), (20, 220), (0, 0, 0), 2)
-    cv2.line(im, (20, 220), (290, 220), (0, 0, 0), 2)
-    return im
-
-# %% ../../nbs/datasets/01_miniatures.ipynb #14d124bf
-def _plant_outliers(root, rng, last):
-    "Replace the last image of each class by something entirely different; as `_plant_odd_files`"
-    save_image(root/f'Cat/{last}.jpg', _draw_page(rng))
-    save_image(root/f'Dog/{last}.jpg', _draw_chart(rng))
-    return [(f'PetImages/Cat/{last}.jpg', 'outlier', 'a page of text'),
-            (f'PetImages/Dog/{last}.jpg', 'outlier', 'a bar chart')]
-
 # %% ../../nbs/datasets/01_miniatures.ipynb #742ff667
 def draw_cats_vs_dogs(
     folder,           # where to write, a `Path`
@@ -259,7 +229,8 @@ def draw_cats_vs_dogs(
         for i in range(per_class):
             width, height = rng.integers(100, 480, 2)
             save_image(root/name/f'{i}.jpg', draw_object(shape, rng, width, height))
-    return _plant_odd_files(root, rng) + _plant_outliers(root, rng, per_class - 1)
+    odd = _plant_odd_files(root, rng)
+    return odd + plant_foreign(root, rng, f'{per_class - 1}.jpg')
 
 # %% ../../nbs/datasets/01_miniatures.ipynb #accf69b7
 _FRUITS = {  # main colour, colour of the spots, height relative to width
