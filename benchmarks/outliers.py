@@ -1,10 +1,10 @@
 """What the audit's search for outliers finds in sets, and how many added foreign images: `.venv/bin/python benchmarks/outliers.py SET…`
 
-For each set: its images and findings as it is; then, for each other set, ten of its images are added with random
-labels, and how many of them are among the first ten and are findings. `--pictures FOLDER` saves the first twelve
+For each set: its images and findings as it is; then, for each other set, three and ten of its images are added with
+random labels: how many of them come first, and are findings. `--pictures FOLDER` saves the first twelve
 images of each set.
 """
-import argparse
+import argparse, itertools
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -25,14 +25,14 @@ def see(items, card):
     return get_frozen_features(items, card.recipe['arch'], card.recipe['size'], card.resize)
 
 
-def add(items, card, x, other, n=10, seed=0):
-    "How many of `n` images of another set are first, and are findings"
+def add(items, card, x, other, n, seed=0):
+    "How many of `n` images of another set come first, and are findings"
     added = other.sample(n, random_state=seed).assign(split='', group='', copies='', sequence='')
     labels = items.label.sample(n, random_state=seed, replace=True).to_numpy()
     both = pd.concat([items, added.assign(label=labels, file='added/' + added.file)]).reset_index(drop=True)
     found = find_outliers(both, np.r_[x, see(added, card)])
     is_added, is_finding = found.file.str.startswith('added/'), is_outlier(found)
-    return dict(first_ten=int(is_added[:n].sum()), found=int((is_added & is_finding).sum()),
+    return dict(first=int(is_added[:n].sum()), found=int((is_added & is_finding).sum()),
         others_found=int((~is_added & is_finding).sum()))
 
 
@@ -48,7 +48,9 @@ if __name__ == '__main__':
     for name,(items,card) in sets.items():
         x = see(items, card)
         found = find_outliers(items, x)
-        rows.append(dict(set=name, images=len(items), added='nothing', others_found=int(is_outlier(found).sum())))
-        rows += [dict(set=name, images=len(items), added=o, **add(items, card, x, more)) for o,more in others.items() if o != name]
+        rows.append(dict(set=name, images=len(items), added=0, others_found=int(is_outlier(found).sum())))
+        for other,n in itertools.product(others, (3, 10)):
+            if other == name: continue
+            rows.append(dict(set=name, images=len(items), added=n, of=other, **add(items, card, x, others[other], n)))
         if a.pictures: show_outliers(found, items).savefig(Path(a.pictures)/f'{name}.png', dpi=150)
     print(pd.DataFrame(rows).to_string(index=False, na_rep=''))
