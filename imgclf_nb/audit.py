@@ -241,7 +241,8 @@ _texts = dict(
     outliers=('Outliers',
         'The images that are farthest from all others, whatever their class, by the features of a '
         'pretrained network. Only those called outliers are findings, far enough to be rare in any '
-        'set; the others are the next ones in the order.'),
+        'set: in simulated sets without outliers or heavy tails, fewer than one of 20 audits calls '
+        'one. The others are the next ones in the order.'),
     shortcuts=('Shortcuts',
         'How well something other than the content predicts the label. A fruit’s colour is '
         'legitimate, a file’s size is not: you decide.'),

@@ -113,7 +113,7 @@ def find_outliers(
     x,            # their features `(n, d)`
     most:int=100, # images listed at most, unless more are findings
 )->pd.DataFrame:
-    """`file, label, nearest` (class), `distance, ratio` (to the median), `expected`, most unlike first
+    """`file, label, nearest` (a class), `distance, ratio, expected`; the most unlike image first
 
     `UserError` if the units are too few."""
     units = get_blocks(items)
