@@ -7,7 +7,6 @@ __all__ = ['count_duplicates', 'get_ceilings', 'find_all', 'describe_audit', 'au
 
 # %% ../nbs/01a_audit.ipynb #3afdcecb
 import time
-from functools import partial
 from pathlib import Path
 
 from .base.percentages import format_share, say_share
@@ -42,32 +41,6 @@ def get_ceilings(
         if mine.any(): ceilings[split] = get_ceiling(items.label[mine], pixels[mine])
     return ceilings
 
-# %% ../nbs/01a_audit.ipynb #a1bd0c41
-def _get_features(items, card):
-    "Features of the card's frozen backbone; torch is imported here, as cached results need none"
-    from imgclf_nb.models.features import get_frozen_features
-    return get_frozen_features(items, card.recipe['arch'], card.recipe['size'], card.resize)
-
-# %% ../nbs/01a_audit.ipynb #f7aa2ef5
-def _find_label_errors(items, card, wanted=True):
-    "`(suspicious labels, why there was no search or '')`"
-    from imgclf_nb.auditing.label_errors import find_suspicious, recall_suspicious
-    nothing = find_suspicious(items[:0], None)
-    if not wanted: return nothing, 'not requested'
-    if items.empty: return nothing, 'all images belong to the given test split'
-    name = f"{card.recipe['arch']} {card.recipe['size']} {card.resize}"
-    try: return recall_suspicious(items, partial(_get_features, items, card), name), ''
-    except UserError as e: return nothing, str(e)
-
-# %% ../nbs/01a_audit.ipynb #f083e9f9
-def _list_label_errors(found):
-    "Findings about suspicious labels"
-    rows = []
-    for row in found.itertuples():
-        detail = f'labelled {row.label}, looks like {row.suggested} {row.probability:.2f}'
-        rows.append((row.file, 'suspicious_label', detail))
-    return rows
-
 # %% ../nbs/01a_audit.ipynb #c6508e7b
 def _list_shortcuts(cues):
     "Findings about cues that predict the label by themselves"
@@ -90,11 +63,12 @@ def _list_proposals(proposals):
     return rows
 
 # %% ../nbs/01a_audit.ipynb #86612fc4
-def _collect_findings(items, facts, doubts, cues, proposals):
+def _collect_findings(items, facts, cues, proposals, doubts, outliers):
     "One table of all findings"
     import pandas as pd
-    from imgclf_nb.auditing import findings
-    rows = _list_label_errors(doubts) + _list_shortcuts(cues) + _list_proposals(proposals)
+    from imgclf_nb.auditing import findings, searches
+    rows = searches.list_label_errors(doubts) + searches.list_outliers(outliers)
+    rows += _list_shortcuts(cues) + _list_proposals(proposals)
     return pd.concat([
         findings.find_file_problems(items, facts, items.attrs['unreadable']),
         findings.find_duplicate_problems(items, facts),
@@ -139,7 +113,7 @@ def _summarise(found, items, facts, findings, suspicious_share, why):
         findings=findings.kind.value_counts().to_dict(),
         ceilings=dict(before_decisions=before, after_decisions=ceilings),
         suspicious_share=suspicious_share,
-        suspicious_not_looked_for=why,
+        **why,
         decisions=items.attrs['decisions'],
         data_hash=items.attrs['data_hash'],
         classes=items.label.nunique())
@@ -155,10 +129,12 @@ def _check_classes(items, root):
 # %% ../nbs/01a_audit.ipynb #4da826aa
 def find_all(
     dataset,            # a data set's name, a folder or a CSV, or a `DataSet`
-    labels:bool=True,   # search for suspicious labels too
+    labels:bool=True,   # search for suspicious labels and outliers too
 )->dict:
-    "`items, facts, findings, cues, proposals, doubts` (suspicious labels), `summary` (audit.json)"
+    """`items, facts, findings, cues, proposals, doubts` (suspicious labels), `outliers` (the most
+    unlike images), `summary` (audit.json)"""
     from imgclf_nb.auditing.grouping import propose_groups
+    from imgclf_nb.auditing.searches import search_with_model
     from imgclf_nb.auditing.shortcuts import get_shortcuts
     from imgclf_nb.data import get_items
     from imgclf_nb.images.properties import measure_images
@@ -170,11 +146,12 @@ def find_all(
     some = items[unsealed].reset_index(drop=True)
     proposals = propose_groups(items, facts)
     cues = get_shortcuts(some, facts[unsealed].reset_index(drop=True))
-    doubts, why = _find_label_errors(some, found.card, labels)
-    findings = _collect_findings(items, facts, doubts, cues, proposals)
-    summary = _summarise(found, items, facts, findings, len(doubts)/max(1, len(some)), why)
+    unlike, why = search_with_model(some, found.card, labels)
+    findings = _collect_findings(items, facts, cues, proposals, **unlike)
+    share = len(unlike['doubts'])/max(1, len(some))
+    summary = _summarise(found, items, facts, findings, share, why)
     return dict(items=items, facts=facts, findings=findings, cues=cues, proposals=proposals,
-        doubts=doubts, summary=summary)
+        summary=summary, **unlike)
 
 # %% ../nbs/01a_audit.ipynb #f08311f2
 def _describe_size(s):
@@ -211,14 +188,31 @@ def _describe_missing(s):
 
 # %% ../nbs/01a_audit.ipynb #2e7062f8
 def _describe_suspicious(s):
-    "How many labels are suspicious, or why there was no search; empty if there are none"
-    why = s['suspicious_not_looked_for']
-    if why: return [f'Suspicious labels were not searched for: {why}']
+    "How many labels are suspicious; empty if there are none"
     n = s['findings'].get('suspicious_label', 0)
     if not n: return []
     share = f"{format_share(s['suspicious_share'])} of the images outside a given test split"
     if n == 1: return [f'A probe finds 1 label suspicious ({share}): review it.']
     return [f'A probe finds {n:,} labels suspicious ({share}): review them.']
+
+# %% ../nbs/01a_audit.ipynb #dd27392c
+def _describe_outliers(s):
+    "How many images are unlike every class; empty if there are none"
+    n = s['findings'].get('outlier', 0)
+    if not n: return []
+    if n == 1: return ['1 image is unlike every class of the set: review it.']
+    return [f'{n:,} images are unlike every class of the set: review them.']
+
+# %% ../nbs/01a_audit.ipynb #07955fa6
+def _describe_omitted(s):
+    "Why there was no search for suspicious labels, for outliers, or for both; empty if there was"
+    labels, outliers = s['suspicious_not_looked_for'], s.get('outliers_not_looked_for', '')
+    if labels and labels == outliers:
+        return [f'Suspicious labels and outliers were not searched for: {labels}']
+    sentences = []
+    if labels: sentences.append(f'Suspicious labels were not searched for: {labels}')
+    if outliers: sentences.append(f'Outliers were not searched for: {outliers}')
+    return sentences
 
 # %% ../nbs/01a_audit.ipynb #a4f54d7b
 def describe_audit(
@@ -229,7 +223,8 @@ def describe_audit(
         *_describe_ceiling(summary)]
     n, surplus = summary['duplicate_groups'], summary['surplus_files']
     if n: sentences.append(f'{surplus:,} files are surplus duplicates of {n:,} images.')
-    return sentences + _describe_suspicious(summary)
+    sentences += _describe_suspicious(summary) + _describe_outliers(summary)
+    return sentences + _describe_omitted(summary)
 
 # %% ../nbs/01a_audit.ipynb #75b8338c
 _texts = dict(
@@ -243,6 +238,11 @@ _texts = dict(
     suspicious_labels=('Suspicious labels',
         'Found by a linear probe that was trained on neither the image nor its duplicates; the '
         'least probable labels come first.'),
+    outliers=('Outliers',
+        'The images that are farthest from all others, whatever their class, by the features of a '
+        'pretrained network. Only those called outliers are findings, far enough to be rare in any '
+        'set: in simulated sets without outliers or heavy tails, fewer than one of 20 audits calls '
+        'one. The others are the next ones in the order.'),
     shortcuts=('Shortcuts',
         'How well something other than the content predicts the label. A fruit’s colour is '
         'legitimate, a file’s size is not: you decide.'),
@@ -253,6 +253,7 @@ def _get_sections(a):
     "Figures and tables of the page, by the keys of `_texts`; None if there is nothing to show"
     import pandas as pd
     from imgclf_nb.auditing.label_errors import show_suspicious
+    from imgclf_nb.auditing.outliers import show_outliers
     from imgclf_nb.auditing.report import plot_classes, show_groups
     from imgclf_nb.auditing.shortcuts import plot_shortcuts
     ceilings = pd.DataFrame(a['summary']['ceilings'])
@@ -261,6 +262,7 @@ def _get_sections(a):
         ceilings=ceilings.rename_axis('images').reset_index(),
         copies=show_groups(a['findings'], a['items']),
         suspicious_labels=show_suspicious(a['doubts'], a['items']),
+        outliers=show_outliers(a['outliers'], a['items']),
         shortcuts=plot_shortcuts(a['cues']),
         groups=a['proposals'])
 
@@ -312,7 +314,7 @@ def _save_decisions(found, decisions):
 def audit(
     dataset:str,        # a data set's name, a folder or a CSV
     out='',             # folder for the results; empty: the data set's records
-    labels:bool=True,   # search for suspicious labels too
+    labels:bool=True,   # search for suspicious labels and outliers too
     groups:str='',      # key to confirm: names, bursts, copies, frames, or a regular expression
     decisions=(),       # to save before the set is read: `(path, action, value)` of each
 )->dict:
@@ -340,6 +342,7 @@ def _compare_with_truth(name):
     found = find_all(name, labels=False)['findings']
     found = found[found.kind.isin(_planted)]
     truth = get_planted_defects(name)
+    truth = truth[truth.kind.isin(_planted)]
     return set(zip(found.path, found.kind)), set(zip(truth.path, truth.kind))
 
 # %% ../nbs/01a_audit.ipynb #b5e8ef41

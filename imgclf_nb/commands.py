@@ -313,7 +313,7 @@ def imgclf_audit(
     dataset:str,      # a data set's name, a folder of class folders, or a CSV with path and label
     out:str=None,     # folder for the page, tables and figures (default: data/records/<set>/audit)
     groups:str=None,  # confirm a group key: names, bursts, copies, frames, or a regular expression
-    labels:bool=True, # search for suspicious labels, which needs a model; --no-labels skips it
+    labels:bool=True, # search for suspicious labels and outliers, by a model; --no-labels skips it
     decide:_decided=None,
 ):
     "Report a data set's problems, its label ceiling and the decisions to make, all in audit.html."

@@ -271,6 +271,21 @@ def test_suspicions(birds, items):
     patch.undo()
 
 
+def test_outliers(birds, items):
+    import pandas as pd
+
+    from imgclf_nb.auditing import outliers
+    found = pd.DataFrame(dict(file=items.file[:3], label='crow', nearest='wren', distance=[.9, 1/3, .81], ratio=3., expected=.01))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(outliers, 'find_judged', lambda *args: None)  # they are few
+    patch.setattr(outliers, 'find_outliers', lambda *args: found)
+    def ask(): return outliers.recall_outliers(items, lambda: None, 'a').to_csv()
+    ask()
+    store, = (birds/'cache'/'outliers').glob('*.csv')
+    assert check_mutants(store, ask) == 0
+    patch.undo()
+
+
 def test_plans(birds, monkeypatch):
     "The execution plan and the precision that were measured: a changed digit would change the results"
     from imgclf_nb.training import autotune

@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest
 from hypothesis import Phase, given, settings, strategies as st
 
 from imgclf_nb import leakage
-from imgclf_nb.auditing import label_errors, shortcuts
+from imgclf_nb.auditing import label_errors, outliers, shortcuts
 from imgclf_nb.core import UserError
 from imgclf_nb.learning_curve import get_part_sizes
 from imgclf_nb.models import linear_heads, logistic
@@ -102,6 +102,15 @@ def test_probes(items):
 def test_label_errors(items):
     found = run(label_errors.find_suspicious, items, see(items)[0])
     assert found is None or found.notna().all(axis=None)
+
+
+@few
+@given(draw_items())
+def test_outliers(items):
+    found = run(outliers.find_outliers, items, see(items)[0])
+    if found is None: return  # too few units
+    assert len(items) >= outliers.NEEDED and found.notna().all(axis=None) and len(found)
+    assert items.set_index('file').label.value_counts()[found.label.unique()].min() >= outliers.CLASS_NEEDED
 
 
 @few

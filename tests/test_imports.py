@@ -14,6 +14,7 @@ SLOWEST = {'torch', 'torchvision', 'timm', 'fastai', 'matplotlib'}
 # these load nothing of HEAVY
 EMPTY = '''
     base.waiting audit auditing.evidence auditing.findings auditing.grouping auditing.label_errors
+    auditing.outliers auditing.ranked_images auditing.searches datasets.foreign_images
     auditing.report auditing.reviewer backbones base.machine base.parameters base.running
     base.runs commands comparison core data datasets.archives datasets.cards datasets.choices
     datasets.compression datasets.downloads datasets.members datasets.parquet datasets.folders datasets.kinds datasets.layouts datasets.levels datasets.listing

@@ -205,6 +205,17 @@ def test_keys_decide(widget, pets):
     assert [a for _,a,*_ in decided(pets)] == ['keep', 'drop']
 
 
+def test_outliers_are_decided_with_keys(pets):
+    pytest.importorskip('anywidget')
+    from imgclf_nb.auditing.findings import make_findings
+    rows = [(path, 'outlier', 'nearest to dog, 4.6 times the median distance') for path in ('cat/0.jpg', 'cat/1.jpg', 'dog/0.jpg')]
+    w = show_reviewer(pets, make_findings(rows), live=True)
+    assert 'nearest to dog' in w.page['html'] and w.reviewer.current['suggested'] == ''  # it may be no dog either
+    for key,label in (('k', ''), ('d', ''), ('r', 'cat')): press(w, key, label)
+    assert [row[:3] for row in decided(pets)] == [('cat/0.jpg', 'keep', ''), ('cat/1.jpg', 'drop', ''), ('dog/0.jpg', 'relabel', 'cat')]
+    assert decided(pets)[0][3] == 'outlier: nearest to dog, 4.6 times the median distance'
+
+
 def test_the_next_picture_is_made_beforehand(widget): assert set(widget.images) == {'cat/1.jpg', 'dog/1.jpg'}
 
 

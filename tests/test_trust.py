@@ -12,11 +12,11 @@ from imgclf_nb.images import duplicates as copies, properties as facts
 from imgclf_nb.auditing import findings
 from imgclf_nb import leakage, splitting
 from imgclf_nb.datasets import records
-from imgclf_nb.audit import audit, find_all
+from imgclf_nb.audit import audit, describe_audit, find_all
 from imgclf_nb.base.runs import Run
 from imgclf_nb.core import UserError, write_json
 from imgclf_nb.data import get_data_hash, get_items, get_manifest
-from imgclf_nb.datasets.miniatures import get_miniature
+from imgclf_nb.datasets.miniatures import get_miniature, get_planted_defects
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +81,26 @@ def test_without_weights_the_audit_says_so_and_goes_on(monkeypatch, tmp_path):
     from imgclf_nb.models import features
     def none(*a, **kw): raise UserError('No pretrained weights.', 'weights')
     monkeypatch.setattr(features, 'get_frozen_features', none)
-    a = find_all(str(draw(tmp_path/'set', n=8)))
-    assert a['summary']['suspicious_not_looked_for'] == 'No pretrained weights.' and len(a['items']) == 16
+    a = find_all(str(draw(tmp_path/'set', n=20)))
+    assert a['summary']['suspicious_not_looked_for'] == a['summary']['outliers_not_looked_for'] == 'No pretrained weights.'
+    assert describe_audit(a['summary'])[-1] == 'Suspicious labels and outliers were not searched for: No pretrained weights.'
+    assert len(a['items']) == 40 and a['outliers'].empty
+
+
+def test_few_pictures_have_no_outliers_and_the_audit_says_why(tmp_path):
+    a = audit(str(draw(tmp_path/'set', n=8)), tmp_path/'out')
+    assert 'can be said from 30 images, not from 16' in a['summary']['outliers_not_looked_for']
+    assert 'Outliers were not searched for: what is usual' in (tmp_path/'out'/'audit.html').read_text()
+
+
+def test_planted_outliers_are_findings(tmp_path):
+    rc, out = command('imgclf_audit', 'cats_vs_dogs_mini', '--out', tmp_path)
+    assert rc == 0 and '2 images are unlike every class of the set' in out, out
+    truth = get_planted_defects('cats_vs_dogs_mini').query("kind == 'outlier'")
+    table = pd.read_csv(tmp_path/'findings.csv', keep_default_na=False).query("kind == 'outlier'")
+    assert set(table.path) == set(truth.path) and table.detail.str.startswith('nearest to ').all()
+    assert json.loads((tmp_path/'audit.json').read_text())['findings']['outlier'] == len(truth) == 2
+    assert (tmp_path/'figures'/'outliers.png').exists() and '<h2>Outliers</h2>' in (tmp_path/'audit.html').read_text()
 
 
 @pytest.mark.parametrize('n, says', [(1, 'small_class'), (2, 'small_class')])

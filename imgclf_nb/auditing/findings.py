@@ -25,6 +25,7 @@ KINDS = dict(
     near_duplicate=('warning', 'a near-duplicate, or a test frame between training frames'),
     exact_duplicate=('warning', 'the same image twice under one label'),
     suspicious_label=('warning', 'a probe confidently predicts another class'),
+    outlier=('warning', 'unlike every class of the set'),
     wrong_extension=('warning', 'the file name extension does not match the content'),
     nearly_empty=('warning', 'hardly any content: one colour'),
     animated=('warning', 'many frames: only the first one is used'),

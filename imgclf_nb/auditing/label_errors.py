@@ -6,16 +6,10 @@
 __all__ = ['find_suspicious', 'recall_suspicious', 'show_suspicious']
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #315d3782
-import hashlib
-
 import numpy as np, pandas as pd
 
-from ..base.machine import get_plt
-from ..base.checksums import DamagedError, read_checked_table, write_checked_table
-from ..base.reading import is_there, keep_cached
-from ..core import get_cache
+from .ranked_images import recall_ranked, show_ranked
 from ..images.duplicates import get_blocks
-from ..images.preprocessing import open_image
 from ..models.logistic import choose_c, cross_predict
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #662311e9
@@ -49,7 +43,8 @@ def _tabulate(files, y, p, classes):
         p_label=p[np.arange(len(y)), y]))
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #8bc0eae3
-_columns = ['file', 'label', 'suggested', 'probability', 'p_label']
+_texts = ['file', 'label', 'suggested']
+_numbers = ['probability', 'p_label']
 
 def find_suspicious(
     items,           # from `get_items`, without a given test split: its labels stay unseen
@@ -57,7 +52,7 @@ def find_suspicious(
     sure:float=.8,   # smallest probability of another class, 0 to 1
 )->pd.DataFrame:
     "`file, label, suggested, probability, p_label` of suspicious labels, the least probable first"
-    nothing = pd.DataFrame(columns=_columns)
+    nothing = pd.DataFrame(columns=_texts + _numbers)
     if items.empty: return nothing
     blocks = get_blocks(items)
     keep = _find_testable(items.label, blocks)
@@ -70,25 +65,6 @@ def find_suspicious(
     found = (table.probability >= sure) & (table.suggested != table.label)
     return table[found].reset_index(drop=True)
 
-# %% ../../nbs/auditing/01_label_errors.ipynb #64c5459a
-def _get_store(items, name):
-    "The cache file for these images, labels, blocks and this model"
-    columns = ['file', 'sha256', 'label', 'group', 'copies', 'sequence', 'frame']
-    key = name + items[columns].sort_values('file').to_csv(index=False)
-    digest = hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()
-    return get_cache('suspicion')/f'{digest[:20]}.csv'
-
-# %% ../../nbs/auditing/01_label_errors.ipynb #44b114b3
-def _recall(store, files):
-    "The cached table about these files; None if there is none, or it is damaged"
-    if not is_there(store): return None
-    try: found = read_checked_table(store, _columns[:3], _columns[3:])
-    except (DamagedError, OSError) as error: reason = error
-    else:
-        if {*found.file} <= files: return found
-        reason = 'it is about other files'
-    print(f'{store} is damaged ({reason}): the labels are compared again.')
-
 # %% ../../nbs/auditing/01_label_errors.ipynb #b64468f6
 def recall_suspicious(
     items,    # from `get_items`, without a given test split
@@ -96,21 +72,12 @@ def recall_suspicious(
     name:str, # of the model and its settings
 )->pd.DataFrame:
     "`find_suspicious`, cached for these images, labels, blocks and this model"
-    store = _get_store(items, name)
-    known = _recall(store, {*items.file})
-    if known is not None: return known
-    found = find_suspicious(items, get_x() if len(items) else None)
-    with keep_cached(store): write_checked_table(store, found)
-    return found
+    return recall_ranked(find_suspicious, items, get_x, name, 'suspicion', _texts, _numbers)
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #24a4dd5a
-def _show_one(ax, path, row):
-    "A small image with its label, the predicted class and its probability"
-    im = open_image(path, at_least=160)
-    im.thumbnail((160, 160))
-    ax.imshow(im)
-    text = f'labelled {row.label}\nlooks like {row.suggested} {row.probability:.2f}'
-    ax.set_title(text, fontsize=6.5)
+def _describe(row):
+    "The label, the predicted class and its probability"
+    return f'labelled {row.label}\nlooks like {row.suggested} {row.probability:.2f}'
 
 # %% ../../nbs/auditing/01_label_errors.ipynb #fdf27d87
 def show_suspicious(
@@ -120,12 +87,4 @@ def show_suspicious(
     columns:int=6, # images in a row
 ):
     "The images with labels and predicted classes; the `Figure`, None if nothing is suspicious"
-    if found.empty: return None
-    paths = items.set_index('file').path
-    some = found.head(n)
-    rows = -(-len(some)//columns)
-    size = (columns*1.3, rows*1.75)
-    fig, axs = get_plt().subplots(rows, columns, figsize=size, squeeze=False, layout='constrained')
-    for ax in axs.flat: ax.axis('off')
-    for ax,row in zip(axs.flat, some.itertuples()): _show_one(ax, paths[row.file], row)
-    return fig
+    return show_ranked(found, items, _describe, n, columns)

@@ -11,7 +11,8 @@ import re, time
 from ..core import UserError, explain_disk_errors, get_cache
 
 # %% ../../nbs/base/02a_caches.ipynb #4a0eee8b
-CACHES = ('facts', 'copies', 'suspicion', 'tuning', 'backbones', 'features', 'heads', 'pixels')
+CACHES = ('facts', 'copies', 'suspicion', 'outliers', 'tuning', 'backbones', 'features', 'heads',
+    'pixels')
 
 _OURS = re.compile(r"""(?x)
     \.lock | changed\.jsonl | index\.npy | pixels\.bin | recipe\.json
