@@ -16,8 +16,8 @@ def get_strangeness(
     distances,     # from `Neighbours.get_distances` `(n,)`, 0 to 4
     probabilities, # of the likeliest class, of a calibrated model `(n,)`, 0 to 1
 )->np.ndarray:
-    "How strange each image is, 0 to 6; more than 1 is rare even among unknown images"
-    return np.asarray(distances, float)*(1.5 - np.asarray(probabilities, float))
+    "How strange each image is, 0 to 6.8; more than 1 is rare even among unknown images"
+    return np.asarray(distances, float)*(1.7 - np.asarray(probabilities, float))
 
 # %% ../../nbs/stats/08a_novelty.ipynb #9e1f9d28
 def get_calibration(
