@@ -44,6 +44,7 @@ def get_identity(
     return dict(
         runs=[member.name for member in model.members], rules=asdict(model.rules),
         weights_sha256=[member.weights_sha256 for member in model.members],
+        reference=model.reference and model.reference.about['arrays_sha256'],
         runtime=model.runtime, precision=model.precision, images=len(paths), 
         list_sha256=digest.hexdigest())
 
