@@ -299,6 +299,8 @@ def _say_done(done, out, seconds, n):
     "Print what was written"
     rate = f', {n/seconds:,.0f} images a second' if n else ''
     print(f"{done['rows']:,} rows in {out}{rate}.")
+    n = done.get('unlike', 0)
+    if n: print(f'{n:,} images are unlike the training images.')
     n = done['unreadable']
     if n: print(f'{n:,} images could not be read: their rows say why.')
 
@@ -329,7 +331,7 @@ def imgclf_predict(
     explain:bool=False,  # also write saliency maps (needs PyTorch)
     truth:_truth=None,
     next:int=0,          # also list so many images that are worth a label next
-    unlike:float=RATE,   # share of images like the training images to be called unlike; 0: none
+    unlike:float=RATE,   # novelty (p-value, small is strange) up to which it decides unlike; 0: never
 ):
     "Predict images with a trained run: class, probability, decision and prediction set of each."
     check_request(out, batch_size, truth)

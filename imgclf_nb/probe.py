@@ -20,7 +20,7 @@ from .models.freezing import freeze
 from .models.frozen import load_frozen, open_frozen
 from .models.linear_heads import fit_head, get_linear_layer, get_precision
 from .models.linear_heads import get_probs, get_reader
-from .models.run_reference import make_probe_reference
+from .models.run_reference import is_unfitted, make_probe_reference
 from .results.artifacts import get_predictions, keep_model, tabulate
 from .stats.intervals import get_share
 
@@ -130,7 +130,8 @@ def _let_all_calibrate(items):
 def _keep_probe(run, probe, items, seconds, ranking):
     "Write the best probe into the run, with a history of one row"
     temperature, probs = probe['temperature'], probe['probs']
-    reference = make_probe_reference(items, probe['seen'], probs, temperature)
+    unfitted = is_unfitted(run.record, probe['arch'])
+    reference = make_probe_reference(items, probe['seen'], probs, temperature, unfitted)
     if len(ranking) == 1: items = _let_all_calibrate(items)
     accuracy = probe['valid_accuracy']['value']
     row = dict(epoch=0, valid_loss=probe['valid_loss'], accuracy=accuracy,

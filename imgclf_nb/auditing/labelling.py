@@ -20,6 +20,7 @@ from ..core import UserError, write_csv
 from ..datasets.image_lists import locate
 from ..datasets.image_paths import get_bases
 from ..datasets.records import lock_record
+from ..results.decision_rules import check_class_names
 
 # %% ../../nbs/auditing/04a_labelling.ipynb #142800af
 def read_next(
@@ -55,6 +56,7 @@ def check_class_name(
     if not name: raise UserError('Type the name of the new class first.')
     alike = [one for one in classes if one.casefold().split() == name.casefold().split()]
     if alike: raise UserError(f'{name!r} is written like the class {alike[0]!r}: choose that one.')
+    check_class_names([name])
     if name[0] in '.=+-@\'' or any(sign in name for sign in _BAD) or len(name) > 100:
         raise UserError(f'{name[:100]!r} cannot be a class: begin with a letter or a digit, '
             'without / and \\, at most 100 characters.')

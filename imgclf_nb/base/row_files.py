@@ -99,13 +99,21 @@ def _check_free(self:RowFile):
         if is_there(path): raise UserError(f'{path} exists already, and nothing says what its '
             'rows are of: give another --out, or move it away.', 'out')
 
+# %% ../../nbs/base/19_row_files.ipynb #18cb8ff5
+def _describe_change(name, old, new):
+    "What was and is, of a dictionary only the entries that differ"
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return f'{name} was {old!r} and is now {new!r}'
+    names = [o for o in {**old, **new} if old.get(o) != new.get(o)]
+    return '; '.join(_describe_change(o, old.get(o), new.get(o)) for o in names)
+
 # %% ../../nbs/base/19_row_files.ipynb #fc6e93ef
 @patch
 def _check_same(self:RowFile, old):
     "`UserError` if the rows are of something else"
     changed = [name for name in self.identity if old.get(name) != self.identity[name]]
     if not changed: return
-    was = '; '.join(f'{o} was {old.get(o)!r} and is now {self.identity[o]!r}' for o in changed)
+    was = '; '.join(_describe_change(o, old.get(o), self.identity[o]) for o in changed)
     raise UserError(f'{self.path} holds other rows ({was}): give another --out, or delete it '
         f'and {self.state.name}.', 'out')
 

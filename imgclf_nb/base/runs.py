@@ -321,8 +321,10 @@ def open_run(
     path = get_run_folder(run) if named else get_real_path(run)
     if is_there(path/'run.json'): return Run(path)
     names = [file.parent.name for file in find_each(get_runs_root(), 'run.json')]
-    raise UserError(f"There is no run {run!r} in {path.parent}.{suggest_names(run, names)} "
-        "`ls runs` lists the runs; 04_train makes one.", 'run')
+    probe = f'{path.name}-probe'  # the first answer of `imgclf_run --run NAME`
+    hint = f' Did you mean {probe!r}?' if probe in names else suggest_names(run, names)
+    raise UserError(f"There is no run {run!r} in {path.parent}.{hint} "
+        "`imgclf_leaderboard` lists the runs, and `imgclf_run` makes one.", 'run')
 
 # %% ../../nbs/base/01_runs.ipynb #e7bfea48
 def check_done(

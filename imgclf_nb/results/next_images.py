@@ -188,5 +188,8 @@ def say_next(
     wanted:int, # images to label next
 ):
     "Write next.csv and print what it holds"
-    found = write_next(model, out, wanted)
-    print('\n'.join(describe_next(found, get_next_path(out))))
+    found, place = write_next(model, out, wanted), get_next_path(out)
+    print('\n'.join(describe_next(found, place)))
+    if not found['chosen']: return
+    print('Label them in JupyterLab: from imgclf_nb.auditing.labelling import label_images; '
+        f'label_images({str(place)!r}, {model.members[0].name!r})')

@@ -7,6 +7,7 @@ __all__ = ['read_predicted', 'get_identity', 'check_request', 'open_predictions'
 
 # %% ../../nbs/results/10_prediction_files.ipynb #a1c73812
 import hashlib, os
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ..base.machine import show_progress
 from ..base.reading import read_json
 from ..base.row_files import RowFile, finish_rows, open_rows, read_rows
 from ..core import UserError, explain_disk_errors
+from .decision_rules import UNLIKE
 
 # %% ../../nbs/results/10_prediction_files.ipynb #be78e333
 _TEXTS = ('path', 'predicted', 'decision', 'error')
@@ -75,10 +77,10 @@ def open_predictions(
     return RowFile(out, get_identity(model, paths), _TEXTS, _LISTS)
 
 # %% ../../nbs/results/10_prediction_files.ipynb #0ff5e310
-def _count_unreadable(file):
-    "Unreadable images among the rows that were written before"
-    if not file.rows: return 0
-    return int((read_predicted(file.growing)['error'] != '').sum())
+def _count(table):
+    "How many images could not be read, and how many are unlike the training images"
+    unlike = int((table.decision == UNLIKE).sum()) if len(table) else 0
+    return Counter(unreadable=int((table['error'] != '').sum()), unlike=unlike)
 
 # %% ../../nbs/results/10_prediction_files.ipynb #8955dc87
 def predict_to_file(
@@ -87,15 +89,15 @@ def predict_to_file(
     out,             # .csv, .jsonl or .parquet
     batch_size:int=32, # images of a batch
 )->dict:
-    "Write the answers, or the rest of them; `images` and `unreadable`. Memory does not grow"
+    "Write the answers, or the rest; `images, unreadable, unlike`. Memory does not grow"
     file = open_predictions(model, paths, out)
     if file.finished: return read_json(file.state, '')
-    unreadable = _count_unreadable(file)
+    counts = _count(read_predicted(file.growing)) if file.rows else Counter()
     rest = paths[file.rows:]
     with open_rows(file) as append, show_progress(None, len(rest), 'images', 64) as bar:
         for table in model.predict_batches(rest, batch_size):
             append(table)
-            unreadable += int((table.error != '').sum())
+            counts.update(_count(table))
             bar.update(len(table))
-    finish_rows(file, unreadable=unreadable)
+    finish_rows(file, unreadable=counts['unreadable'], unlike=counts['unlike'])
     return read_json(file.state, '')

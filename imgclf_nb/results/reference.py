@@ -118,6 +118,9 @@ def get_novelty(self:Reference,
     if features.shape[1] != width:
         raise UserError(f'The network gives {features.shape[1]} features and the reference has '
             f'{width}: it belongs to another network.', 'run')
+    if not np.isfinite(features).all():
+        raise UserError('The network gives features that are not finite numbers: its training '
+            'diverged. Train it again with a smaller lr.', 'run')
     sure = get_probabilities(logits, self.about['temperature']).max(1)
     strange = get_strangeness(self.neighbours.get_distances(features), sure)
     return get_p_values(strange, self.calibration)
@@ -161,9 +164,9 @@ def get_usable_rate(
     rate:float, # of false calls that is wanted, from 0 (no image is called unlike) to below 1
 )->float:
     "The rate; None if no image is to be called unlike, or cannot be; `UserError` out of range"
-    if isinstance(rate, bool) or not 0 <= rate < 1:
-        raise UserError(f'unlike = {rate!r}: it is a share of images from 0 (no image is called '
-            'unlike) to below 1, such as 0.01.', 'unlike')
+    if isinstance(rate, bool) or not (rate == 0 or 1e-6 <= rate < 1):
+        raise UserError(f'unlike = {rate!r}: it is a share of images from 0.000001 to below 1, '
+            'such as 0.01, or 0: no image is called unlike.', 'unlike')
     if not rate or reference is None: return None
     return rate if can_decide(reference.about['units'], rate) else None
 
@@ -185,7 +188,7 @@ def describe_novelty(
         return (f'No novelty: run {run} has no reference. '
             f'`{get_reference_command(str(run))}` writes it.')
     if not rate: return 'No image is called unlike the training images.'
-    return describe_rate(reference.about, rate)
+    return f'Novelty is a p-value: small is strange. {describe_rate(reference.about, rate)}'
 
 # %% ../../nbs/results/11_reference.ipynb #6c6238bd
 def describe_left_out(
@@ -194,8 +197,9 @@ def describe_left_out(
     "How well a class that is left out is told from the others, in a sentence; '' if unknown"
     found = about['left_out']
     if found['value'] is None or np.isnan(found['value']): return ''
-    return ('A class that is left out of them is told from the others with an AUROC of '
-        f"{found['value']:.3f} (95 % CI {found['low']:.3f}–{found['high']:.3f}). ")
+    return ('A class that is left out of the known images, though the network has learnt it, is told '
+        f"from the others by distance with an AUROC of {found['value']:.3f} (95 % CI "
+        f"{found['low']:.3f}–{found['high']:.3f}). ")
 
 # %% ../../nbs/results/11_reference.ipynb #dec15bbb
 def describe_reference(

@@ -122,12 +122,13 @@ def _get_sha256(model):
 # %% ../../nbs/server/05_answering.ipynb #02d56b07
 def describe_model(
     model:Predictor,
+    unlike:float=RATE, # that was asked for
 )->dict:
     "What the server says about a model"
     rules = model.rules
     names = ('positive', 'threshold', 'least', 'coverage', 'unlike')
     rule = {name: getattr(rules, name) for name in names}
-    about = describe_novelty(model.members[0].name, model.reference, rules.unlike or RATE)
+    about = describe_novelty(model.members[0].name, model.reference, unlike)
     return dict(rule, novelty=about, run=', '.join(member.name for member in model.members),
         folder=str(model.members[0].folder), members=len(model.members),
         classes=model.classes, runtime=model.runtime, precision=model.precision,
@@ -159,4 +160,4 @@ def open_answering(
     answer_batch(model, [make_example(model.members[0].preprocessing)]*2, 10**8, facts=facts)
     def answer(content, blobs):
         return answer_batch(model, blobs, pixels, content['seconds'], facts)
-    return answer, dict(describe_model(model), checked=checked)
+    return answer, dict(describe_model(model, unlike), checked=checked)

@@ -46,7 +46,7 @@ def describe_served(
     record = read_record(folder)
     accuracy = get_accuracy(record) if about['members'] == 1 else None  # a mean has none of its own
     names = ('run', 'classes', 'weights_sha256', 'runtime', 'precision', 'positive', 'threshold',
-        'least', 'coverage')
+        'least', 'coverage', 'unlike', 'novelty')
     shown = {name: getattr(limits, name) for name in ('body_bytes', 'images', 'pixels', 'seconds')}
     return dict({name: about[name] for name in names}, dataset=Path(str(record['dataset'])).name,
         accuracy=accuracy, trained_on=count_training(record), explain=explain,

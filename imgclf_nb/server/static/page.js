@@ -81,8 +81,8 @@ function explainAnswer(row) {
   if (findPossible(row).length && isClass)
     said.push(`Its decision is ${row.decision}, ${formatShare(row.probabilities[row.decision])}.`)
   if (row.decision === 'unlike')
-    said.push(`Of 1,000 images like those it learnt from, ${Math.round(1000 * row.novelty)} look as strange.`,
-      `The most similar class is ${row.predicted}.`)
+    said.push(`Of 1,000 images like those it learnt from, ${Math.round(1000 * row.novelty) || 'fewer than 1'} look as strange.`,
+      `If it had to choose a class, it would be ${row.predicted}.`)
   if (row.decision === 'unsure' && least != null)
     said.push(`It decides for a class from a probability of ${formatShare(least)} on.`)
   if (isClass && threshold != null && row.decision !== row.predicted)
