@@ -331,7 +331,7 @@ def imgclf_predict(
     explain:bool=False,  # also write saliency maps (needs PyTorch)
     truth:_truth=None,
     next:int=0,          # also list so many images that are worth a label next
-    unlike:float=RATE,   # novelty (p-value, small is strange) up to which it decides unlike; 0: never
+    unlike:float=RATE,   # novelty (p-value, small is strange) up to which it is unlike; 0: never
 ):
     "Predict images with a trained run: class, probability, decision and prediction set of each."
     check_request(out, batch_size, truth)

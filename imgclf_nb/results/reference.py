@@ -197,8 +197,8 @@ def describe_left_out(
     "How well a class that is left out is told from the others, in a sentence; '' if unknown"
     found = about['left_out']
     if found['value'] is None or np.isnan(found['value']): return ''
-    return ('A class that is left out of the known images, though the network has learnt it, is told '
-        f"from the others by distance with an AUROC of {found['value']:.3f} (95 % CI "
+    return ('A class that is left out of the known images, though the network has learnt it, is '
+        f"told from the others by distance with an AUROC of {found['value']:.3f} (95 % CI "
         f"{found['low']:.3f}–{found['high']:.3f}). ")
 
 # %% ../../nbs/results/11_reference.ipynb #dec15bbb
