@@ -103,6 +103,7 @@ def test_an_image_is_answered(visit, images):
     seen.choose(images('sure.png'))
     seen.expect_answer('cables, 93 %')
     seen.expect_status('sure.png: cables, 93 %')
+    expect(seen.page.locator('#any-image')).to_contain_text('does not look like what it was trained on')
     bars = seen.card().locator('.bars li')
     assert bars.count() == len(CLASSES) and bars.locator('visible=true').count() == 5
     expect(bars.first).to_have_text('cables93 %')

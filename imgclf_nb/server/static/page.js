@@ -241,6 +241,8 @@ function showModel(model) {
   const shown = classes.length <= 8 ? classes : classes.slice(0, 6)
   const more = classes.length > shown.length ? ` and ${classes.length - shown.length} more` : ''
   find('purpose').textContent = `It says which of ${classes.length} classes an image shows: ${shown.join(', ')}${more}.`
+  if (model.unlike != null) find('any-image').textContent = 'It says so if an image does not look like what it was ' +
+    'trained on. Something new that looks similar may still get the name of one of these classes.'
   find('privacy').textContent = describePrivacy(model)
   find('about-text').replaceChildren(...describeModel(model).map(text => make('p', {}, text)))
   const rows = classes.map(name => make('tr', {}, make('td', {}, name),
