@@ -13,7 +13,6 @@ from ..backbones import load_model
 from ..base.machine import get_device, show_progress
 from ..core import UserError
 from ..images.preprocessing import Preprocessing
-from .export import hold_run
 from .export_images import find_export_images, read_batches
 from .linear_heads import cross_validate
 from .runtimes import open_model
@@ -194,6 +193,7 @@ def renew_reference(
     run, # a finished `Run`, whose network timm knows
 )->str:
     "Make the run's reference, unless it has one that fits; what it holds, or why it has none"
+    from imgclf_nb.models.export import hold_run  # loads torch
     try:
         found = read_reference(run.path)
         check_versions(run.path, found)
