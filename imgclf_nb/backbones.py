@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from .base.architectures import create_model, describe_arch, find_on_hub, get_first_line
+from .base.architectures import join
 from .base.architectures import run_once, split_source
 from .base.checksums import hash_file, read_safetensors, write_safetensors
+from .base.joint_names import split_joint
 from .base.reading import is_there
 from .base.run_files import read_model_record, write_model_record
 from .base.runs import check_done, get_runs_root, open_run
@@ -200,6 +202,15 @@ def _load_pretrained(model, arch, weights, channels, size):
     model.source = source
     return model
 
+# %% ../nbs/00a_backbones.ipynb #6b5bfe66
+def _join_pretrained(arch, n_classes, channels, size):
+    "The joint network whose members have their pretrained weights"
+    members = [get_backbone(o, None, 'auto', channels, size) for o in split_joint(arch)]
+    model = join(members, arch, channels)
+    model.source = '; '.join(sorted({member.source for member in members}))
+    if n_classes: model.reset_classifier(n_classes)
+    return model.eval()
+
 # %% ../nbs/00a_backbones.ipynb #adc8ccbf
 def get_backbone(
     arch:str,             # a model's name, as for `check_arch`
@@ -209,6 +220,7 @@ def get_backbone(
     size:int=None,        # side of the input, pixels; None: the model's own
 ):
     "A timm model in eval mode, with `.source`; `UserError` for unknown names and missing weights"
+    if split_joint(arch) and weights == 'auto': return _join_pretrained(arch, n_classes, channels, size)
     model = create_model(arch, channels, size)
     model.source = 'none'
     if weights != 'none': model = _load_pretrained(model, arch, weights, channels, size)

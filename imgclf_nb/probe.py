@@ -11,6 +11,7 @@ import time
 import numpy as np, pandas as pd
 
 from .backbones import get_backbone, get_cost, load_model
+from .base.joint_names import split_joint
 from .base.machine import get_device, get_plt
 from .base.percentages import say_share
 from .core import UserError
@@ -39,10 +40,11 @@ MANY = 500  # images from which on the export of a network is worth its time
 
 def _get_network(arch, items, pre, weights, once):
     "The frozen network, which is made if `once` and the images are many; else the timm model"
+    for member in split_joint(arch): _get_network(member, items, pre, weights, once)
     frozen = open_frozen(arch, pre.size, pre.channels, weights)
     if frozen: return frozen
     model = get_backbone(arch, len(pre.classes), weights, pre.channels, pre.size).to(get_device())
-    if not once or weights == 'none' or len(items) <= MANY: return model
+    if not once or weights == 'none' or len(items) <= MANY or split_joint(arch): return model
     if get_linear_layer(model) is None: return model
     return freeze(model, arch, pre, weights, items.path) or model
 
@@ -59,11 +61,12 @@ def get_probe(
     cache:bool=True,    # False: decode the files
     until:float=None,   # `time.time()` when its features must be ready
     channels:int=3,     # 3 (RGB) or 1 (grey)
+    **kw                # `doubt` and `refit`, as for `fit_head`
 )->dict:
     "`arch, model, preprocessing, valid_loss, valid_accuracy` and the result of `fit_head`"
     pre = get_preprocessing(arch, size, classes, resize, channels)
     model = _get_network(arch, items, pre, weights, once=until is None)
-    head = fit_head(model, arch, items, pre, balanced, mirror, cache, until)
+    head = fit_head(model, arch, items, pre, balanced, mirror, cache, until, **kw)
     if head is None:
         raise UserError(f'The head of {arch} is not one linear layer: '
             'use another model for the probe, or use 04_train.', 'arch')

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'split_source', 'get_safe_name', 'get_first_line', 'read_known', 'find_on_hub', 'describe_arch',
-           'check_arch', 'get_expected', 'run_once', 'check_size', 'takes_size', 'create_model']
+           'check_arch', 'get_expected', 'run_once', 'check_size', 'takes_size', 'join', 'create_model']
 
 # %% ../../nbs/base/06_architectures.ipynb #3a3e70f7
 import hashlib, importlib.metadata, re
 from pathlib import Path
 
 from .checksums import add_checksum
+from .joint_names import split_joint
 from .machine import explain_unreachable
 from .reading import keep_cached, read_cached
 from ..core import UserError, get_cache, suggest_names, write_json
@@ -152,6 +153,8 @@ def describe_arch(
 )->dict:
     "`name` (timm's), `config`, `arguments` and `folder` of a model; `UserError` for an unknown one"
     if isinstance(arch, dict): return dict(arch, config=None)
+    for member in split_joint(arch): _check_listed(member)
+    if split_joint(arch): return dict(name=arch, config=None, arguments={}, folder=None)
     source, rest = split_source(arch)
     if not source:
         _check_listed(arch)
@@ -191,7 +194,7 @@ def get_expected(
     arch:str, # a model's name
 )->dict:
     "The expected input: `size` in pixels, `mean` and `std` of 0–1 values, and how to resize"
-    config = _get_config(arch)
+    config = _get_config((split_joint(arch) or [arch])[0])
     return dict(
         size=config['input_size'][-1],
         mean=list(config['mean']),
@@ -259,6 +262,20 @@ def takes_size(
     except _misfits: return False
     return True
 
+# %% ../../nbs/base/06_architectures.ipynb #b8608d0f
+def join(
+    models:list,  # networks that take the same images; their heads are removed
+    arch:str,     # `joint:` and their names
+    channels:int=3, # of the input
+):
+    "The joint network of these models, in eval mode"
+    from imgclf_nb.base.joint import JointNetwork
+    expected = [get_expected(member) for member in split_joint(arch)]
+    for one in expected:
+        if channels == 3: continue
+        for name in ('mean', 'std'): one[name] = [sum(one[name])/3]*channels
+    return JointNetwork(models, expected).eval()
+
 # %% ../../nbs/base/06_architectures.ipynb #01bf9072
 def _create_at(arch, channels, size, **kw):
     "The model made for this size by timm's `img_size`; `UserError` if the size is impossible"
@@ -302,6 +319,9 @@ def create_model(
     state:dict=None,# weights of the same model for 3 channels and its own size, which are adapted
 ):
     "The model in eval mode, for this input; `UserError` for an unknown name or an impossible size"
+    name = arch['name'] if isinstance(arch, dict) else arch
+    members = split_joint(name)
+    if members: return join([create_model(o, channels, size) for o in members], name, channels)
     model = _create_own_size(arch, channels, state)
     if size and not takes_size(model, size, channels):
         kw = {}

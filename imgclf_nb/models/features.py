@@ -13,6 +13,7 @@ import numpy as np
 from ..backbones import get_backbone, get_features
 from ..base.architectures import get_expected, get_safe_name
 from ..base.checksums import add_checksum
+from ..base.joint_names import split_joint
 from ..base.leftovers import delete_leftovers
 from ..base.machine import get_device, get_processor, set_allocator, show_progress
 from ..base.reading import keep_cached, read_cached
@@ -212,6 +213,19 @@ def _add_range(pre, items):
     pre.value_range = items.attrs.get('value_range')
     return pre
 
+# %% ../../nbs/models/01_features.ipynb #3d410620
+def _see_members(items, arch, model, ahead, given):
+    "The features of a joint network's members side by side; each has a store of its own"
+    members = split_joint(arch)
+    bodies = list(getattr(model, 'members', []))
+    seen = []
+    for number,member in enumerate(members):
+        where = (member, given['size'], given['channels'], given['weights'])
+        body = open_frozen(*where) or (bodies[number] if bodies else None)
+        follow = ahead + len(items)*(len(members) - number - 1)
+        seen.append(get_frozen_features(items, member, model=body, ahead=follow, **given))
+    return np.concatenate(seen, 1)
+
 # %% ../../nbs/models/01_features.ipynb #20131439
 def get_frozen_features(
     items,              # with `path` and `sha256`
@@ -229,6 +243,9 @@ def get_frozen_features(
     channels:int=3,     # 3 (RGB) or 1 (grey)
 )->np.ndarray:
     "Features of the frozen model, `float32 (images, features)`; raises what `get_backbone` raises"
+    given = dict(size=size, resize=resize, weights=weights, batch_size=batch_size, mirror=mirror,
+        batches=batches, precision=precision, until=until, channels=channels)
+    if split_joint(arch): return _see_members(items, arch, model, ahead, given)
     pre = get_preprocessing(arch, size, resize=resize, channels=channels)
     model = _freeze(model, arch, size, channels, weights)
     if precision == 'auto': precision = choose_precision(model, arch, size)

@@ -16,7 +16,9 @@ from ..base.machine import set_allocator
 from ..core import get_cache, get_temporary, replace_file
 from .features import get_frozen_features
 from .frozen import FrozenBackbone
-from .logistic import choose_c, cross_predict, fit_logistic
+from .logistic import choose_c, cross_predict
+from .refitting import cross_fit, fit_pair, get_label_weights, stack
+from .refitting import weigh_labels
 from ..pixels import get_pixel_batches, get_pixels
 from ..stats.calibration import get_temperature
 from ..stats.intervals import get_units
@@ -43,6 +45,7 @@ def get_logistic_head(
     k:int,  # number of classes
     balanced:bool=False, # every class has the same weight
     mirror=None, # features of the mirrored images, `(n, d)` or None
+    doubt:bool=False, # images with improbable labels count less
     most:int=20_000, # images used at most
 )->tuple:
     "`(weight (k, d), bias (k,), C)` of a linear layer that predicts like the logistic regression"
@@ -51,9 +54,8 @@ def get_logistic_head(
         x, y, units = x[keep], y[keep], units[keep]
         mirror = None if mirror is None else mirror[keep]
     c = choose_c(x, y, units, balanced=balanced)
-    if mirror is not None: x, y = np.r_[x, mirror], np.r_[y, y]
-    w, b = _get_layer(fit_logistic(x, y, c, balanced), k)
-    return w, b, c
+    weights = weigh_labels(x, y, units, c, balanced) if doubt else None
+    return *_get_layer(fit_pair(x, y, mirror, weights, c, balanced), k), c
 
 # %% ../../nbs/models/02_linear_heads.ipynb #a6cc8a71
 def _softmax(z):
@@ -84,9 +86,9 @@ def cross_validate(
     return dict(temperature=temperature, accuracy=accuracy, rows=keep, sure=sure)
 
 # %% ../../nbs/models/02_linear_heads.ipynb #8dda2527
-def _get_store(x, y, units, k, balanced, mirror):
+def _get_store(x, y, units, k, balanced, mirror, doubt):
     "The file of this head; its name holds the hash of everything that determines it"
-    digest = hashlib.sha256(json.dumps([k, balanced, 2]).encode())
+    digest = hashlib.sha256(json.dumps([k, balanced, 2] + ['doubt']*doubt).encode())
     numbered = np.unique(units, return_inverse=True)[1]
     for array in (x, mirror, np.asarray(y, np.int64), numbered.astype(np.int64)):
         digest.update(b'-' if array is None else np.ascontiguousarray(array).tobytes())
@@ -130,13 +132,14 @@ def get_head(
     k:int,  # number of classes
     balanced:bool=False, # every class has the same weight
     mirror=None, # features of the mirrored images, `(n, d)` or None
+    doubt:bool=False, # images with improbable labels count less
 )->dict:
     """`weight, bias, c`, and cross-validated `temperature, accuracy` (NaN for too few units), with
     the `rows` that were used and the probability of the likeliest class of each, `sure`"""
-    store = _get_store(x, y, units, k, balanced, mirror)
+    store = _get_store(x, y, units, k, balanced, mirror, doubt)
     kept = _read_head(store)
     if kept: return kept
-    w, b, c = get_logistic_head(x, y, units, k, balanced, mirror)
+    w, b, c = get_logistic_head(x, y, units, k, balanced, mirror, doubt)
     found = cross_validate(x, y, units, c, balanced)
     head = dict(weight=w.astype(np.float32), bias=b.astype(np.float32), c=c, **found)
     _write_head(store, head)
@@ -211,6 +214,21 @@ def get_precision(
     "As for `get_frozen_features`: auto; with few images fp32, since bf16 alters the head"
     return 'auto' if len(items) > 500 else 'fp32'
 
+# %% ../../nbs/models/02_linear_heads.ipynb #50d7ca64
+def _refit(head, train, valid, balanced, doubt):
+    "Put a layer fitted on both splits into `head`; the validation images' probabilities before"
+    k = len(head['bias'])
+    for part in (train, valid): part['weights'] = None
+    if doubt:
+        train['weights'] = weigh_labels(train['x'], train['y'], train['units'], head['c'], balanced)
+        before = get_probs(valid['x'], head, k)
+        valid['weights'] = get_label_weights(before[range(len(before)), valid['y']])
+    p = cross_fit(train, valid, head['c'], balanced)
+    both = {name: stack(train[name], valid[name]) for name in ('x', 'y', 'mirror', 'weights')}
+    weight, bias = _get_layer(fit_pair(**both, c=head['c'], balanced=balanced), k)
+    head.update(weight=np.float32(weight), bias=np.float32(bias))
+    return _softmax(np.log(np.maximum(p, 1e-12))/head['temperature'])
+
 # %% ../../nbs/models/02_linear_heads.ipynb #486acb47
 def fit_head(
     model,          # a timm model with as many outputs as there are classes, or a frozen one
@@ -221,11 +239,14 @@ def fit_head(
     mirror:bool=True,    # use the mirrored images too
     cache:bool=True,     # False: decode the files
     until:float=None,    # deadline as `time.time()`; `UserError` if it will be missed
+    doubt:bool=False,    # images with improbable labels count less
+    refit:bool=False,    # in the end, learn from the validation images too
 )->dict:
     """Solve for the last layer: `c, temperature, accuracy, probs, seen, seconds`
 
     None if it is not linear. `accuracy` is cross-validated, `probs` `(n, classes)` are those of
-    the validation images; `seen` has features of both splits, and `rows, sure` of `get_head`."""
+    the validation images, with `refit` by heads without their unit; `seen` has features of both
+    splits, and `rows, sure` of `get_head`."""
     layer = get_linear_layer(model)
     if layer is None: return None
     began = time.time()
@@ -234,10 +255,15 @@ def fit_head(
     how = dict(precision=get_precision(items), until=until)
     x, flipped = _see_training(model, arch, train, preprocessing, mirror, cache, len(valid), **how)
     classes = preprocessing.classes
-    y = np.array([classes.index(label) for label in train.label])
-    head = get_head(x, y, get_units(train), len(classes), balanced, flipped)
+    y, targs = [np.array([classes.index(o) for o in part.label]) for part in (train, valid)]
+    head = get_head(x, y, get_units(train), len(classes), balanced, flipped, doubt)
     seen = _see(model, arch, valid, preprocessing, cache, **how) if len(valid) else []
     probs = get_probs(seen, head, len(classes))
+    if refit and len(valid):
+        again = _see(model, arch, valid, preprocessing, cache, mirror=True, **how) if mirror else None
+        both = [dict(x=x, y=y, mirror=flipped, units=get_units(train)),
+            dict(x=seen, y=targs, mirror=again, units=get_units(valid))]
+        probs = _refit(head, *both, balanced, doubt)
     _set_layer(layer, head)
     found = {name: head.pop(name) for name in ('c', 'temperature', 'accuracy')}
     return dict(found, probs=probs, seen=dict(head, train=x, valid=seen), seconds=time.time() - began)

@@ -20,13 +20,14 @@ def fit_logistic(
     y,                   # classes as numbers `(n,)`
     c:float=1.,          # inverse of the regularisation strength
     balanced:bool=False, # every class has the same weight
+    weights=None,        # of the images `(n,)`
 ):
     "scikit-learn's logistic regression, fitted"
     from sklearn.linear_model import LogisticRegression
-    weights = 'balanced' if balanced else None
-    model = LogisticRegression(C=c, max_iter=1000, class_weight=weights)
+    by_class = 'balanced' if balanced else None
+    model = LogisticRegression(C=c, max_iter=1000, class_weight=by_class)
     with threadpool_limits(1, 'blas'):  # with torch's threads: 20 times slower on 2 cores
-        return model.fit(x, y)
+        return model.fit(x, y, weights)
 
 # %% ../../nbs/models/00_logistic.ipynb #4fb118ac
 def _count_folds(y, units, folds):
