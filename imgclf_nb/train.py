@@ -19,6 +19,7 @@ from .backbones import get_backbone
 from .base.percentages import format_fraction
 from .models.linear_heads import fit_head
 from .training.autotune import get_execution_plan
+from .training.callbacks import StopInTime
 from .training.checkpoints import read_checkpoint
 from .training.lr_finder import find_rate
 from .training.learner import OPTIONS, Trainer, get_class_weights, get_learner
@@ -90,8 +91,10 @@ def _get_trainer(model, items, pre, params, plan):
     "The learner with the options of these parameters"
     balance = get_class_weights(items, pre.classes) if params['class_weights'] else None
     options = {name: params[name] for name in OPTIONS}
-    return get_learner(_get_loaders(items, pre, params), model, balance, params['patience'], plan,
+    learn = get_learner(_get_loaders(items, pre, params), model, balance, params['patience'], plan,
         splitter=split_model, wd=.01, **options)
+    if params['budget_minutes']: learn.add_cb(StopInTime(60*params['budget_minutes']))
+    return learn
 
 # %% ../nbs/04_train.ipynb #ddeeedef
 class FreezeStatistics(Callback):
