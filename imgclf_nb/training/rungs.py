@@ -48,7 +48,7 @@ def find_archs(
 # %% ../../nbs/training/10_rungs.ipynb #458c391a
 def _pass_on(params, notebook):
     "The ladder's parameters that a notebook has too, except those that a rung decides"
-    own = {'run', 'arch', 'size'}
+    own = {'run', 'arch', 'size', 'minutes'}
     known = get_defaults(notebook).keys() & params.keys()
     return {name: params[name] for name in sorted(known - own)}
 
