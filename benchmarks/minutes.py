@@ -5,9 +5,10 @@
 Same images and split, same weights of tf_efficientnet_lite0, size 224, batch 32; each cell (set, tool, share, seed) is a fresh process.
 The budget of a set is what stock fastai's `fine_tune(3)` takes, from after the imports to its end; a share is a part of it.
 `fastai`: one frozen epoch and as many others as come closest to the share, by the seconds of the budget's epochs. `huggingface`: as many
-steps as come closest, by the seconds of a few steps; time as for fastai, without evaluation. `huggingface_fast` is the same with a
-learning rate of 1e-3: the example's 5e-5 is for transformers, and too small for this network. `ours`: `imgclf_run SET --minutes N` with N = share x budget, on the clock from the
-start of the command to its end, with an empty cache but for the exports of backbones. `first_answer`: `imgclf_run SET --quick`, likewise.
+steps as come closest, by the seconds of a few steps; its time counts as that of fastai, and holds no evaluation. `huggingface_fast`: the
+same with a learning rate of 1e-3, since the example's 5e-5 is for transformers, and too small for this network. `ours`: the command
+`imgclf_run SET --minutes N` with N = share x budget, on the clock from its start to its end, with an empty cache but for the exports of
+backbones. `first_answer`: `imgclf_run SET --quick`, likewise.
 
 Finished cells are remembered in runs/bench/minutes and not repeated, unless --again or the budget, the images or their split are others.
 Validation accuracy is that of the images on which ours has chosen its model. --test opens the test split, once all cells are there: it
@@ -101,7 +102,7 @@ def train_fastai(job, folder):
     seconds, ends = time.perf_counter() - began, np.array(clock.ends) - began
     valid = items[items.split == 'valid']
     write_answers(folder, 'valid', valid, predict_stock(learn, valid))
-    learn.export(folder/'model.pkl')
+    learn.save(folder/'model', with_opt=False)
     return dict(seconds=seconds, first=ends[0], each=np.diff(ends).mean() if len(ends) > 1 else None)
 
 
@@ -120,23 +121,23 @@ def train_huggingface(job, folder):
     return found
 
 
-def answer_fastai(folder, items):
-    "The labels that a kept learner predicts"
-    from fastai.learner import load_learner
-    return predict_stock(load_learner(folder/'model.pkl'), items)
+def answer_fastai(folder, items, test):
+    "The labels that a kept learner predicts for the test images"
+    from stock import make_stock
+    return predict_stock(make_stock(items, ARCH, SIZE, BATCH).load(folder/'model', with_opt=False), test)
 
 
-def answer_huggingface(folder, items):
-    "The labels that a kept model of Hugging Face predicts"
+def answer_huggingface(folder, items, test):
+    "The labels that a kept model of Hugging Face predicts for the test images"
     from huggingface import TimmWrapperForImageClassification, predict_labels
     model = TimmWrapperForImageClassification.from_pretrained(folder/'model')
-    return predict_labels(model, items, ARCH, SIZE, BATCH, folder/'trainer')
+    return predict_labels(model, test, ARCH, SIZE, BATCH, folder/'trainer')
 
 
-def answer_ours(folder, items):
-    "The labels that a run of ours predicts"
+def answer_ours(folder, items, test):
+    "The labels that a run of ours predicts for the test images"
     from imgclf_nb.inference import Predictor
-    found = Predictor(str(folder/'run')).predict(list(items.path))
+    found = Predictor(str(folder/'run')).predict(list(test.path))
     if found.error.any(): sys.exit(f'Ours cannot read {found.path[found.error != ""].tolist()}.')
     return found.predicted
 
@@ -157,7 +158,7 @@ def do_job(job):
     if job['what'] == 'train': return TRAIN[job['tool']](job, folder)
     items = read_table(job)
     test = items[items.split == 'test']
-    write_answers(folder, 'test', test, ANSWER[job['tool']](folder, test))
+    write_answers(folder, 'test', test, ANSWER[job['tool']](folder, items, test))
     return {}
 
 
@@ -257,26 +258,26 @@ def make_huggingface(bench, tool, share, seed, budget):
     steps = plan_steps(share*budget['seconds'], tried['first'], tried['each'])
     folder = empty(bench.get_cell_folder(tool, share, seed))
     found = bench.ask('train', tool, folder, seed=seed, amount=steps, rate=RATES[tool], tried=False)
-    return dict(found, work=f'{steps} steps')
+    return dict(found, work=f"{steps} step{'s'*(steps > 1)}")
 
 
 def make_ours(bench, tool, share, seed, budget):
     "Ours within the share of the budget"
     minutes = share*budget['seconds']/60
-    found = command_ours(bench, tool, share, seed, ['--minutes', f'{minutes:.3f}'])
+    found = command_ours(bench, tool, share, seed, ['--minutes', f'{minutes:.3f}'], 'best')
     return dict(found, work=f'--minutes {minutes:.2f}')
 
 
 def make_first(bench, tool, share, seed, budget):
     "The first answer"
-    return dict(command_ours(bench, tool, share, seed, ['--quick']), work='--quick')
+    return dict(command_ours(bench, tool, share, seed, ['--quick'], 'best-probe'), work='--quick')
 
 
 MAKE = dict(fastai=make_fastai, huggingface=make_huggingface, huggingface_fast=make_huggingface, ours=make_ours, first_answer=make_first)
 
 
-def command_ours(bench, tool, share, seed, words):
-    "`imgclf_run` on the clock; a run in which a backbone was exported does not count and is repeated"
+def command_ours(bench, tool, share, seed, words, run):
+    "`imgclf_run --run best` on the clock, which writes `run`; where a backbone was exported it does not count and is repeated"
     folder, cache = empty(bench.get_cell_folder(tool, share, seed)), bench.folder/'ours'
     (cache/'cache').mkdir(parents=True, exist_ok=True)
     words = [*words, '--run', 'best', '-p', 'seed', str(seed)]
@@ -286,7 +287,7 @@ def command_ours(bench, tool, share, seed, words):
         found = run_command(HERE.parent, bench.dataset, cache, folder.name, words)
         if list_exports(cache) == before: break
         print('  A backbone was exported in this run: it does not count, and is repeated.', flush=True)
-    keep_run(found['runs']/'best', folder, bench.items)
+    keep_run(found['runs']/run, folder, bench.items)
     return dict(seconds=found['seconds'], cpu=found['cpu'])
 
 
@@ -297,6 +298,7 @@ def list_exports(cache):
 
 def keep_run(run, folder, items):
     "Keep the run in the cell's folder, and its answers to the validation images, which have to be those of the others"
+    if not (run/'run.json').exists(): sys.exit(f'The command has ended without a run {run}.')
     record = json.loads((run/'run.json').read_text(encoding='utf-8'))
     if record['status'] != 'done': sys.exit(f"{run} is {record['status']}, not done.")
     (folder/'run').symlink_to(run.resolve(), target_is_directory=True)
@@ -382,13 +384,19 @@ def run_set(dataset, options):
     return [get_row(bench, tool, share, cells) for (tool,share),cells in made.items()]
 
 
+def say_difference(points):
+    "By how much ours is better, in words; '' if it was not compared"
+    if points is None: return ''
+    return '  ours {value:+.1f} ({low:+.1f} to {high:+.1f}) percentage points'.format(**points)
+
+
 def print_row(row):
     "One line"
-    accuracy = row['test'] or row['valid']
+    split = 'test' if row['test'] else 'valid'
+    accuracy = '{value:.3f} ({low:.3f}–{high:.3f})'.format(**row[split])
     share = f"{row['share']:g}" if row['share'] else '–'
-    difference = '' if row['difference_points'] is None else '  ours {value:+.1f} ({low:+.1f} to {high:+.1f}) points'.format(**row['difference_points'])
     print(f"{row['set']:14} {row['tool']:17} {share:>5} {row['seconds']:8.1f} s of {row['budget']:.1f}  {row['work']:26} "
-        f"{'test' if row['test'] else 'valid'} {accuracy['value']:.3f} ({accuracy['low']:.3f}–{accuracy['high']:.3f}){difference}", flush=True)
+        f"{split} {accuracy}{say_difference(row['difference_points'])}", flush=True)
 
 
 def keep_figure(rows, path):

@@ -34,12 +34,16 @@ class EpochEnds(Callback):
     def after_epoch(self): self.ends.append(time.perf_counter())
 
 
+def make_stock(items, arch, size, batch_size):
+    "A learner for our images, before it is trained"
+    expected = get_expected(arch)
+    return get_stock_learner(get_stock_dls(items, (expected['mean'], expected['std']), size, batch_size), arch)
+
+
 def fit_stock(items, arch, size, batch_size, seed, epochs, cbs=()):
     "A learner after `fine_tune`; with 0 epochs only the frozen one that `fine_tune` begins with, as a cycle of its own"
     set_seed(seed)
-    expected = get_expected(arch)
-    dls = get_stock_dls(items, (expected['mean'], expected['std']), size, batch_size)
-    learn = get_stock_learner(dls, arch)
+    learn = make_stock(items, arch, size, batch_size)
     with learn.no_bar(), learn.added_cbs(cbs):
         if epochs: learn.fine_tune(epochs)
         else: learn.fit_one_cycle(1, FROZEN_RATE)
