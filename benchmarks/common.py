@@ -19,6 +19,7 @@ os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # the targets are for CPUs; g
 HERE, BATCH, SETS = Path(__file__).parent, 32, ('pc_parts', 'cats_vs_dogs')
 MODELS = {'lite0_224': ('tf_efficientnet_lite0', 224, 2.5), 'mobilenetv3_small_050_224': ('mobilenetv3_small_050', 224, 1.8),
     'resnet18_128': ('resnet18', 128, 1.7), 'convnext_atto_128': ('convnext_atto', 128, 1.4)}  # name, size, target
+UNSET = {k: None for k in os.environ if k.startswith(('MALLOC_', 'GLIBC_TUNABLES', 'LD_PRELOAD', 'IMGCLF_MALLOC'))}
 FIVE = ('chest_xray', 'fruits360', 'cats_vs_dogs', 'instruments', 'pc_parts')
 LEAST = {**{(f'loader_224_{s}', o): t for s in SETS for o,t in dict(fastai=20, torchvision=5).items()},
     **{(f'loader_strong_{s}', 'files'): 1 for s in SETS}, **{(f'second_start_{s}', '5 s'): 1 for s in SETS},

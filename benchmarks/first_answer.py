@@ -18,22 +18,28 @@ def find_command(checkout):
     return line.partition('imgclf_run=')[2].strip().split(':')
 
 
-def answer(checkout, dataset, cache, name):
-    "Seconds, CPU seconds and the run's folder of one command, whose records and runs are new"
+def run_command(checkout, dataset, cache, name, options):
+    "Seconds, CPU seconds and the folder of the runs of one command, whose records and runs are new"
     places = {f'IMGCLF_{o.upper()}': str(cache/f'{o}-{name}') for o in ('records', 'runs')}
     for place in places.values(): shutil.rmtree(place, ignore_errors=True)
     env = {**os.environ, **places, 'IMGCLF_CACHE': str(cache/'cache'), 'PYTHONPATH': str(checkout), 'HF_HUB_OFFLINE': '1'}
     for variable in ('IMGCLF_KERNELS', 'OMP_NUM_THREADS', 'PYTHONDONTWRITEBYTECODE'): env.pop(variable, None)  # as users have it
     module, function = find_command(checkout)
     code = f'import sys; sys.argv[0] = "imgclf_run"; from {module} import {function} as run; sys.exit(run())'
-    command = [sys.executable, '-c', code, dataset, '--quick']
+    command = [sys.executable, '-c', code, dataset, *options]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     r = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if r.returncode: sys.exit(f'{checkout}: {r.stdout}{r.stderr}')
-    [folder] = (cache/f'runs-{name}').iterdir()
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return dict(seconds=round(seconds, 2), cpu=round(cpu, 2), folder=folder)
+    return dict(seconds=round(seconds, 2), cpu=round(cpu, 2), runs=cache/f'runs-{name}')
+
+
+def answer(checkout, dataset, cache, name):
+    "Seconds, CPU seconds and the run's folder of a first answer"
+    row = run_command(checkout, dataset, cache, name, ['--quick'])
+    [folder] = row.pop('runs').iterdir()
+    return dict(row, folder=folder)
 
 
 def forget(cache):

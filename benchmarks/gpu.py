@@ -11,7 +11,7 @@ its default workers). An epoch shows the training images as often as it takes. R
 import json, os, sys
 
 os.environ['CUDA_VISIBLE_DEVICES'] = '' if 'cpu' in sys.argv else os.environ.get('CUDA_VISIBLE_DEVICES') or '0'  # common.py hides GPUs from the others
-from common import ask, get_parser, get_row, interleave, keep_rows
+from common import UNSET, ask, get_parser, get_row, interleave, keep_rows
 import numpy as np, pandas as pd, torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -30,7 +30,7 @@ from imgclf_nb.training.learner import get_learner
 from imgclf_nb.training.loaders import DeviceMaker, get_dls
 from imgclf_nb.splitting import get_splits
 from imgclf_nb.train import split_model
-from steps import UNSET, Clock
+from steps import Clock
 from stock import get_stock_dls
 
 SIDES, PUBLISHED = ('cache', 'synthetic', 'fastai'), dict(published_images_per_second=2500, published_on='A100')  # "about 2,500 on an A100": issue 4

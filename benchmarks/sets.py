@@ -13,14 +13,12 @@ import contextlib, json, shutil, sys, tempfile, time
 from pathlib import Path
 from statistics import mean
 
-from common import BATCH, FIVE, ask, cold_cache, get_folder, get_parser, get_row, keep_rows
+from common import BATCH, FIVE, UNSET, ask, cold_cache, get_folder, get_parser, get_row, keep_rows
 from imgclf_nb.backbones import load_model
-from imgclf_nb.base.architectures import get_expected
 from imgclf_nb.base.runs import Run
 from imgclf_nb.core import write_json
 from imgclf_nb.data import get_items
 from imgclf_nb.splitting import get_splits
-from steps import UNSET
 
 ARCH, SIZE = 'tf_efficientnet_lite0', 224
 
@@ -28,14 +26,10 @@ ARCH, SIZE = 'tf_efficientnet_lite0', 224
 def train_stock(table, seed, epochs):
     "Stock fastai on a CSV of path, label and split: seconds, and accuracy on its test images"
     import pandas as pd
-    from fastai.vision.all import set_seed
-    from stock import get_stock_dls, get_stock_learner
+    from stock import fit_stock
     t0 = time.perf_counter()
     items = pd.read_csv(table, keep_default_na=False, dtype=str)
-    set_seed(seed)
-    e = get_expected(ARCH)
-    learn = get_stock_learner(get_stock_dls(items, (e['mean'], e['std']), SIZE, BATCH), ARCH)
-    with learn.no_bar(): learn.fine_tune(epochs)
+    learn = fit_stock(items, ARCH, SIZE, BATCH, seed, epochs)
     seconds, test = time.perf_counter() - t0, items[items.split == 'test']
     with learn.no_bar(): probs = learn.get_preds(dl=learn.dls.test_dl(test))[0]
     right = [learn.dls.vocab[i] == l for i,l in zip(probs.argmax(1), test.label)]

@@ -9,10 +9,10 @@ which costs less, and is not what is measured here. Sides: `fastai` with the sys
 (rows `train_*`, the median step); with it they come from each side's own loaders (`end_to_end_*`, mean over steps of one epoch):
 the files are in the system's cache, and ours has been through them once, so they are decoded.
 """
-import json, os, statistics, time
+import json, statistics, time
 from pathlib import Path
 
-from common import BATCH, MODELS, ask, get_parser, get_row, interleave, keep_rows  # first: it silences a warning of fastai's import
+from common import BATCH, MODELS, UNSET, ask, get_parser, get_row, interleave, keep_rows  # first: it silences a warning of fastai's import
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.data.core import DataLoaders
@@ -30,7 +30,6 @@ from imgclf_nb.splitting import get_splits
 from stock import get_stock_dls
 
 SIDES, CLASSES = ('fastai', 'fastai+mallopt', 'ours'), 14
-UNSET = {k: None for k in os.environ if k.startswith(('MALLOC_', 'GLIBC_TUNABLES', 'LD_PRELOAD', 'IMGCLF_MALLOC'))}
 
 
 class Clock(Callback):

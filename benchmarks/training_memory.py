@@ -11,8 +11,8 @@ import json, resource, statistics
 
 import numpy as np
 
-from common import BATCH, MODELS, ask, cold_cache, get_parser, keep_rows
-from steps import UNSET, Clock, get_fixed_dls, stock
+from common import BATCH, MODELS, UNSET, ask, cold_cache, get_parser, keep_rows
+from steps import Clock, get_fixed_dls, stock
 from imgclf_nb.backbones import get_backbone
 from imgclf_nb.base.machine import set_allocator
 

@@ -14,6 +14,7 @@ from ..base.machine import get_plt
 from ..core import UserError, suggest_names
 from .measured import select_measured
 from .measured_coverage import plot_coverage
+from .measured_minutes import plot_minutes
 from .measured_tables import get_digest
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #3ce7b40b
@@ -161,7 +162,8 @@ MEASURED_FIGURES = dict(
     splits=(plot_splits, ('leakage',)),
     gains=(plot_gains, ('policies',)),
     costs=(plot_costs, ('models',)),
-    coverage=(plot_coverage, ('coverage',)))
+    coverage=(plot_coverage, ('coverage',)),
+    minutes=(plot_minutes, ('minutes',)))
 
 # %% ../../nbs/results/06c_measured_figures.ipynb #da03e14e
 def plot_measured(
