@@ -22,15 +22,13 @@ from .autotune import time_steps
 
 # %% ../../nbs/training/09_network_costs.ipynb #975107bb
 def _time_forward(model, n, size, channels):
-    "Seconds an image takes in a batch of n, the shorter of two trials after one to warm up"
+    "Seconds an image takes in a batch of n, in a trial after one to warm up"
     device = next(model.parameters()).device
     x = torch.zeros(n, channels, size, size, device=device)
-    seconds = []
-    for _ in range(3):
+    for _ in range(2):
         began = time.perf_counter()
         with torch.no_grad(): model(x).sum().item()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])/n
+    return (time.perf_counter() - began)/n
 
 # %% ../../nbs/training/09_network_costs.ipynb #7fce7d59
 def _measure(arch, size, channels):
