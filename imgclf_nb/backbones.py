@@ -232,7 +232,8 @@ def get_backbone(
     size:int=None,        # side of the input, pixels; None: the model's own
 ):
     "A timm model in eval mode, with `.source`; `UserError` for unknown names and missing weights"
-    if split_joint(arch) and weights == 'auto': return _join_pretrained(arch, n_classes, channels, size)
+    if split_joint(arch) and weights == 'auto':
+        return _join_pretrained(arch, n_classes, channels, size)
     model = create_model(arch, channels, size)
     model.source = 'none'
     if weights != 'none': model = _load_pretrained(model, arch, weights, channels, size)

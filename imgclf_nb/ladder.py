@@ -34,6 +34,7 @@ def get_larger(
     "The multiple of 32 that is nearest to an eighth more"
     return max(32, 32*round(9/8*size/32))
 
+# %% ../nbs/04b_ladder.ipynb #60aaa27b
 def complete(
     params:dict, # checked parameters of this chapter
 )->dict:
@@ -125,6 +126,7 @@ def _add_training(self:Ladder, cost, rung):
     "The costs of a network with those of its training"
     return dict(cost, training=self.measure_step(rung.arch, rung.size))
 
+# %% ../nbs/04b_ladder.ipynb #c41d771c
 @patch
 def _count_epochs(self:Ladder):
     "Epochs of fine-tuning for which there is time; 0 if it is too short for any"
@@ -181,7 +183,8 @@ def choose_next(self:Ladder)->tuple:
         if not limited or self._fits(rung): return rung, ''
         raise UserError('No network keeps the limits max_ms and max_mb: raise them, or give '
             'a faster arch.', 'max_ms')
-    if self.found['value'] >= self.params['until']: return None, f"{self.params['until']:.0%} is reached"
+    wanted = self.params['until']
+    if self.found['value'] >= wanted: return None, f'{wanted:.0%} is reached'
     if self.left <= 0: return None, 'the time is used up'
     rungs = self.plan()
     if not rungs: return None, 'all rungs are climbed'
@@ -253,9 +256,10 @@ def _describe(self:Ladder, rung, before):
     record = Run(self.done[rung.kind]['run']).record
     accuracy = record['metrics']['valid']['accuracy']
     cost = self.measure(rung.arch, rung.size)
+    gained = self.done[rung.kind]['accuracy'] - before if before else 0.
     return dict(run=Path(self.done[rung.kind]['run']).name, accuracy=accuracy['value'],
-        low=accuracy['low'], high=accuracy['high'], milliseconds=cost['milliseconds'],
-        megabytes=cost['megabytes'], gained=self.done[rung.kind]['accuracy'] - before if before else 0.)
+        low=accuracy['low'], high=accuracy['high'], gained=gained,
+        milliseconds=cost['milliseconds'], megabytes=cost['megabytes'])
 
 # %% ../nbs/04b_ladder.ipynb #d7b8fa59
 @patch
@@ -290,10 +294,11 @@ def describe_result(
 def say(self:Ladder):
     "Print what the last rung brought"
     row = self.rows[-1]
-    if row['error']: return print(f"{row['minutes']:5.1f} min  {row['title']}: left out, {row['error']}")
+    said = f"{row['minutes']:5.1f} min  {row['title']}"
+    if row['error']: return print(f"{said}: left out, {row['error']}", flush=True)
     mark = 'best so far' if row['chosen'] else 'not better'
-    share = say_share({name: row[key] for name,key in (('value', 'accuracy'), ('low', 'low'), ('high', 'high'))})
-    print(f"{row['minutes']:5.1f} min  {row['title']}: validation accuracy {share}, {mark}", flush=True)
+    share = say_share(dict(value=row['accuracy'], low=row['low'], high=row['high']))
+    print(f'{said}: validation accuracy {share}, {mark}', flush=True)
 
 # %% ../nbs/04b_ladder.ipynb #6b0bc52e
 @patch

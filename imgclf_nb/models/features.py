@@ -213,17 +213,34 @@ def _add_range(pre, items):
     pre.value_range = items.attrs.get('value_range')
     return pre
 
+# %% ../../nbs/models/01_features.ipynb #9c0d5b28
+def _see_single(items, arch, size, model, ahead, resize, weights, batch_size, mirror, batches,
+        precision, until, channels):
+    "As `get_frozen_features` for one network"
+    pre = get_preprocessing(arch, size, resize=resize, channels=channels)
+    model = _freeze(model, arch, size, channels, weights)
+    if precision == 'auto': precision = choose_precision(model, arch, size)
+    store = _get_store(model, arch, _add_range(pre, items), mirror, precision)
+    known = _read_store(store)
+    todo = items[~items.sha256.isin(list(known))].drop_duplicates('sha256')
+    if len(todo):
+        made = (batches or _read_files)(todo, pre, batch_size)
+        computed = _compute(model, todo, made, batch_size, mirror, precision)
+        if until: computed = _watch_time(computed, arch, len(todo), batch_size, ahead, until)
+        _keep_computed(computed, known, store)
+    return np.stack([known[sha256] for sha256 in items.sha256])
+
 # %% ../../nbs/models/01_features.ipynb #3d410620
-def _see_members(items, arch, model, ahead, given):
+def _see_members(items, arch, size, model, ahead, **kw):
     "The features of a joint network's members side by side; each has a store of its own"
     members = split_joint(arch)
     bodies = list(getattr(model, 'members', []))
     seen = []
     for number,member in enumerate(members):
-        where = (member, given['size'], given['channels'], given['weights'])
-        body = open_frozen(*where) or (bodies[number] if bodies else None)
+        body = open_frozen(member, size, kw['channels'], kw['weights'])
+        if body is None and bodies: body = bodies[number]
         follow = ahead + len(items)*(len(members) - number - 1)
-        seen.append(get_frozen_features(items, member, model=body, ahead=follow, **given))
+        seen.append(_see_single(items, member, size, body, follow, **kw))
     return np.concatenate(seen, 1)
 
 # %% ../../nbs/models/01_features.ipynb #20131439
@@ -243,18 +260,7 @@ def get_frozen_features(
     channels:int=3,     # 3 (RGB) or 1 (grey)
 )->np.ndarray:
     "Features of the frozen model, `float32 (images, features)`; raises what `get_backbone` raises"
-    given = dict(size=size, resize=resize, weights=weights, batch_size=batch_size, mirror=mirror,
-        batches=batches, precision=precision, until=until, channels=channels)
-    if split_joint(arch): return _see_members(items, arch, model, ahead, given)
-    pre = get_preprocessing(arch, size, resize=resize, channels=channels)
-    model = _freeze(model, arch, size, channels, weights)
-    if precision == 'auto': precision = choose_precision(model, arch, size)
-    store = _get_store(model, arch, _add_range(pre, items), mirror, precision)
-    known = _read_store(store)
-    todo = items[~items.sha256.isin(list(known))].drop_duplicates('sha256')
-    if len(todo):
-        made = (batches or _read_files)(todo, pre, batch_size)
-        computed = _compute(model, todo, made, batch_size, mirror, precision)
-        if until: computed = _watch_time(computed, arch, len(todo), batch_size, ahead, until)
-        _keep_computed(computed, known, store)
-    return np.stack([known[sha256] for sha256 in items.sha256])
+    kw = dict(resize=resize, weights=weights, batch_size=batch_size, mirror=mirror, batches=batches,
+        precision=precision, until=until, channels=channels)
+    if split_joint(arch): return _see_members(items, arch, size, model, ahead, **kw)
+    return _see_single(items, arch, size, model, ahead, **kw)

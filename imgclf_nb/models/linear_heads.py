@@ -215,19 +215,39 @@ def get_precision(
     return 'auto' if len(items) > 500 else 'fp32'
 
 # %% ../../nbs/models/02_linear_heads.ipynb #50d7ca64
-def _refit(head, train, valid, balanced, doubt):
-    "Put a layer fitted on both splits into `head`; the validation images' probabilities before"
+def _predict_valid(head, train, valid, balanced, doubt, refit):
+    "Probabilities of the validation images; then `refit` puts a layer of both splits into `head`"
     k = len(head['bias'])
-    for part in (train, valid): part['weights'] = None
+    before = get_probs(valid['x'], head, k)
+    if not refit or not len(before): return before
     if doubt:
         train['weights'] = weigh_labels(train['x'], train['y'], train['units'], head['c'], balanced)
-        before = get_probs(valid['x'], head, k)
         valid['weights'] = get_label_weights(before[range(len(before)), valid['y']])
     p = cross_fit(train, valid, head['c'], balanced)
     both = {name: stack(train[name], valid[name]) for name in ('x', 'y', 'mirror', 'weights')}
     weight, bias = _get_layer(fit_pair(**both, c=head['c'], balanced=balanced), k)
     head.update(weight=np.float32(weight), bias=np.float32(bias))
     return _softmax(np.log(np.maximum(p, 1e-12))/head['temperature'])
+
+# %% ../../nbs/models/02_linear_heads.ipynb #82f6b498
+def _describe_part(x, mirror, images, classes):
+    "Features, those of the mirrored images, classes as numbers and units of a split"
+    y = np.array([classes.index(label) for label in images.label], int)
+    units = get_units(images) if len(images) else []
+    return dict(x=x, y=y, mirror=mirror, units=units, weights=None)
+
+# %% ../../nbs/models/02_linear_heads.ipynb #7ef777ab
+def _see_splits(model, arch, items, pre, mirror, refit, how):
+    "`_describe_part` of the training and of the validation images"
+    set_allocator()
+    train, valid = [items[items.split == split] for split in ('train', 'valid')]
+    twice = len(valid)*(1 + refit*mirror)
+    x, flipped = _see_training(model, arch, train, pre, mirror, ahead=twice, **how)
+    seen, again = [], None
+    if len(valid): seen = _see(model, arch, valid, pre, **how)
+    if len(valid) and refit and mirror: again = _see(model, arch, valid, pre, mirror=True, **how)
+    return [_describe_part(x, flipped, train, pre.classes),
+        _describe_part(seen, again, valid, pre.classes)]
 
 # %% ../../nbs/models/02_linear_heads.ipynb #486acb47
 def fit_head(
@@ -250,20 +270,12 @@ def fit_head(
     layer = get_linear_layer(model)
     if layer is None: return None
     began = time.time()
-    set_allocator()
-    train, valid = [items[items.split == split] for split in ('train', 'valid')]
-    how = dict(precision=get_precision(items), until=until)
-    x, flipped = _see_training(model, arch, train, preprocessing, mirror, cache, len(valid), **how)
-    classes = preprocessing.classes
-    y, targs = [np.array([classes.index(o) for o in part.label]) for part in (train, valid)]
-    head = get_head(x, y, get_units(train), len(classes), balanced, flipped, doubt)
-    seen = _see(model, arch, valid, preprocessing, cache, **how) if len(valid) else []
-    probs = get_probs(seen, head, len(classes))
-    if refit and len(valid):
-        again = _see(model, arch, valid, preprocessing, cache, mirror=True, **how) if mirror else None
-        both = [dict(x=x, y=y, mirror=flipped, units=get_units(train)),
-            dict(x=seen, y=targs, mirror=again, units=get_units(valid))]
-        probs = _refit(head, *both, balanced, doubt)
+    how = dict(cache=cache, precision=get_precision(items), until=until)
+    train, valid = _see_splits(model, arch, items, preprocessing, mirror, refit, how)
+    k = len(preprocessing.classes)
+    head = get_head(train['x'], train['y'], train['units'], k, balanced, train['mirror'], doubt)
+    probs = _predict_valid(head, train, valid, balanced, doubt, refit)
     _set_layer(layer, head)
     found = {name: head.pop(name) for name in ('c', 'temperature', 'accuracy')}
-    return dict(found, probs=probs, seen=dict(head, train=x, valid=seen), seconds=time.time() - began)
+    kept = dict(head, train=train['x'], valid=valid['x'])
+    return dict(found, probs=probs, seen=kept, seconds=time.time() - began)
