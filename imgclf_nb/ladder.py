@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
+from .base.joint_names import split_joint
 from .base.machine import get_plt
 from .base.percentages import say_share
 from .base.running import TimeUp, run_notebook
@@ -135,6 +136,14 @@ def _count_epochs(self:Ladder):
     cost = dict(self.measure(arch, size), training=self.measure_step(arch, size))
     return count_epochs(.85*self.left/self.pace, self.sizes, cost, self.params['epochs'])
 
+# %% ../nbs/04b_ladder.ipynb #e6db7dda
+@patch
+def _list_known(self:Ladder, size)->set:
+    "The networks whose features of images of this size a probe has stored"
+    probes = [one for one in self.done.values() if one['notebook'] == '04a_probe']
+    archs = [one['arch'] for one in probes if one['size'] == size]
+    return {member for arch in archs for member in split_joint(arch) or [arch]}
+
 # %% ../nbs/04b_ladder.ipynb #9fa5a8ce
 @patch
 def plan(self:Ladder)->list:
@@ -143,12 +152,12 @@ def plan(self:Ladder)->list:
     failed = {row['kind'] for row in self.rows if row['error']}
     rungs = []
     for rung in list_rungs(self.params, self.archs, self.done, epochs):
-        is_new = all(rung.arch != one['arch'] for one in self.done.values())
+        is_new = not set(split_joint(rung.arch) or [rung.arch]) <= self._list_known(rung.size)
         if rung.kind in failed or is_new and self.left < BRIEF: continue
         if not self._fits(rung): continue
         cost = self.measure(rung.arch, rung.size)
         if rung.notebook == '04_train': cost = self._add_training(cost, rung)
-        known = any(o['arch'] == rung.arch and o['size'] == rung.size for o in self.done.values())
+        known = self._list_known(rung.size)
         rung.seconds = self.pace*estimate_seconds(rung, self.sizes, cost, known)
         rung.gain = expect_gain(rung, self.accuracy, self.rows)
         rungs.append(rung)

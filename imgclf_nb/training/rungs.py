@@ -156,15 +156,15 @@ class Sizes:
 
 # %% ../../nbs/training/10_rungs.ipynb #4cc48ec7
 def _estimate_probe(rung, sizes, cost, known):
-    "Seconds for a probe; its features may be known from an earlier rung"
-    views = 2*sizes.train + sizes.valid*(2 if rung.parameters.get('refit') else 1)
-    fresh = 0 if known and not rung.parameters.get('refit') else views
-    if known and rung.parameters.get('refit'): fresh = sizes.valid
-    made = 0 if cost['exported'] or known else EXPORT
-    members = max(1, len(split_joint(rung.arch)))
-    fits = 1 + rung.parameters.get('doubt', False) + 2*rung.parameters.get('refit', False)
-    head = HEAD*sizes.train*1280*members*sizes.classes*fits
-    return START + cost['features']*(fresh + made) + head
+    "Seconds for a probe; the features of `known` members are stored, but for a refit's mirror images"
+    refit = rung.parameters.get('refit', False)
+    members = split_joint(rung.arch) or [rung.arch]
+    new = 1 - len([o for o in members if o in known])/len(members)  # the share of new ones
+    views = new*(2*sizes.train + sizes.valid) + refit*sizes.valid
+    made = 0 if cost['exported'] else new*EXPORT
+    fits = 1 + rung.parameters.get('doubt', False) + 2*refit
+    head = HEAD*sizes.train*1280*len(members)*sizes.classes*fits
+    return START + cost['features']*(views + made) + head
 
 # %% ../../nbs/training/10_rungs.ipynb #c806450f
 def _estimate_training(rung, sizes, cost):
@@ -178,7 +178,7 @@ def estimate_seconds(
     rung:Rung,   # any
     sizes:Sizes, # of the data
     cost:dict,   # from `measure_network`
-    known:bool,  # whether its features are stored
+    known:set,   # networks whose features are stored at this size
 )->float:
     "Seconds that a rung is expected to take, before the pace corrects them"
     if rung.notebook == '04a_probe': return _estimate_probe(rung, sizes, cost, known)
