@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'BRIEF', 'LIMITS', 'get_larger', 'complete', 'read_answers', 'adopt', 'Ladder', 'describe_result',
-           'plot_ladder', 'open_ladder', 'count_sizes', 'climb_set']
+           'plot_ladder', 'open_ladder', 'count_sizes', 'climb_set', 'run_ladder']
 
 # %% ../nbs/04b_ladder.ipynb #6119cdba
 import shutil, time
@@ -15,9 +15,9 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from .base.joint_names import split_joint
-from .base.machine import get_plt
+from .base.machine import get_plt, set_allocator
 from .base.percentages import say_share
-from .base.running import TimeUp, run_notebook
+from .base.running import TimeUp, get_defaults, run_notebook
 from .base.runs import Run, get_run
 from .core import UserError, get_temporary, replace_file, write_csv
 from .data import get_items
@@ -387,3 +387,17 @@ def climb_set(
         else: run.fail(error)
         raise
     finally: run.close()
+
+# %% ../nbs/04b_ladder.ipynb #e3720a62
+def run_ladder(
+    name:str,       # of the result's run
+    parameters:dict,# those of this chapter that were given
+    begin:float,    # `time.time()` at which the minutes began
+):
+    "Climb, and print what came of it: `imgclf_run --minutes`"
+    set_allocator()
+    full = complete({**get_defaults('04b_ladder'), **parameters, 'run': name})
+    ladder = climb_set(full, begin)
+    print(f'The ladder ends: {ladder.reason}.\n\n{describe_result(ladder.run)}')
+    print(f'model       {ladder.run.path}')
+    print(f'Next: imgclf_evaluate {name} opens the test split; imgclf_predict {name} IMAGES')

@@ -21,8 +21,10 @@ def _get_bare_name(dataset):
 # %% ../../nbs/reporting/03_next_steps.ipynb #638e4e2f
 def get_run_name(
     parameters:dict, # the given parameters, at least `dataset`
+    ladder:bool=False, # whether it is the result of a ladder
 )->str:
-    "The default name of a run: data set, model, seed"
+    "The default name of a run: data set, model, seed; of a ladder's result: data set, best"
+    if ladder: return f"{shorten_name(_get_bare_name(parameters['dataset']), 150)}-best"
     from imgclf_nb.datasets.cards import fill_recipe
     full = fill_recipe(dict(parameters, arch=parameters.get('arch')))
     named = f"{_get_bare_name(full['dataset'])}-{full['arch']}"

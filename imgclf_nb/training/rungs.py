@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backbones import is_at_hand
 from ..base.joint_names import name_joint, split_joint
 from ..base.running import get_defaults
+from ..base.weights_at_hand import is_at_hand
 
 # %% ../../nbs/training/10_rungs.ipynb #c82b4359
 @dataclass

@@ -1,0 +1,78 @@
+"The ladder as a command: the first rung is always climbed, more minutes resume, a failure loses nothing"
+import json, os, subprocess, sys
+
+import pandas as pd
+import pytest
+
+from imgclf_nb.base.runs import Run
+from imgclf_nb.core import UserError
+
+GIVEN = ['pc_parts_mini', '--run', 'best', '-p', 'size', '64']
+
+
+def climb(places, *more):
+    "`imgclf_run` with these words: exit status and what it says"
+    code = 'import sys; sys.argv[0] = "imgclf_run"; from imgclf_nb.commands import imgclf_run as run; sys.exit(run())'
+    r = subprocess.run([sys.executable, '-c', code, *GIVEN, *more], env={**os.environ, **places}, capture_output=True, text=True)
+    return r.returncode, r.stdout + r.stderr
+
+
+@pytest.fixture(scope='module')
+def places(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp('ladder')
+    (tmp/'runs').mkdir()
+    return dict(IMGCLF_RUNS=str(tmp/'runs'), IMGCLF_RECORDS=str(tmp/'records'))
+
+
+@pytest.fixture(scope='module')
+def first(places): return climb(places, '--minutes', '.001')
+
+
+def read(places): return json.loads((Run(places['IMGCLF_RUNS']).path/'best'/'run.json').read_text())
+
+
+def test_a_time_too_short_gives_the_first_answer(first, places):
+    status, said = first
+    assert status == 0, said
+    assert 'The ladder ends: the time is used up.' in said and 'validation accuracy' in said
+    record = read(places)
+    assert record['status'] == 'done' and record['chosen'] == 'best-first' and record['parents'] == ['best-first']
+    assert record['test_opened'] == 0
+    rows = pd.read_csv(Run(places['IMGCLF_RUNS']).path/'best'/'ladder.csv')
+    assert list(rows.kind) == ['first'] and rows.chosen.all()
+
+
+def test_the_result_answers(first, places, monkeypatch):
+    from imgclf_nb.inference import Predictor
+    from imgclf_nb.results.artifacts import read_predictions
+    for name,place in places.items(): monkeypatch.setenv(name, place)
+    kept = read_predictions(Run(places['IMGCLF_RUNS'] + '/best')).head(3)
+    found = Predictor('best', runtime='torch').predict(kept.path.tolist())
+    assert found.predicted.tolist() == kept.predicted.tolist()
+    assert found.probability.to_numpy() == pytest.approx(kept.probability.to_numpy(), abs=.02)
+
+
+def test_other_parameters_are_refused_and_the_model_stays(first, places):
+    status, said = climb(places, '--minutes', '.001', '-p', 'valid', '.3')
+    assert status == 1 and 'valid was 0.2 and is now 0.3' in said
+    assert read(places)['status'] == 'done'
+
+
+def test_a_failing_rung_is_left_out(first, places, monkeypatch):
+    "Out of memory, a diverged training, weights that are not here: the next rung is climbed, and the reason is in the table"
+    from imgclf_nb import ladder as module
+    for name,place in places.items(): monkeypatch.setenv(name, place)
+    def fail(*args, **kw): raise UserError('One image does not fit into memory: give a smaller size or arch.')
+    monkeypatch.setattr(module, 'run_notebook', fail)
+    params = dict(read(places)['parameters'], minutes=5.)
+    made = module.climb_set(params, module.time.time())
+    assert made.rows[0]['kind'] == 'first' and not made.rows[0]['error']  # known from before
+    assert len(made.rows) > 1 and all('does not fit into memory' in row['error'] for row in made.rows[1:])
+    assert read(places)['status'] == 'done' and read(places)['chosen'] == 'best-first'
+
+
+@pytest.mark.parametrize('words, part', [(['--minutes', '1', '--quick'], '--quick is the first step'),
+    (['--minutes', '1', '-p', 'epoch', '3'], 'epoch'), (['--minutes', '-1'], 'minutes'), (['--until', '.9'], '--minutes')])
+def test_words_that_do_not_fit(places, words, part):
+    status, said = climb(places, *words)
+    assert status != 0 and part in said, said
