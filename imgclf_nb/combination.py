@@ -6,7 +6,7 @@
 __all__ = ['load_parents', 'join_parents', 'average_logits', 'calibrate_logits', 'see_joint']
 
 # %% ../nbs/04c_combination.ipynb #a5cfdd85
-import numpy as np, pandas as pd
+import numpy as np
 
 from .backbones import load_model
 from .base.architectures import join

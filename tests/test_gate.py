@@ -31,7 +31,7 @@ ORDER = '''
     audit leakage
     augmentation
     training
-    baseline train probe
+    baseline train probe ladder combination
     reporting
     evaluation robustness explanation
     comparison augmentation_study model_study learning_curve search
