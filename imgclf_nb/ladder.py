@@ -98,10 +98,12 @@ class Ladder:
     rows:list = field(default_factory=list) # a dictionary for each rung
     done:dict = field(default_factory=dict) # finished rungs by kind
 
+    def clock(self): return time.time()
+
     @property
     def left(self):
         "Seconds that are left"
-        return 60*self.params['minutes'] - (time.time() - self.begin)
+        return 60*self.params['minutes'] - (self.clock() - self.begin)
 
     @property
     def pace(self):
@@ -226,7 +228,7 @@ def _run_rung(self:Ladder, rung):
 @patch
 def climb_rung(self:Ladder, rung):
     "Climb one rung and record what came of it; an error is recorded, and the ladder stays"
-    began = time.time()
+    began = self.clock()
     row = dict(kind=rung.kind, title=rung.title, arch=rung.arch, size=rung.size, seconds=None,
         expected_seconds=round(rung.seconds, 1), expected_gain=rung.gain, gained=0., error='')
     before = self.accuracy
@@ -236,7 +238,7 @@ def climb_rung(self:Ladder, rung):
     except TimeUp: row['error'] = 'the time was over; more minutes resume it'
     except (UserError, RuntimeError, OSError) as error: row['error'] = str(error)
     if row['error'] and not self.done: raise UserError(row['error'])
-    row['seconds'] = round(time.time() - began, 1)
+    row['seconds'] = round(self.clock() - began, 1)
     if not row['error']: row |= self._describe(rung, before)
     self.rows.append(row)
     row['minutes'] = round(sum(o['seconds'] for o in self.rows)/60, 2)
@@ -282,7 +284,7 @@ def keep(self:Ladder):
     self.chosen = kinds[best]
     accuracy = {name: self.found[name] for name in ('value', 'low', 'high', 'plain', 'candidates')}
     adopt(self.run, runs[best], metrics=dict(valid=dict(accuracy=accuracy)), ladder=self.rows,
-        seconds=round(time.time() - self.begin, 1))
+        seconds=round(self.clock() - self.begin, 1))
     for row in self.rows: row['chosen'] = row['kind'] == self.chosen
     write_csv(self.run.path/'ladder.csv', pd.DataFrame(self.rows))
 
@@ -309,26 +311,10 @@ def say(self:Ladder):
     share = say_share(dict(value=row['accuracy'], low=row['low'], high=row['high']))
     print(f'{said}: validation accuracy {share}, {mark}', flush=True)
 
-# %% ../nbs/04b_ladder.ipynb #6b0bc52e
-@patch
-def climb(self:Ladder)->str:
-    "Climb until the time or the gain is used up; returns why it ended"
-    while True:
-        rung, reason = self.choose_next()
-        if rung is None: return reason
-        if self.done:
-            print(f'           next: {rung.title}, about {rung.seconds:.0f} s, expected '
-                f'{100*rung.gain:+.1f} percentage points', flush=True)
-        self.climb_rung(rung)
-        self.keep()
-        self.say()
-        if len(self.rows) > 1: plot_ladder(pd.DataFrame(self.rows), self.run)
-
 # %% ../nbs/04b_ladder.ipynb #ebd78bdc
 def plot_ladder(
-    rows,     # ladder.csv
-    run=None, # a `Run` that keeps the figure
-    ax=None,  # matplotlib `Axes`
+    rows,    # ladder.csv
+    ax=None, # matplotlib `Axes`
 ):
     "Validation accuracy with its 95 % interval by minutes; the `Axes`"
     ax = ax or get_plt().subplots(figsize=(5, 2.8))[1]
@@ -342,7 +328,30 @@ def plot_ladder(
     ax.set(xlabel='minutes', ylabel='validation accuracy')
     ax.margins(x=.15)
     ax.legend(loc='lower right')
-    return run.keep_figure(ax, 'ladder') if run else ax
+    return ax
+
+# %% ../nbs/04b_ladder.ipynb #1be1b2d4
+@patch
+def _keep_figure(self:Ladder):
+    "Write the figure of the climb so far into the run"
+    ax = plot_ladder(pd.DataFrame(self.rows))
+    self.run.keep_figure(ax, 'ladder')
+    get_plt().close(ax.figure)
+
+# %% ../nbs/04b_ladder.ipynb #6b0bc52e
+@patch
+def climb(self:Ladder)->str:
+    "Climb until the time or the gain is used up; returns why it ended"
+    while True:
+        rung, reason = self.choose_next()
+        if rung is None: return reason
+        if self.done:
+            print(f'           next: {rung.title}, about {rung.seconds:.0f} s, expected '
+                f'{100*rung.gain:+.1f} percentage points', flush=True)
+        self.climb_rung(rung)
+        self.keep()
+        self.say()
+        if len(self.rows) > 1: self._keep_figure()
 
 # %% ../nbs/04b_ladder.ipynb #cb41e0c1
 def open_ladder(
