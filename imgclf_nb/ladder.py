@@ -322,11 +322,13 @@ def plot_ladder(
     spread = [(t.accuracy - t.low).clip(0), (t.high - t.accuracy).clip(0)]
     ax.errorbar(t.minutes, t.accuracy, spread, fmt='o', color='#0072B2', capsize=3)
     ax.step(t.minutes, t.accuracy.cummax(), where='post', color='#D55E00', label='best so far')
-    for row in t.itertuples():
-        ax.annotate(row.kind, (row.minutes, row.accuracy), xytext=(5, 5),
+    for number,row in enumerate(t.itertuples()):
+        above = 5 if number % 2 else -12  # neighbours would lie on each other
+        ax.annotate(row.kind, (row.minutes, row.accuracy), xytext=(5, above),
             textcoords='offset points', fontsize=8)
     ax.set(xlabel='minutes', ylabel='validation accuracy')
     ax.margins(x=.15)
+    ax.set_xlim(left=0)
     ax.legend(loc='lower right')
     return ax
 

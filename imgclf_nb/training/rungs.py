@@ -30,7 +30,7 @@ class Rung:
     gain:float = 0.     # share of the errors that it is expected to remove
 
 # %% ../../nbs/training/10_rungs.ipynb #76940aa5
-GAINS = dict(  # share of the validation errors that a rung removes
+GAINS = dict(  # share of the validation errors that a rung is expected to remove
     first=0., doubt=.03, pair=.05, joint=.08, tune=.04, both=.06, seed=.02, three=.02, refit=.03)
 
 # %% ../../nbs/training/10_rungs.ipynb #cf14bf4d
