@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from .base.joint_names import split_joint
 from .base.machine import get_plt, set_allocator
-from .base.percentages import say_share
+from .base.percentages import format_points, format_share, say_share
 from .base.running import TimeUp, get_defaults, run_notebook
 from .base.runs import Run, get_run
 from .core import UserError, get_temporary, replace_file, write_csv
@@ -195,7 +195,7 @@ def choose_next(self:Ladder)->tuple:
         raise UserError('No network keeps the limits max_ms and max_mb: raise them, or give '
             'a faster arch.', 'max_ms')
     wanted = self.params['until']
-    if self.found['value'] >= wanted: return None, f'{wanted:.0%} is reached'
+    if self.found['value'] >= wanted: return None, f'{format_share(wanted, 0)} is reached'
     if self.left <= 0: return None, 'the time is used up'
     rungs = self.plan()
     if not rungs: return None, 'all rungs are climbed'
@@ -296,7 +296,7 @@ def describe_result(
     record = run.record
     accuracy = record['metrics']['valid']['accuracy']
     n = accuracy['candidates']
-    plain = f" (uncorrected {accuracy['plain']:.1%})"
+    plain = f" (uncorrected {format_share(accuracy['plain'])})"
     among = f', corrected for the choice among {n}{plain}' if n > 1 else ''
     return f"{record['chosen']}: validation accuracy {say_share(accuracy)}{among}"
 
@@ -349,7 +349,7 @@ def climb(self:Ladder)->str:
         if rung is None: return reason
         if self.done:
             print(f'           next: {rung.title}, about {rung.seconds:.0f} s, expected '
-                f'{100*rung.gain:+.1f} percentage points', flush=True)
+                f'{format_points(rung.gain)} percentage points', flush=True)
         self.climb_rung(rung)
         self.keep()
         self.say()

@@ -93,7 +93,8 @@ def _get_trainer(model, items, pre, params, plan):
     options = {name: params[name] for name in OPTIONS}
     learn = get_learner(_get_loaders(items, pre, params), model, balance, params['patience'], plan,
         splitter=split_model, wd=.01, **options)
-    if params['budget_minutes']: learn.add_cb(StopInTime(60*params['budget_minutes']))
+    limit = 60*params.get('budget_minutes', 0)
+    if limit: learn.add_cb(StopInTime(limit))
     return learn
 
 # %% ../nbs/04_train.ipynb #ddeeedef

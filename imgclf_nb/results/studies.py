@@ -44,7 +44,8 @@ def _hash(content, length):
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 # %% ../../nbs/results/04_studies.ipynb #38638277
-LATER = dict(split='remembered', splits='')  # parameters that earlier versions did not have
+LATER = dict(  # parameters that earlier versions did not have
+    split='remembered', splits='', budget_minutes=0., doubt=False, refit=False)
 
 def _drop_later(p):
     "The parameters without later ones that have their default"
