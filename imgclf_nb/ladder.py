@@ -282,10 +282,10 @@ def keep(self:Ladder):
     self.found = get_chosen_share(scores, correct, units)
     best = int(scores.sum(1).argmax())
     self.chosen = kinds[best]
+    for row in self.rows: row['chosen'] = row['kind'] == self.chosen
     accuracy = {name: self.found[name] for name in ('value', 'low', 'high', 'plain', 'candidates')}
     adopt(self.run, runs[best], metrics=dict(valid=dict(accuracy=accuracy)), ladder=self.rows,
         seconds=round(self.clock() - self.begin, 1))
-    for row in self.rows: row['chosen'] = row['kind'] == self.chosen
     write_csv(self.run.path/'ladder.csv', pd.DataFrame(self.rows))
 
 # %% ../nbs/04b_ladder.ipynb #e6d06292
