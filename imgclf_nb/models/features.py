@@ -230,15 +230,21 @@ def _see_single(items, arch, size, model, ahead, resize, weights, batch_size, mi
         _keep_computed(computed, known, store)
     return np.stack([known[sha256] for sha256 in items.sha256])
 
+# %% ../../nbs/models/01_features.ipynb #44927eb2
+def _find_export(body, arch, size, channels, weights):
+    "The export of an architecture; None if there is none, or if it has other weights than `body`"
+    if body is None: return open_frozen(arch, size, channels, weights)
+    frozen = open_frozen(arch, size, channels)
+    return frozen if frozen and frozen.body == hash_body(body) else None
+
 # %% ../../nbs/models/01_features.ipynb #3d410620
 def _see_members(items, arch, size, model, ahead, **kw):
     "The features of a joint network's members side by side; each has a store of its own"
     members = split_joint(arch)
-    bodies = list(getattr(model, 'members', []))
+    bodies = getattr(model, 'members', [None]*len(members))
     seen = []
-    for number,member in enumerate(members):
-        body = open_frozen(member, size, kw['channels'], kw['weights'])
-        if body is None and bodies: body = bodies[number]
+    for number,(member, body) in enumerate(zip(members, bodies)):
+        body = _find_export(body, member, size, kw['channels'], kw['weights']) or body
         follow = ahead + len(items)*(len(members) - number - 1)
         seen.append(_see_single(items, member, size, body, follow, **kw))
     return np.concatenate(seen, 1)

@@ -183,7 +183,8 @@ def estimate_seconds(
     "Seconds that a rung is expected to take, before the pace corrects them"
     if rung.notebook == '04a_probe': return _estimate_probe(rung, sizes, cost, known)
     if rung.notebook == '04_train': return _estimate_training(rung, sizes, cost)
-    return START + 5 + (sizes.train + sizes.valid)*cost['features']
+    new = (len(rung.parameters['runs']) - 1)/len(split_joint(rung.arch))  # fine-tuned members
+    return START + 5 + new*(sizes.train + sizes.valid)*cost['features']
 
 # %% ../../nbs/training/10_rungs.ipynb #239d3e4b
 def count_epochs(
