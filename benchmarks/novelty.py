@@ -26,7 +26,7 @@ from imgclf_nb.images.inputs import take_input
 from imgclf_nb.images.preprocessing import Preprocessing
 from imgclf_nb.models.export_images import find_export_images
 from imgclf_nb.models.frozen import load_frozen
-from imgclf_nb.models.linear_heads import cross_validate, get_logistic_head, get_probs
+from imgclf_nb.models.linear_heads import cross_validate, get_linear_head, get_probs
 from imgclf_nb.models.run_reference import make_frozen_reference
 from imgclf_nb.models.runtimes import open_model
 from imgclf_nb.results.measured import get_provenance, keep_measured
@@ -142,7 +142,7 @@ class Known:
         self.head = None
         if len(classes) > 1:  # a single class has the probability 1 for everything
             x, y, u = features[is_train], codes[is_train], units[is_train]
-            weight, bias, _ = get_logistic_head(x, y, u, len(classes))
+            weight, bias, _ = get_linear_head(x, y, u, len(classes))
             self.head = dict(weight=weight, bias=bias)
             crossed = cross_validate(x, y, u, c, False)
             logits = self.answer(features)

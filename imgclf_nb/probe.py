@@ -61,7 +61,7 @@ def get_probe(
     cache:bool=True,    # False: decode the files
     until:float=None,   # `time.time()` when its features must be ready
     channels:int=3,     # 3 (RGB) or 1 (grey)
-    **kw                # `doubt` and `refit`, as for `fit_head`
+    **kw                # `doubt`, `refit` and `kind`, as for `fit_head`
 )->dict:
     "`arch, model, preprocessing, valid_loss, valid_accuracy` and the result of `fit_head`"
     pre = get_preprocessing(arch, size, classes, resize, channels)

@@ -242,9 +242,9 @@ def test_features(birds, items):
 def test_heads(birds):
     from imgclf_nb.models import linear_heads
     patch = pytest.MonkeyPatch()
-    patch.setattr(linear_heads, 'get_logistic_head', lambda x, *args: (x[:2]*.5, x[0, :2], .1))
+    patch.setattr(linear_heads, 'get_linear_head', lambda x, *args, **kw: (x[:2]*.5, x[0, :2], .1))
     crossed = dict(temperature=1.5, accuracy=.875, rows=np.arange(3), sure=np.full(3, .75))
-    patch.setattr(linear_heads, 'cross_validate', lambda *args: crossed)
+    patch.setattr(linear_heads, 'cross_validate', lambda *args, **kw: crossed)
     rng = np.random.default_rng(0)
     y = np.arange(30) % 2
     x = (rng.normal(size=(30, 4)) + y[:, None]).astype(np.float32)

@@ -10,7 +10,7 @@ from PIL import Image
 from imgclf_nb.base.running import run_notebook
 from imgclf_nb.core import UserError
 from imgclf_nb.evaluation import calibrate_predictions, get_mistakes
-from imgclf_nb.models.linear_heads import get_logistic_head
+from imgclf_nb.models.linear_heads import get_linear_head
 from imgclf_nb.reporting.model_card import make_card
 from imgclf_nb.results.artifacts import tabulate
 from imgclf_nb.results.class_metrics import describe_missing_classes, fold_intervals, get_class_table
@@ -55,7 +55,7 @@ def train(items, probe, calibration, noise):
     images = {split: items[items.split == split] for split in ('train', 'valid', 'test')}
     y = np.array([classes.index(label) for label in images['train'].label])
     x = np.eye(5)[y]*3 + rng.normal(size=(len(y), 5))
-    *layer, c = get_logistic_head(x, y, get_units(images['train']), len(classes))
+    *layer, c = get_linear_head(x, y, get_units(images['train']), len(classes))
     table = pd.concat([predict(images[o], classes, layer, noise, rng) for o in ('valid', 'test') if len(images[o])], ignore_index=True)
     record = dict(run='r', dataset='x', arch='resnet18', parameters=dict(dataset='x'), classes=classes,
         positive_class=classes[1] if len(classes) == 2 else None, split_sizes={k: len(v) for k,v in images.items()})

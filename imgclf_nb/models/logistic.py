@@ -56,6 +56,7 @@ def cross_predict(
     balanced:bool=False, # every class has the same weight
     seed:int=0,          # of the folds
     most:int=20_000,     # images to fit on, at most
+    fit=fit_logistic,    # or `fit_ridge`
 )->np.ndarray:
     "Probabilities `(n, classes)` by probes fitted without the unit; `UserError` for too few units"
     from sklearn.model_selection import StratifiedGroupKFold
@@ -64,7 +65,7 @@ def cross_predict(
     p = np.zeros((len(y), len(labels)))
     for train,test in splitter.split(x, y, units):
         train = _choose_training(train, y, seed, most)
-        model = fit_logistic(x[train], y[train], c, balanced)
+        model = fit(x[train], y[train], c, balanced)
         columns = np.searchsorted(labels, model.classes_)
         p[np.ix_(test, columns)] = model.predict_proba(x[test])
     return p/p.sum(1, keepdims=True)  # float32 sums are not quite 1
@@ -77,6 +78,7 @@ def choose_c(
     cs=(.01, .03, .1, .3, 1., 3.), # candidates
     balanced:bool=False, # every class has the same weight
     most:int=4000,       # images used at most
+    fit=fit_logistic,    # or `fit_ridge`
 )->float:
     "C with the smallest log loss in 3 folds; the middle one if a class has under 3 units"
     from sklearn.metrics import log_loss
@@ -84,7 +86,8 @@ def choose_c(
     x, y, units = x[keep], y[keep], units[keep]
     if pd.Series(units).groupby(y).nunique().min() < 3: return cs[len(cs)//2]
     labels = np.unique(y)
-    def get_loss(c): return log_loss(y, cross_predict(x, y, units, c, 3, balanced), labels=labels)
+    def get_loss(c):
+        return log_loss(y, cross_predict(x, y, units, c, 3, balanced, fit=fit), labels=labels)
     with threadpool_limits(1, 'blas'), ThreadPoolExecutor(min(4, os.cpu_count())) as executor:
         losses = list(executor.map(get_loss, cs))  # concurrently: they are independent
     return cs[losses.index(min(losses))]

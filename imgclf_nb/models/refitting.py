@@ -26,13 +26,14 @@ def weigh_labels(
     units,  # what is never divided, `(n,)`
     c:float,# as in `fit_logistic`
     balanced:bool=False, # every class has the same weight
+    fit=fit_logistic,    # or `fit_ridge`
 )->np.ndarray:
     "`get_label_weights` by cross-validation; 1 everywhere if a class has too few units for it"
     y, units = np.asarray(y), np.asarray(units)
     codes = np.unique(y, return_inverse=True)[1]
     if min(len(set(units[codes == code])) for code in range(codes.max() + 1)) < 3:
         return np.ones(len(y))
-    p = cross_predict(x, codes, units, c, 4, balanced)
+    p = cross_predict(x, codes, units, c, 4, balanced, fit=fit)
     return get_label_weights(p[range(len(y)), codes])
 
 # %% ../../nbs/models/01c_refitting.ipynb #9806283d
@@ -48,11 +49,12 @@ def fit_pair(
     weights,    # of the images `(n,)`, or None
     c:float,    # as in `fit_logistic`
     balanced:bool=False, # every class has the same weight
+    fit=fit_logistic,    # or `fit_ridge`
 ):
-    "scikit-learn's logistic regression on the images and their mirror images"
-    if mirror is None: return fit_logistic(x, y, c, balanced, weights)
+    "A head that is fitted on the images and their mirror images"
+    if mirror is None: return fit(x, y, c, balanced, weights)
     twice = None if weights is None else np.r_[weights, weights]
-    return fit_logistic(np.r_[x, mirror], np.r_[y, y], c, balanced, twice)
+    return fit(np.r_[x, mirror], np.r_[y, y], c, balanced, twice)
 
 # %% ../../nbs/models/01c_refitting.ipynb #5b97bb64
 def get_parts(
@@ -70,6 +72,7 @@ def cross_fit(
     valid:dict, # the same of the validation images, and `units`
     c:float,    # as in `fit_logistic`
     balanced:bool=False, # every class has the same weight
+    fit=fit_logistic,    # or `fit_ridge`
 )->np.ndarray:
     "Probabilities `(n, classes)` of the validation images by heads fitted without their unit"
     parts = get_parts(valid['units'])
@@ -77,7 +80,7 @@ def cross_fit(
     probs = None
     for part in np.unique(parts):
         rest = {o: None if valid[o] is None else valid[o][parts != part] for o in names}
-        model = fit_pair(*[stack(train[o], rest[o]) for o in names], c, balanced)
+        model = fit_pair(*[stack(train[o], rest[o]) for o in names], c, balanced, fit)
         p = model.predict_proba(valid['x'][parts == part])
         if probs is None: probs = np.zeros((len(parts), p.shape[1]))
         probs[parts == part] = p

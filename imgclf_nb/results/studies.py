@@ -45,7 +45,8 @@ def _hash(content, length):
 
 # %% ../../nbs/results/04_studies.ipynb #38638277
 LATER = dict(  # parameters that earlier versions did not have
-    split='remembered', splits='', budget_minutes=0., doubt=False, refit=False)
+    split='remembered', splits='', budget_minutes=0., doubt=False, refit=False,
+    head='logistic')
 
 def _drop_later(p):
     "The parameters without later ones that have their default"

@@ -31,7 +31,7 @@ class Rung:
 
 # %% ../../nbs/training/10_rungs.ipynb #76940aa5
 GAINS = dict(  # share of the validation errors that a rung is expected to remove
-    first=0., doubt=.03, pair=.05, joint=.08, tune=.04, both=.06, seed=.02, three=.02, refit=.03)
+    first=0., ridge=.05, pair=.06, joint=.07, tune=.04, both=.06, seed=.02, three=.02, refit=.03)
 
 # %% ../../nbs/training/10_rungs.ipynb #cf14bf4d
 CANDIDATES = ('tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2',
@@ -81,21 +81,21 @@ def _is_better(done, kind, than):
 
 # %% ../../nbs/training/10_rungs.ipynb #7a127680
 def _list_probes(params, archs, done):
-    "The first probe with doubted labels, and the probe of all networks together"
+    "The first probe with a ridge regression, and the probe of all networks together"
     first = _make_first(params)
-    doubt = dict(first.parameters, doubt=True)
-    rungs = [dataclasses.replace(first, kind='doubt', parameters=doubt,
-        title='the same, improbable labels count less')]
-    doubt = _is_better(done, 'doubt', 'first')
-    if len(archs) > 2: rungs.append(_join_probes('pair', params, archs[:2], doubt))
-    if len(archs) > 1: rungs.append(_join_probes('joint', params, archs, doubt))
+    ridge = dict(first.parameters, head='ridge')
+    rungs = [dataclasses.replace(first, kind='ridge', parameters=ridge,
+        title='the same features, ridge regression')]
+    head = 'ridge' if _is_better(done, 'ridge', 'first') else 'logistic'
+    if len(archs) > 2: rungs.append(_join_probes('pair', params, archs[:2], head))
+    if len(archs) > 1: rungs.append(_join_probes('joint', params, archs, head))
     return rungs
 
 # %% ../../nbs/training/10_rungs.ipynb #b3af501a
-def _join_probes(kind, params, archs, doubt):
+def _join_probes(kind, params, archs, head):
     "The probe of several networks together, on larger images"
     arch = name_joint(archs)
-    given = dict(_pass_on(params, '04a_probe'), arch=arch, size=params['larger'], doubt=doubt)
+    given = dict(_pass_on(params, '04a_probe'), arch=arch, size=params['larger'], head=head)
     title = f"probe of {' + '.join(archs)} at {params['larger']} pixels"
     return Rung(kind, title, '04a_probe', given, arch, params['larger'])
 
