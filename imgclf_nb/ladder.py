@@ -79,7 +79,7 @@ def adopt(
     record = best.record
     names = ('classes', 'positive_class', 'data_hash', 'split_hash', 'split_sizes', 'unreadable',
         'passed_over', 'decisions', 'left_out', 'train_by_class', 'wanted', 'cost', 'temperature',
-        'arch', 'head_c')
+        'arch', 'head_c', 'head_accuracy')
     own = {name: record[name] for name in names if name in record}
     parents = record.get('parents') or [best.path.name]
     run.update(**own, parents=parents, chosen=best.path.name, status='done', error=None, **entries)
@@ -258,7 +258,7 @@ def _record(self:Ladder, rung, run):
     scores, correct, _ = read_answers([run])
     self.done[rung.kind] = dict(run=str(run.path), arch=rung.arch, size=rung.size,
         notebook=rung.notebook, parameters=rung.parameters, score=float(scores.mean()),
-        accuracy=float(correct.mean()))
+        accuracy=float(correct.mean()), crossed=run.record.get('head_accuracy'))
 
 # %% ../nbs/04b_ladder.ipynb #7b70e56a
 @patch

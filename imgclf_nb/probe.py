@@ -140,7 +140,8 @@ def _keep_probe(run, probe, items, seconds, ranking):
     row = dict(epoch=0, valid_loss=probe['valid_loss'], accuracy=accuracy,
         seconds=probe['seconds'], images=0)
     keep_model(run, probe['model'], items, probe['preprocessing'], probe['arch'], seconds, [row],
-        temperature, probs=probs, reference=reference, head_c=probe['c'], ranking=ranking)
+        temperature, probs=probs, reference=reference, head_c=probe['c'], ranking=ranking,
+        head_accuracy=probe['accuracy'])
 
 # %% ../nbs/04a_probe.ipynb #ff8da6d9
 def _format_cost(ax):

@@ -167,9 +167,12 @@ def _make(run, seen, is_train, temperature):
     if not is_probe or not is_unfitted(record, record.get('arch')):
         return make_trained_reference(seen, is_train, temperature)
     codes = np.unique(seen.labels[is_train], return_inverse=True)[1]
-    balanced = bool((record.get('parameters') or {}).get('class_weights'))
+    given = record.get('parameters') or {}
+    balanced = bool(given.get('class_weights'))
     train = take_seen(seen, is_train)
-    crossed = cross_validate(train.features, codes, train.units, record['head_c'], balanced)
+    head = given.get('head', 'logistic')
+    crossed = cross_validate(train.features, codes, train.units, record['head_c'], balanced,
+        head=head)
     return make_frozen_reference(seen, is_train, crossed, temperature)
 
 # %% ../../nbs/models/06_run_reference.ipynb #f87634b9

@@ -56,7 +56,7 @@ def _pass_on(params, notebook):
 def list_rungs(
     params:dict, # of this chapter, complete
     archs:list,  # from `find_archs`
-    done:dict,   # finished rungs by kind: `dict(run, score)`
+    done:dict,   # finished rungs by kind: `dict(run, score, crossed)`
     epochs:int,  # of fine-tuning, for which there is time; 0: none
 )->list:
     "The rungs that could be climbed next"
@@ -76,8 +76,10 @@ def _make_first(params):
 
 # %% ../../nbs/training/10_rungs.ipynb #5d328198
 def _is_better(done, kind, than):
-    "Whether a finished rung has a higher score than another one"
-    return kind in done and done[kind]['score'] > done[than]['score']
+    "Whether the head of a finished probe cross-validates better on the training images"
+    if kind not in done: return False
+    crossed = [done[o].get('crossed') for o in (kind, than)]
+    return None not in crossed and crossed[0] > crossed[1]
 
 # %% ../../nbs/training/10_rungs.ipynb #7a127680
 def _list_probes(params, archs, done):
@@ -112,8 +114,9 @@ def _list_trainings(params, epochs):
 
 # %% ../../nbs/training/10_rungs.ipynb #49b1021a
 def _get_best(done, notebook, size=None):
-    "The kind of the finished rung of a notebook with the highest score; None if there is none"
-    scores = {kind: one['score'] for kind,one in done.items() if one['notebook'] == notebook}
+    "The kind of a notebook's finished rung that cross-validates best; None if there is none"
+    scores = {kind: one.get('crossed') or one['score'] for kind,one in done.items()
+        if one['notebook'] == notebook}
     if size: scores = {kind: o for kind,o in scores.items() if done[kind]['size'] == size}
     return max(scores, key=scores.get, default=None)
 
