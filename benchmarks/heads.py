@@ -25,8 +25,9 @@ from imgclf_nb.models.features import get_frozen_features
 from imgclf_nb.models.linear_heads import get_linear_head
 from imgclf_nb.splitting import get_splits
 from imgclf_nb.stats.intervals import get_units
-from imgclf_nb.stats.paired_tests import Answers, compare_answers
+from imgclf_nb.stats.paired_tests import Answers
 from kept import TITLES, keep_plain
+from minutes import get_difference_points
 
 LITE = [f'tf_efficientnet_lite{i}' for i in range(3)]
 NETWORKS = {'lite0, 224': (LITE[0], 224), 'lite0 to lite2, 256': (name_joint(LITE), 256)}
@@ -59,13 +60,17 @@ def predict(x, mirror, y, units, head, seed):
     return predicted
 
 
+def say_points(points):
+    "With its interval; '' for the head that the others are compared with"
+    return '{value:+.2f} ({low:+.2f} to {high:+.2f})'.format(**points) if points else ''
+
+
 def get_row(dataset, network, head, answers, plain, seconds):
     "A row of the results"
-    found = compare_answers(answers, plain)
-    points = {name: round(100*found[name], 2) for name in ('difference', 'low', 'high')}
-    accuracy = mean((one.preds == one.targs).mean() for one in answers)
+    accuracy = mean(float((one.preds == one.targs).mean()) for one in answers)
     return dict(set=dataset, title=TITLES[dataset], network=network, head=head, divisions=len(answers), accuracy=round(accuracy, 4),
-        difference=dict(value=points.pop('difference'), **points), seconds=round(seconds, 1), images=len(answers[0].targs))
+        difference=None if answers is plain else get_difference_points(answers, plain), seconds=round(seconds, 1),
+        images=len(answers[0].targs))
 
 
 def measure(items, dataset, network, divisions):
@@ -97,5 +102,5 @@ if __name__ == '__main__':
             rows += new
             write_json(get_folder(a.quick)/'heads.json', rows)
             if a.keep: keep_plain('heads', new)
-    shown = [{**row, 'difference': '{value:+.2f} ({low:+.2f} to {high:+.2f})'.format(**row['difference'])} for row in rows]
+    shown = [{**row, 'difference': say_points(row['difference'])} for row in rows]
     print(pd.DataFrame(shown).drop(columns=['title']).to_string(index=False))

@@ -31,7 +31,7 @@ class Rung:
 
 # %% ../../nbs/training/10_rungs.ipynb #76940aa5
 GAINS = dict(  # share of the validation errors that a rung is expected to remove
-    first=0., ridge=.05, pair=.06, joint=.07, tune=.04, both=.06, seed=.02, three=.02, refit=.03)
+    first=0., ridge=.03, pair=.12, joint=.2, tune=.04, both=.06, seed=.02, three=.02, refit=.03)
 
 # %% ../../nbs/training/10_rungs.ipynb #cf14bf4d
 CANDIDATES = ('tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2',
