@@ -13,6 +13,7 @@ from imgclf_nb.results.measured import list_measured, read_measured
 from imgclf_nb.results.measured_coverage import show_coverage
 from imgclf_nb.results.measured_figures import plot_measured
 from imgclf_nb.results.measured_sentences import say_measured
+from imgclf_nb.results.measured_minutes import plot_minutes
 from imgclf_nb.results.measured_tables import fill_markers, fill_outputs, keep_figure
 from imgclf_nb.results.measured_tables import plot_intervals, read_digest, get_digest, show_measured
 
@@ -74,7 +75,8 @@ KINDS = dict(
 
 FIGURES = {  # file: tables, function that draws them
     'bench.png': (SPEEDS, plot_speeds),
-    'accuracies.png': (('sets',), plot_accuracies)}
+    'accuracies.png': (('sets',), plot_accuracies),
+    'minutes.png': (('minutes',), plot_minutes)}
 
 
 def get_texts(root):

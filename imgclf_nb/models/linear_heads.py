@@ -275,17 +275,15 @@ def fit_head(
 )->dict:
     """Solve for the last layer: `c, temperature, accuracy, probs, seen, seconds`
 
-    None if it is not linear. `accuracy` is cross-validated, `probs` `(n, classes)` are those of
-    the validation images, with `refit` by heads without their unit; `seen` has features of both
-    splits, and `rows, sure` of `get_head`."""
+    None if it is not linear. `accuracy` is cross-validated, `probs` `(n, classes)` are of validation
+    images, with `refit` by heads without their unit; `seen`: features, and `rows, sure`."""
     layer = get_linear_layer(model)
     if layer is None: return None
     began = time.time()
     how = dict(cache=cache, precision=get_precision(items), until=until)
     train, valid = _see_splits(model, arch, items, preprocessing, mirror, refit, how)
-    k = len(preprocessing.classes)
-    parts = [train[name] for name in ('x', 'y', 'units')]
-    head = get_head(*parts, k, balanced, train['mirror'], doubt, kind)
+    x, y, units, flipped = [train[name] for name in ('x', 'y', 'units', 'mirror')]
+    head = get_head(x, y, units, len(preprocessing.classes), balanced, flipped, doubt, kind)
     probs = _predict_valid(head, train, valid, balanced, doubt, refit, HEADS[kind])
     _set_layer(layer, head)
     found = {name: head.pop(name) for name in ('c', 'temperature', 'accuracy')}

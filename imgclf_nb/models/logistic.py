@@ -10,7 +10,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np, pandas as pd
-from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from ..core import UserError
@@ -78,6 +77,7 @@ def calibrate(
     y, # classes as numbers `(n,)`
 )->np.ndarray:
     "The probabilities at the temperature that fits these labels"
+    from scipy.special import softmax
     return softmax(np.log(np.maximum(p, 1e-12))/get_temperature(p, y), axis=1)
 
 # %% ../../nbs/models/00_logistic.ipynb #6c414f65
