@@ -12,8 +12,8 @@ from imgclf_nb.results.kept_settings import show_page_rows
 from imgclf_nb.results.measured import list_measured, read_measured
 from imgclf_nb.results.measured_coverage import show_coverage
 from imgclf_nb.results.measured_figures import plot_measured
-from imgclf_nb.results.measured_sentences import say_measured
 from imgclf_nb.results.measured_minutes import plot_minutes
+from imgclf_nb.results.measured_sentences import say_measured
 from imgclf_nb.results.measured_tables import fill_markers, fill_outputs, keep_figure
 from imgclf_nb.results.measured_tables import plot_intervals, read_digest, get_digest, show_measured
 

@@ -16,7 +16,7 @@ from ..base.machine import set_allocator
 from ..core import get_cache, get_temporary, replace_file
 from .features import get_frozen_features
 from .frozen import FrozenBackbone
-from .logistic import choose_c, cross_predict, fit_logistic
+from .logistic import choose_c, cross_predict, fit_logistic, rescale, softmax
 from .refitting import cross_fit, fit_pair, get_label_weights, stack
 from .refitting import weigh_labels
 from .ridge import fit_ridge
@@ -63,12 +63,6 @@ def get_linear_head(
     weights = weigh_labels(x, y, units, c, balanced, fit) if doubt else None
     return *_get_layer(fit_pair(x, y, mirror, weights, c, balanced, fit), k), c
 
-# %% ../../nbs/models/02_linear_heads.ipynb #a6cc8a71
-def _softmax(z):
-    "Probabilities from logits `(n, k)`"
-    e = np.exp(z - z.max(1, keepdims=True))
-    return e/e.sum(1, keepdims=True)
-
 # %% ../../nbs/models/02_linear_heads.ipynb #18546408
 def cross_validate(
     x,       # features `(n, d)`
@@ -88,7 +82,7 @@ def cross_validate(
         return dict(temperature=1., accuracy=float('nan'), rows=keep[:0], sure=np.empty(0))
     p = cross_predict(x, y, units, c, 3, balanced, fit=HEADS[head])
     temperature = get_temperature(p, codes)
-    sure = _softmax(np.log(np.maximum(p, 1e-12))/temperature).max(1)
+    sure = rescale(p, temperature).max(1)
     accuracy = float((p.argmax(1) == codes).mean())
     return dict(temperature=temperature, accuracy=accuracy, rows=keep, sure=sure)
 
@@ -197,7 +191,7 @@ def get_probs(
     "Calibrated probabilities `(n, k)` for features `(n, d)`; n may be 0"
     if not len(x): return np.empty((0, k))
     z = x @ head['weight'].T + head['bias']
-    return _softmax(z.astype(np.float64)/head['temperature'])
+    return softmax(z.astype(np.float64)/head['temperature'])
 
 # %% ../../nbs/models/02_linear_heads.ipynb #10defb17
 def _see(model, arch, items, pre, cache, views=('exact',), **kw):
@@ -237,7 +231,7 @@ def _predict_valid(head, train, valid, balanced, doubt, refit, fit):
     both = {name: stack(train[name], valid[name]) for name in ('x', 'y', 'mirror', 'weights')}
     weight, bias = _get_layer(fit_pair(**both, c=head['c'], balanced=balanced, fit=fit), k)
     head.update(weight=np.float32(weight), bias=np.float32(bias))
-    return _softmax(np.log(np.maximum(p, 1e-12))/head['temperature'])
+    return rescale(p, head['temperature'])
 
 # %% ../../nbs/models/02_linear_heads.ipynb #82f6b498
 def _describe_part(x, mirror, images, classes):

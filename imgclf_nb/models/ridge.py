@@ -9,8 +9,10 @@ __all__ = ['SCALE', 'ScoreHead', 'fit_ridge']
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from .logistic import softmax
+
 # %% ../../nbs/models/00a_ridge.ipynb #b76b29f7
-SCALE = 10 # factor of the scores: the temperature that fits is then near 1
+SCALE = 10  # factor of the scores: the temperature that fits is then near 1
 
 class ScoreHead:
     "A linear head with the attributes of scikit-learn's classifiers"
@@ -23,19 +25,9 @@ class ScoreHead:
 
     def predict_proba(self, x):
         "Softmax of the scores, `(n, k)`"
-        z = x @ self.coef_.T + self.intercept_
-        e = np.exp(z - z.max(1, keepdims=True))
-        return e/e.sum(1, keepdims=True)
+        return softmax(x @ self.coef_.T + self.intercept_)
 
     def predict(self, x): return self.classes_[self.predict_proba(x).argmax(1)]
-
-# %% ../../nbs/models/00a_ridge.ipynb #a977178b
-def _weigh(codes, balanced, weights):
-    "The weight of each image; with `balanced` those of every class add up to the same"
-    weights = np.ones(len(codes)) if weights is None else np.asarray(weights, float)
-    if not balanced: return weights
-    totals = np.bincount(codes, weights)
-    return weights*(len(codes)/len(totals)/totals)[codes]
 
 # %% ../../nbs/models/00a_ridge.ipynb #7c01c8f6
 def fit_ridge(
@@ -47,12 +39,15 @@ def fit_ridge(
 )->ScoreHead:
     "scikit-learn's ridge regression on one column a class, fitted"
     from sklearn.linear_model import Ridge
+    from sklearn.utils.class_weight import compute_sample_weight
     classes, codes = np.unique(y, return_inverse=True)
-    weights = _weigh(codes, balanced, weights)
+    weights = np.ones(len(y)) if weights is None else np.asarray(weights, float)
+    if balanced: weights = weights*compute_sample_weight('balanced', y)
     mean = x.mean(0, dtype=float)
-    length = np.sqrt(((x - mean)**2).sum(1).mean()) or 1.
+    centred = x - mean
+    length = np.sqrt((centred**2).sum(1).mean()) or 1.
     model = Ridge(alpha=1e-3*weights.sum()/c, solver='cholesky')
     with threadpool_limits(1, 'blas'):  # as in `fit_logistic`
-        model.fit((x - mean)/length, np.eye(len(classes))[codes], weights)
+        model.fit(centred/length, np.eye(len(classes))[codes], weights)
     coef = SCALE*model.coef_/length
     return ScoreHead(classes, coef, SCALE*model.intercept_ - coef @ mean)
