@@ -33,7 +33,7 @@ def _sample(y, most):
 
 # %% ../../nbs/models/02_linear_heads.ipynb #65e11b1f
 def _get_layer(model, k):
-    "`(weight, bias)` of a fitted logistic regression; with two classes, each gets a row"
+    "`(weight, bias)` of a fitted head, a row for each class, also where a single row means two"
     w, b = model.coef_, model.intercept_
     if len(w) == k: return w, b
     return np.r_[-w, w]/2, np.r_[-b, b]/2

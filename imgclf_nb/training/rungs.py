@@ -114,8 +114,9 @@ def _list_trainings(params, epochs):
 
 # %% ../../nbs/training/10_rungs.ipynb #49b1021a
 def _get_best(done, notebook, size=None):
-    "The kind of a notebook's finished rung that cross-validates best; None if there is none"
-    scores = {kind: one.get('crossed') or one['score'] for kind,one in done.items()
+    """The kind of a notebook's finished rung that cross-validates best, of equal ones the one with
+    the highest score; None if there is none"""
+    scores = {kind: (one.get('crossed') or 0., one['score']) for kind,one in done.items()
         if one['notebook'] == notebook}
     if size: scores = {kind: o for kind,o in scores.items() if done[kind]['size'] == size}
     return max(scores, key=scores.get, default=None)
