@@ -327,7 +327,7 @@ def plot_ladder(
         ax.annotate(row.kind, (row.minutes, row.accuracy), xytext=(5, above),
             textcoords='offset points', fontsize=8)
     ax.set(xlabel='minutes', ylabel='validation accuracy')
-    ax.margins(x=.15)
+    ax.margins(x=.3)
     ax.set_xlim(left=0)
     ax.legend(loc='lower right')
     return ax
