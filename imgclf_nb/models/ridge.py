@@ -39,15 +39,15 @@ def fit_ridge(
 )->ScoreHead:
     "scikit-learn's ridge regression on one column a class, fitted"
     from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
     from sklearn.utils.class_weight import compute_sample_weight
     classes, codes = np.unique(y, return_inverse=True)
     weights = np.ones(len(y)) if weights is None else np.asarray(weights, float)
     if balanced: weights = weights*compute_sample_weight('balanced', y)
-    mean = x.mean(0, dtype=float)
-    centred = x - mean
-    length = np.sqrt((centred**2).sum(1).mean()) or 1.
+    scaler = StandardScaler().fit(x.astype(float), sample_weight=weights)
+    scale = scaler.scale_*np.sqrt(x.shape[1])
     model = Ridge(alpha=1e-3*weights.sum()/c, solver='cholesky')
     with threadpool_limits(1, 'blas'):  # as in `fit_logistic`
-        model.fit(centred/length, np.eye(len(classes))[codes], weights)
-    coef = SCALE*model.coef_/length
-    return ScoreHead(classes, coef, SCALE*model.intercept_ - coef @ mean)
+        model.fit((x - scaler.mean_)/scale, np.eye(len(classes))[codes], weights)
+    coef = SCALE*model.coef_/scale
+    return ScoreHead(classes, coef, SCALE*model.intercept_ - coef @ scaler.mean_)
