@@ -21,6 +21,7 @@ from .models.linear_heads import fit_head
 from .training.autotune import get_execution_plan
 from .training.callbacks import StopInTime
 from .training.checkpoints import read_checkpoint
+from .training.distillation import get_soft_labels
 from .training.lr_finder import find_rate
 from .training.learner import OPTIONS, Trainer, get_class_weights, get_learner
 from .training.loaders import get_dls
@@ -83,14 +84,19 @@ def _get_plan(run, model, params, n_train):
 def _get_loaders(items, pre, params):
     "Loaders of the training images and of those validation images that choose the epoch"
     sizes = get_sizes(pre.size, params['epochs']) if params['progressive'] else None
+    soft = None
+    if params.get('teacher'):
+        smoothing = params['label_smoothing']
+        soft = get_soft_labels(params['teacher'], items, pre.classes, smoothing, params['cache'])
     return get_dls(items[items.part != 'calibrate'], pre, params['policy'], params['batch_size'],
-        params['seed'], params['workers'], params['cache'], sizes)
+        params['seed'], params['workers'], params['cache'], sizes, soft)
 
 # %% ../nbs/04_train.ipynb #e5031862
 def _get_trainer(model, items, pre, params, plan):
     "The learner with the options of these parameters"
     balance = get_class_weights(items, pre.classes) if params['class_weights'] else None
     options = {name: params[name] for name in OPTIONS}
+    if params.get('teacher'): options['label_smoothing'] = 0.  # the soft labels have it already
     learn = get_learner(_get_loaders(items, pre, params), model, balance, params['patience'], plan,
         splitter=split_model, wd=.01, **options)
     limit = 60*params.get('budget_minutes', 0)

@@ -23,7 +23,7 @@ from imgclf_nb.results.artifacts import describe_data
 from imgclf_nb.results.paired_predictions import check_one_setting
 from imgclf_nb.splitting import get_splits, seal_test
 
-LATER = ('resize', 'channels', 'positive', 'find_lr', 'doubt', 'refit', 'budget_minutes', 'head')
+LATER = ('resize', 'channels', 'positive', 'find_lr', 'doubt', 'refit', 'budget_minutes', 'head', 'teacher')
 
 
 @pytest.fixture

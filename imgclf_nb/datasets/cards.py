@@ -165,7 +165,7 @@ def get_older(
     "What runs did before these parameters of 03, 04 and 04a existed"
     card = get_card(dataset)
     return dict(resize=card.resize, channels=3, positive=card.positive, find_lr=False,
-        head='logistic', doubt=False, refit=False, budget_minutes=0.,
+        head='logistic', doubt=False, refit=False, budget_minutes=0., teacher='',
         split='remembered', splits='')
 
 # %% ../../nbs/datasets/02_cards.ipynb #6d847e5e

@@ -46,7 +46,7 @@ def _hash(content, length):
 # %% ../../nbs/results/04_studies.ipynb #38638277
 LATER = dict(  # parameters that earlier versions did not have
     split='remembered', splits='', budget_minutes=0., doubt=False, refit=False,
-    head='logistic')
+    head='logistic', teacher='')
 
 def _drop_later(p):
     "The parameters without later ones that have their default"

@@ -165,6 +165,15 @@ class Mixed(Callback):
         from timm.data import Mixup
         self.mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=n_classes)
 
+# %% ../../nbs/training/01a_callbacks.ipynb #dad1472f
+@patch
+def _mix(self:Mixed, x, y):
+    "The mixed images, and their labels, classes or probabilities, in the same shares"
+    if not y.is_floating_point(): return self.mix(x, y)
+    self.mix.num_classes = len(y)  # timm then gives each image's shares of the batch
+    x, shares = self.mix(x, torch.arange(len(y), device=y.device))
+    return x, shares @ y
+
 # %% ../../nbs/training/01a_callbacks.ipynb #682e2d2e
 @patch
 def before_batch(self:Mixed):
@@ -173,6 +182,6 @@ def before_batch(self:Mixed):
     x, y = [o.as_subclass(torch.Tensor) for o in (*self.xb, *self.yb)]
     n = len(x) - len(x) % 2  # timm mixes pairs
     if n < len(x): x, y = x[:n], y[:n]
-    x, y = self.mix(x.contiguous(memory_format=torch.channels_last).clone(), y)
+    x, y = self._mix(x.contiguous(memory_format=torch.channels_last).clone(), y)
     self.learn.xb = (x,)
     self.learn.yb = (y,)

@@ -297,15 +297,14 @@ def get_dls(
     workers:int=None,      # loader processes; None: none, except for Albumentations with a GPU
     cache:bool=True,       # False: decode the files in every epoch
     sizes:list=None,       # side of the training images in each epoch; the last one is then kept
+    soft=None,             # their labels as probabilities `(n, classes)`; None: their classes
 )->DataLoaders:
     "Train and validation loaders of `(TensorImage (n, channels, size, size), category (n,))`"
     device = get_device()
     policy = get_policy(policy, preprocessing.size)
     workers = _choose_workers(workers, device, policy)
     numbers = list(range(len(items)))
-    splits = []
-    for split in ('train', 'valid'):
-        splits.append([numbers[i] for i in np.flatnonzero(items.split == split)])
+    splits = [np.flatnonzero(items.split == split).tolist() for split in ('train', 'valid')]
     dls = _get_datasets(items, preprocessing.classes, numbers, splits).dataloaders(
         bs=min(batch_size, max(1, len(splits[0]))), val_bs=min(64, 2*batch_size),
         num_workers=workers, pin_memory=device == 'cuda' and workers > 0,
@@ -314,6 +313,7 @@ def get_dls(
     dls.valid.maker = ExactMaker(valid, preprocessing)
     dls.train.maker = _get_maker(train, preprocessing, policy, seed, device, workers)
     dls.train.sizes = sizes
+    if soft is not None: dls.train.targets = torch.as_tensor(soft)
     if workers: cv2.setNumThreads(1)  # OpenCV's threads do not survive a fork: workers would hang
     return dls
 

@@ -18,6 +18,7 @@ from ..data import get_items
 from ..datasets.cards import get_card
 from ..models.frozen import open_frozen
 from ..results.artifacts import get_positive
+from .distillation import open_teacher
 from .split_memory import preview_splits
 from .subsets import take_fold
 
@@ -92,6 +93,7 @@ def check_settings(
     check_precision(params)
     check_arch(params['arch'])
     check_policy(params)
+    if params.get('teacher'): open_teacher(params['teacher'])
     check_model(params)
 
 # %% ../../nbs/training/08_settings.ipynb #c9fa3986
