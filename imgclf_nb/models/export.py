@@ -15,7 +15,7 @@ from psutil import pid_exists
 
 from ..backbones import load_model
 from ..base.checksums import hash_file
-from ..base.machine import get_processor, show_progress
+from ..base.machine import get_processor, set_allocator, show_progress
 from ..base.percentages import format_share, say_points
 from ..base.run_files import get_weights_hash
 from ..base.runs import Run, check_done, get_now, open_run
@@ -236,6 +236,7 @@ def _find_images(run, int8):
 # %% ../../nbs/models/05_export.ipynb #0d5c0257
 def _measure(run, folder, preprocessing, compared, int8, tolerance):
     "`(parity, speed, example, images used, reasons for others)` of the models in a folder"
+    set_allocator()
     models = open_models(folder, list_entries(int8))
     everything = dict(models, torch=open_torch(run.path, device='cpu'))
     print(f'Comparing with PyTorch on {len(compared):,} images …', flush=True)
