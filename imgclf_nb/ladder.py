@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'BRIEF', 'LIMITS', 'get_larger', 'complete', 'read_answers', 'adopt', 'Ladder', 'describe_result',
-           'plot_ladder', 'open_ladder', 'count_sizes', 'climb_set', 'run_ladder']
+           'plot_ladder', 'find_front', 'plot_front', 'describe_front', 'open_ladder', 'count_sizes', 'climb_set',
+           'run_ladder']
 
 # %% ../nbs/04b_ladder.ipynb #6119cdba
 import shutil, time
@@ -19,12 +20,14 @@ from .base.machine import get_plt, set_allocator
 from .base.percentages import format_points, format_share, say_share
 from .base.running import TimeUp, get_defaults, run_notebook
 from .base.runs import Run, get_run
+from .base.weights_at_hand import find_downloads
 from .core import UserError, get_temporary, replace_file, write_csv
 from .data import get_items
 from .datasets.cards import fill_recipe, get_card, get_older
 from .results.artifacts import describe_data, read_predictions
+from .results.leaderboard import get_pareto_front
 from .stats.choice import get_chosen_share
-from .training.rungs import LEAST, Sizes, count_epochs, estimate_seconds
+from .training.rungs import CANDIDATES, LEAST, Sizes, count_epochs, estimate_seconds
 from .training.rungs import expect_gain, find_archs, list_rungs
 from .training.split_memory import take_splits
 
@@ -94,9 +97,11 @@ class Ladder:
     sizes:Sizes   # of the data
     measure:object# `measure(arch, size)` gives the costs of a network
     measure_step:object # `measure_step(arch, size)` gives seconds per image of training
+    find_more:object# `find_more()` gives other networks, and the bytes of weights to download
     begin:float = field(default_factory=time.time)
     rows:list = field(default_factory=list) # a dictionary for each rung
     done:dict = field(default_factory=dict) # finished rungs by kind
+    offered:dict = None # what `find_more` gave
 
     def clock(self): return time.time()
 
@@ -105,12 +110,20 @@ class Ladder:
         "Seconds that are left"
         return 60*self.params['minutes'] - (self.clock() - self.begin)
 
-    @property
-    def pace(self):
-        "How many times as long as expected the rungs took, in the median"
-        shares = [row['seconds']/row['expected_seconds'] for row in self.rows
-            if row['expected_seconds'] and row['seconds'] and not row['error']]
-        return float(np.clip(np.median(shares), .2, 5)) if shares else 1.
+# %% ../nbs/04b_ladder.ipynb #7d83d099
+@patch(as_prop=True)
+def pace(self:Ladder)->float:
+    "How many times as long as expected the rungs took, in the median"
+    shares = [row['seconds']/row['expected_seconds'] for row in self.rows
+        if row['expected_seconds'] and row['seconds'] and not row['error']]
+    return float(np.clip(np.median(shares), .2, 5)) if shares else 1.
+
+# %% ../nbs/04b_ladder.ipynb #7bf887d4
+@patch(as_prop=True)
+def more(self:Ladder)->dict:
+    "What `find_more` gives, which is asked once, after the first rung"
+    if self.offered is None: self.offered = self.find_more()
+    return self.offered
 
 # %% ../nbs/04b_ladder.ipynb #5fb8fbab
 @patch
@@ -125,9 +138,12 @@ def _fits(self:Ladder, rung):
 SHORT, BRIEF = 45, 15  # seconds in which no fine-tuning, no other network is worth a trial
 
 @patch
-def _add_training(self:Ladder, cost, rung):
-    "The costs of a network with those of its training"
-    return dict(cost, training=self.measure_step(rung.arch, rung.size))
+def _get_cost(self:Ladder, rung, new):
+    "The costs of a rung's network, also of its `new` members alone and of its training"
+    cost = dict(self.measure(rung.arch, rung.size))
+    cost['new'] = sum(self.measure(arch, rung.size)['features'] for arch in new)
+    if rung.notebook == '04_train': cost['training'] = self.measure_step(rung.arch, rung.size)
+    return cost
 
 # %% ../nbs/04b_ladder.ipynb #c41d771c
 @patch
@@ -152,15 +168,14 @@ def plan(self:Ladder)->list:
     "The rungs that can be climbed next, with their expected seconds and gain, the cheapest first"
     epochs = self._count_epochs()
     failed = {row['kind'] for row in self.rows if row['error']}
+    more = self.more if self.left > SHORT else {}
     rungs = []
-    for rung in list_rungs(self.params, self.archs, self.done, epochs):
-        is_new = not set(split_joint(rung.arch) or [rung.arch]) <= self._list_known(rung.size)
-        if rung.kind in failed or is_new and self.left < BRIEF: continue
+    for rung in list_rungs(self.params, self.archs, self.done, epochs, more):
+        new = set(split_joint(rung.arch) or [rung.arch]) - self._list_known(rung.size)
+        if rung.kind in failed or new and self.left < BRIEF: continue
         if not self._fits(rung): continue
-        cost = self.measure(rung.arch, rung.size)
-        if rung.notebook == '04_train': cost = self._add_training(cost, rung)
-        known = self._list_known(rung.size)
-        rung.seconds = self.pace*estimate_seconds(rung, self.sizes, cost, known)
+        cost = self._get_cost(rung, new)
+        rung.seconds = self.pace*estimate_seconds(rung, self.sizes, cost)
         rung.gain = expect_gain(rung, self.accuracy, self.rows)
         rungs.append(rung)
     return _put_refits_last(sorted(rungs, key=_get_seconds), self.left)
@@ -208,6 +223,8 @@ def choose_next(self:Ladder)->tuple:
         f'{max(0, self.left):.0f} s are left')
 
 # %% ../nbs/04b_ladder.ipynb #a696ffa3
+_BY_TIME = ('epochs', 'budget_minutes', 'teacher')  # of a training: depend on the time there was
+
 @patch
 def _run_rung(self:Ladder, rung):
     "Execute the rung's notebook; returns its `Run`. A run that was interrupted is resumed"
@@ -218,7 +235,7 @@ def _run_rung(self:Ladder, rung):
     if self._is_known(old, given): return Run(folder)
     if rung.notebook == '04_train':
         given['budget_minutes'] = round(.9*self.left/60, 2)
-        if old: given |= {o: old['parameters'][o] for o in ('epochs', 'budget_minutes')}
+        given |= {o: old['parameters'][o] for o in _BY_TIME if o in old.get('parameters', {})}
     limit = max(1, self.left + 6*self.params['minutes'])  # a tenth more than the limit
     run_notebook(rung.notebook, str(folder), quiet=True, seconds=limit if self.done else None,
         **given)
@@ -248,8 +265,7 @@ def climb_rung(self:Ladder, rung):
 def _is_known(self:Ladder, old, given):
     "Whether a run is done with these parameters on these data"
     if old.get('status') != 'done' or old['data_hash'] != self.run.record['data_hash']: return False
-    limits = ('epochs', 'budget_minutes')  # of a training, which depend on the time there was
-    return all(old['parameters'].get(o) == given[o] for o in given if o not in limits)
+    return all(old['parameters'].get(o) == given[o] for o in given if o not in _BY_TIME)
 
 # %% ../nbs/04b_ladder.ipynb #2470fab7
 @patch
@@ -311,34 +327,80 @@ def say(self:Ladder):
     share = say_share(dict(value=row['accuracy'], low=row['low'], high=row['high']))
     print(f'{said}: validation accuracy {share}, {mark}', flush=True)
 
+# %% ../nbs/04b_ladder.ipynb #42c9b72c
+def _plot_shares(t, x, ax):
+    "Validation accuracy with its 95 % interval by a column; the `Axes`"
+    ax = ax or get_plt().subplots(figsize=(5, 2.8))[1]
+    spread = [(t.accuracy - t.low).clip(0), (t.high - t.accuracy).clip(0)]
+    ax.errorbar(t[x], t.accuracy, spread, fmt='o', color='#0072B2', capsize=3)
+    ax.set_ylabel('validation accuracy')
+    return ax
+
 # %% ../nbs/04b_ladder.ipynb #ebd78bdc
 def plot_ladder(
     rows,    # ladder.csv
     ax=None, # matplotlib `Axes`
 ):
     "Validation accuracy with its 95 % interval by minutes; the `Axes`"
-    ax = ax or get_plt().subplots(figsize=(5, 2.8))[1]
     t = rows[rows.error == '']
-    spread = [(t.accuracy - t.low).clip(0), (t.high - t.accuracy).clip(0)]
-    ax.errorbar(t.minutes, t.accuracy, spread, fmt='o', color='#0072B2', capsize=3)
+    ax = _plot_shares(t, 'minutes', ax)
     ax.step(t.minutes, t.accuracy.cummax(), where='post', color='#D55E00', label='best so far')
     for number,row in enumerate(t.itertuples()):
         above = 5 if number % 2 else -12  # neighbours would lie on each other
         ax.annotate(row.kind, (row.minutes, row.accuracy), xytext=(5, above),
             textcoords='offset points', fontsize=8)
-    ax.set(xlabel='minutes', ylabel='validation accuracy')
+    ax.set_xlabel('minutes')
     ax.margins(x=.3)
     ax.set_xlim(left=0)
     ax.legend(loc='lower right')
     return ax
 
+# %% ../nbs/04b_ladder.ipynb #604d43b2
+def find_front(
+    rows, # ladder.csv
+)->pd.DataFrame:
+    "The rungs that no other one beats in both accuracy and milliseconds, the fastest first"
+    t = rows[rows.error == '']
+    on_front = get_pareto_front(t.assign(value=t.accuracy), 'milliseconds')
+    return t[on_front].sort_values('milliseconds')
+
+# %% ../nbs/04b_ladder.ipynb #23bdcc1b
+def plot_front(
+    rows,    # ladder.csv
+    ax=None, # matplotlib `Axes`
+):
+    "Validation accuracy with its 95 % interval by milliseconds, and the Pareto front; the `Axes`"
+    ax = _plot_shares(rows[rows.error == ''], 'milliseconds', ax)
+    front = find_front(rows)
+    ax.step(front.milliseconds, front.accuracy, where='post', color='#D55E00', label='Pareto front')
+    for row in front.itertuples():
+        ax.annotate(row.kind, (row.milliseconds, row.accuracy), xytext=(5, 5),
+            textcoords='offset points', fontsize=8)
+    ax.set_xlabel('milliseconds for one image (PyTorch)')
+    ax.margins(x=.2)
+    ax.set_xlim(left=0)
+    ax.legend(loc='lower right')
+    return ax
+
+# %% ../nbs/04b_ladder.ipynb #721955b7
+def describe_front(
+    rows, # ladder.csv
+)->str:
+    "The runs on the Pareto front, a line each"
+    lines = [f'{row.milliseconds:8.0f} ms an image, {format_share(row.accuracy)}: {row.run}'
+        for row in find_front(rows).itertuples()]
+    return '\n'.join(['Each of these is a complete run, and no other is both faster and better '
+        '(PyTorch, one image at a time):', *lines])
+
 # %% ../nbs/04b_ladder.ipynb #1be1b2d4
 @patch
 def _keep_figure(self:Ladder):
-    "Write the figure of the climb so far into the run"
-    ax = plot_ladder(pd.DataFrame(self.rows))
-    self.run.keep_figure(ax, 'ladder')
-    get_plt().close(ax.figure)
+    "Write the figures of the climb so far into the run"
+    rows = pd.DataFrame(self.rows)
+    for name,plot in (('ladder', plot_ladder), ('front', plot_front)):
+        ax = plot(rows)
+        self.run.keep_figure(ax, name)
+        get_plt().close(ax.figure)
 
 # %% ../nbs/04b_ladder.ipynb #6b0bc52e
 @patch
@@ -364,10 +426,13 @@ def open_ladder(
 )->Ladder:
     "A ladder that measures networks on this machine"
     from imgclf_nb.training.network_costs import measure_network, measure_training
-    archs = find_archs(params['arch'], params['archs'])
+    archs = run.record.get('archs') or find_archs(params['arch'], params['archs'])
+    run.update(archs=archs)  # weights that come later are no reason to climb rungs anew
+    others = [] if params['archs'] else [arch for arch in CANDIDATES if arch not in archs]
     def measure(arch, size): return measure_network(arch, size, params['channels'])
     def measure_step(arch, size): return measure_training(arch, size, params['channels'])
-    return Ladder(run, params, archs, sizes, measure, measure_step, begin)
+    def find_more(): return find_downloads(others)
+    return Ladder(run, params, archs, sizes, measure, measure_step, find_more, begin)
 
 # %% ../nbs/04b_ladder.ipynb #773f970f
 LIMITS = ('minutes', 'until', 'max_ms', 'max_mb', 'early')  # may change
@@ -410,5 +475,6 @@ def run_ladder(
     full = complete({**get_defaults('04b_ladder'), **parameters, 'run': name})
     ladder = climb_set(full, begin)
     print(f'The ladder ends: {ladder.reason}.\n\n{describe_result(ladder.run)}')
+    print(describe_front(pd.DataFrame(ladder.rows)))
     print(f'model       {ladder.run.path}')
     print(f'Next: imgclf_evaluate {name} opens the test split; imgclf_predict {name} IMAGES')

@@ -71,6 +71,27 @@ def test_a_failing_rung_is_left_out(first, places, monkeypatch):
     assert read(places)['status'] == 'done' and read(places)['chosen'] == 'best-first'
 
 
+def test_a_probe_teaches(first, places, monkeypatch):
+    "Training by half a probe's probabilities, a probe's alone, and of the images that are trained on"
+    from imgclf_nb.base.running import run_notebook
+    from imgclf_nb.data import get_items
+    from imgclf_nb.models.features import get_preprocessing
+    from imgclf_nb.splitting import get_splits, seal_test
+    from imgclf_nb.train import _get_loaders
+    for name,place in places.items(): monkeypatch.setenv(name, place)
+    given = dict(dataset='pc_parts_mini', size=64, epochs=1)
+    run_notebook('04_train', 'taught', quiet=True, teacher='best-first', **given)
+    record = Run(places['IMGCLF_RUNS'] + '/taught').record
+    assert record['status'] == 'done' and record['parameters']['teacher'] == 'best-first'
+    items = seal_test(get_splits(get_items('pc_parts_mini'))).assign(part='')
+    pre = get_preprocessing(record['arch'], 64, record['classes'])
+    targets = _get_loaders(items, pre, record['parameters']).train.targets
+    labels = items[items.split == 'train'].label
+    own = targets[range(len(labels)), [record['classes'].index(label) for label in labels]]
+    assert targets.sum(1).allclose(targets.new_ones(len(labels))) and (own >= .45).all() and (own < .99).any()
+    with pytest.raises(UserError, match='is no probe'): run_notebook('04_train', 'again', quiet=True, teacher='taught', **given)
+
+
 @pytest.mark.parametrize('words, part', [(['--minutes', '1', '--quick'], '--quick is the first step'),
     (['--minutes', '1', '-p', 'epoch', '3'], 'epoch'), (['--minutes', '-1'], 'minutes'), (['--until', '.9'], '--minutes')])
 def test_words_that_do_not_fit(places, words, part):

@@ -1,5 +1,5 @@
 "Weights: the hub's real client against a server of our own, and real photos seen by the default model"
-import contextlib, http.server, os, threading
+import contextlib, http.server, os, socket, threading
 
 import pytest, timm, torch
 from safetensors.torch import save_file
@@ -100,3 +100,34 @@ def test_a_cat_looks_like_a_cat(real):
     best = get_probabilities(model, [torch.stack([pre(p) for p in files])]).argmax(1)
     right = [int(b) in PHOTOS[p.stem.split('_')[0]] for p,b in zip(files, best)]
     assert sum(right) >= len(files) - 2, [(p.name, int(b)) for p,b,r in zip(files, best, right) if not r]
+
+
+def find_downloads(home, endpoint, offline='0'):
+    "What a fresh process says about two networks: one here, one on the hub; and the seconds it took"
+    code = """
+import time
+from imgclf_nb.base.weights_at_hand import find_downloads
+began = time.time()
+print(find_downloads(['tf_efficientnet_lite0', 'test_resnet']), time.time() - began, sep='|')"""
+    env = {k: v for k,v in os.environ.items() if k.lower() not in ('http_proxy', 'https_proxy', 'all_proxy')}
+    rc, out, err = run_code(code, {**env, 'HF_HOME': str(home), 'HF_ENDPOINT': endpoint, 'HF_HUB_OFFLINE': offline})
+    assert rc == 0, err
+    return out
+
+
+@contextlib.contextmanager
+def silent():
+    "A server that accepts connections and never answers"
+    with socket.create_server(('127.0.0.1', 0)) as server: yield f'http://127.0.0.1:{server.getsockname()[1]}'
+
+
+def test_what_the_hub_offers(weights, tmp_path):
+    "The size without the file; a hub that is off, gone or silent offers nothing, and is not waited for"
+    size, here = weights[0].stat().st_size, "{'tf_efficientnet_lite0': 0}"
+    with hub(weights[0]) as (endpoint, asked): out = find_downloads(tmp_path, endpoint)
+    assert f"'test_resnet': {size}" in out and all(method == 'HEAD' for method,_ in asked), out
+    assert find_downloads(tmp_path, 'http://127.0.0.1:9', offline='1').startswith(here)
+    gone = find_downloads(tmp_path, 'http://127.0.0.1:9')
+    assert 'No more networks from the hub' in gone and here in gone, gone
+    with silent() as endpoint: out = find_downloads(tmp_path, endpoint)
+    assert 'No more networks from the hub' in out and here in out and float(out.split('|')[1]) < 10, out
