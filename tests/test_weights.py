@@ -131,3 +131,18 @@ def test_what_the_hub_offers(weights, tmp_path):
     assert 'No more networks from the hub' in gone and here in gone, gone
     with silent() as endpoint: out = find_downloads(tmp_path, endpoint)
     assert 'No more networks from the hub' in out and here in out and float(out.split('|')[1]) < 10, out
+
+
+def test_a_member_with_the_weights_of_an_export_uses_its_features(monkeypatch):
+    "What frozen members of a combination have computed as probes is not computed again; other weights are not mistaken for them"
+    from types import SimpleNamespace
+    from imgclf_nb.backbones import get_backbone
+    from imgclf_nb.models import features
+    body = get_backbone('test_resnet', weights='none')
+    export = SimpleNamespace(body=features.hash_body(body))
+    monkeypatch.setattr(features, 'open_frozen', lambda *args: export)
+    assert features._find_export(body, 'test_resnet', 32, 3, 'none') is export
+    body.reset_classifier(7)  # a head changes no feature
+    assert features._find_export(body, 'test_resnet', 32, 3, 'none') is export
+    with torch.no_grad(): next(body.parameters()).add_(1e-3)
+    assert features._find_export(body, 'test_resnet', 32, 3, 'none') is None
