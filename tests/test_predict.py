@@ -1,8 +1,8 @@
 "A model that answers, as a process: what it loads, what a kill leaves, what it refuses"
-import json, os, shutil, signal, subprocess, sys, time
+import io, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
-import numpy as np, pytest
+import numpy as np, pytest, torch
 from PIL import Image
 
 from imgclf_nb.backbones import get_backbone, save_model
@@ -18,6 +18,12 @@ CLASSES = ['cat', 'dog', '漢字 "x", Кот']
 HEAVY = {'torch', 'timm', 'fastai', 'torchvision', 'sklearn', 'scipy', 'matplotlib', 'albumentations', 'mapie'}
 
 
+def make_noise(rng):
+    "The bytes of a JPEG of noise"
+    Image.fromarray(rng.integers(0, 256, (40,50,3), dtype=np.uint8)).save(file := io.BytesIO(), 'jpeg')
+    return file.getvalue()
+
+
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
     "An exported run with random weights, and 60 images, one of them broken"
@@ -25,6 +31,7 @@ def place(tmp_path_factory):
     run = d/'runs'/'mine'
     (run/'export').mkdir(parents=True)
     pre = Preprocessing(size=32, classes=CLASSES)
+    torch.manual_seed(0)
     model = get_backbone('test_resnet', 3, 'none', size=32)
     save_model(run, model, dict(arch='test_resnet', classes=CLASSES, preprocessing=pre.to_dict(), temperature=2., threshold=None))
     write_json(run/'run.json', dict(status='done', run='mine', error=None, classes=CLASSES, dataset='none', parameters={}, positive_class=None,
@@ -36,7 +43,7 @@ def place(tmp_path_factory):
     rng = np.random.default_rng(0)
     for label in ('cat', 'dog'):
         (d/'photos'/label).mkdir(parents=True)
-        for i in range(30): Image.fromarray(rng.integers(0, 256, (40,50,3), dtype=np.uint8)).save(d/'photos'/label/f'{i}.jpg')
+        for i in range(30): (d/'photos'/label/f'{i}.jpg').write_bytes(make_noise(rng))
     (d/'photos'/'dog'/'7.jpg').write_bytes(b'\xff\xd8\xff\xe0 cut off')
     return d
 
@@ -106,7 +113,7 @@ def known(place):
     from imgclf_nb.results.reference import Seen, make_reference, write_reference
     run = shutil.copytree(place/'runs'/'mine', place/'runs'/'known')
     model, rng = Predictor(run), np.random.default_rng(1)
-    pixels = np.stack([model.read(rng.integers(0, 256, (40,50,3), dtype=np.uint8))[0][0] for _ in range(300)])
+    pixels = np.stack([model.read(make_noise(rng))[0][0] for _ in range(300)])
     logits, features = model.load(1)[0](model.members[0].preprocessing.array(pixels))
     scaled = np.exp(logits/2)
     seen = [Seen(features[rows], (scaled/scaled.sum(1, keepdims=True)).max(1)[rows], np.arange(300)[rows] % 3, np.arange(300)[rows])
