@@ -363,7 +363,7 @@ def find_front(
     "The rungs that no other one beats in both accuracy and milliseconds, the fastest first"
     t = rows[rows.error == '']
     on_front = get_pareto_front(t.assign(value=t.accuracy), 'milliseconds')
-    return t[on_front].sort_values('milliseconds')
+    return t[on_front].sort_values('milliseconds').drop_duplicates(['milliseconds', 'accuracy'])
 
 # %% ../nbs/04b_ladder.ipynb #23bdcc1b
 def plot_front(
