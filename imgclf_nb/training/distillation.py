@@ -54,10 +54,10 @@ def _see(run, images, precision, cache):
 def ask_teacher(
     run:Run,      # from `open_teacher`
     x,            # features of the training images `(n, d)`
-    y,            # their classes as numbers `(n,)`, each class at least once
+    y,            # their classes as numbers `(n,)`
     units,        # what is never divided, `(n,)`
 )->np.ndarray:
-    "Calibrated probabilities `(n, classes)` by heads without the image's unit"
+    "Calibrated probabilities of the classes of `y`, `(n, k)`, by heads without the image's unit"
     params = run.record['parameters']
     fit = HEADS[params.get('head', 'logistic')]
     p = cross_predict(x, y, units, run.record['head_c'], balanced=params['class_weights'], fit=fit)
@@ -76,4 +76,6 @@ def get_soft_labels(
     train = items[items.split == 'train']
     x = _see(run, train, get_precision(items), cache)
     y = np.array([classes.index(label) for label in train.label])
-    return mix_labels(ask_teacher(run, x, y, get_units(train)), y, smoothing)
+    p = np.zeros((len(y), len(classes)))  # a class without training images gets none
+    p[:,np.unique(y)] = ask_teacher(run, x, y, get_units(train))
+    return mix_labels(p, y, smoothing)
