@@ -319,7 +319,7 @@ def audit(
     decisions=(),       # to save before the set is read: `(path, action, value)` of each
 )->dict:
     "Audit a data set, write the results into `out`; `UserError` if the data set is unusable"
-    start = time.time()
+    start = time.monotonic()
     found = open_set(dataset)  # rejects an unknown name before the slow imports
     out = _make_folder(Path(out) if out else get_records(found.key)/'audit')
     _save_decisions(found, decisions)
@@ -327,7 +327,7 @@ def audit(
     a = find_all(found, labels)
     sections = _get_sections(a)
     _save_figures(out/'figures', sections)
-    a['summary']['seconds'] = round(time.time() - start, 1)
+    a['summary']['seconds'] = round(time.monotonic() - start, 1)
     _write_results(out, found.name, a, sections)
     return dict(a, out=out)
 

@@ -216,7 +216,7 @@ def _read_run_arguments(words=None):
 @console_command('The same command resumes this run.', works=True)
 def imgclf_run():
     "`imgclf_run`: the console command"
-    began = time.time()
+    began = time.monotonic()
     name, parameters, quick = _read_run_arguments()
     if 'minutes' in parameters:
         from imgclf_nb.ladder import run_ladder

@@ -340,10 +340,10 @@ def imgclf_predict(
     if runtime == 'auto' and precision == 'fp32': ensure_export(run)
     model = Predictor(run, runtime, precision, unlike=unlike)
     print(f'{len(paths):,} images, {model}\n{describe_novelty(run, model.reference, unlike)}')
-    began = time.time()
+    began = time.monotonic()
     before = open_predictions(model, paths, out).rows
     done = predict_to_file(model, paths, out, batch_size)
-    _say_done(done, out, time.time() - began, len(paths) - before)
+    _say_done(done, out, time.monotonic() - began, len(paths) - before)
     if explain: explain_file(model, out)
     if truth: _score(model, out, truth)
     if next: say_next(model, out, next)

@@ -98,12 +98,12 @@ class Ladder:
     measure:object# `measure(arch, size)` gives the costs of a network
     measure_step:object # `measure_step(arch, size)` gives seconds per image of training
     find_more:object# `find_more()` gives other networks, and the bytes of weights to download
-    begin:float = field(default_factory=time.time)
+    begin:float = field(default_factory=time.monotonic)
     rows:list = field(default_factory=list) # a dictionary for each rung
     done:dict = field(default_factory=dict) # finished rungs by kind
     offered:dict = None # what `find_more` gave
 
-    def clock(self): return time.time()
+    def clock(self): return time.monotonic()
 
     @property
     def left(self):
@@ -423,7 +423,7 @@ def open_ladder(
     run:Run,     # of the result, locked
     params:dict, # of this chapter, complete
     sizes:Sizes, # of the data
-    begin:float, # `time.time()` at which the minutes began
+    begin:float, # `time.monotonic()` at which the minutes began
 )->Ladder:
     "A ladder that measures networks on this machine"
     from imgclf_nb.training.network_costs import measure_network, measure_training
@@ -448,7 +448,7 @@ def count_sizes(
 # %% ../nbs/04b_ladder.ipynb #11f2aa58
 def climb_set(
     params:dict,  # of this chapter, complete
-    begin:float,  # `time.time()` at which the minutes began
+    begin:float,  # `time.monotonic()` at which the minutes began
 )->Ladder:
     "The ladder of a data set, climbed; `.reason` says why it ended. What it has found stays found"
     run = get_run('04b_ladder', params, free=LIMITS, older=get_older(params['dataset']))
@@ -469,7 +469,7 @@ def climb_set(
 def run_ladder(
     name:str,       # of the result's run
     parameters:dict,# those of this chapter that were given
-    begin:float,    # `time.time()` at which the minutes began
+    begin:float,    # `time.monotonic()` at which the minutes began
 ):
     "Climb, and print what came of it: `imgclf_run --minutes`"
     set_allocator()

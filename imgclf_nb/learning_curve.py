@@ -95,7 +95,7 @@ def measure_probe(
     sizes:list,    # of the training part
     seeds:int,     # repetitions
     weights:str='auto', # as in `get_backbone`
-    until:float=np.inf, # `time.time()` after which no further seed starts
+    until:float=np.inf, # `time.monotonic()` after which no further seed starts
 )->dict:
     """`wrong` `(sizes, seeds, validation images)`, `pictures` (how many) `(sizes, seeds)`, `units`
     of the validation images: a logistic regression on frozen features, C chosen at each size
@@ -103,7 +103,7 @@ def measure_probe(
     parts = _Parts(items, classes, get_card(dataset), arch, size, weights)
     rows = []
     for seed in show_progress(range(seeds), seeds, 'probes', 20):
-        if time.time() > until: break
+        if time.monotonic() > until: break
         rows.append([_measure_or_copy(parts, part, seed, rows, j) for j,part in enumerate(sizes)])
     if len(rows) < 2:
         raise UserError(f'{len(rows)} of {seeds} seeds were measured before the time was over: too '

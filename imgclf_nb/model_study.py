@@ -32,7 +32,7 @@ def _make_first(archs, make, until):
     "The first probe that succeeds in time, and a row with the error for each model before it"
     failed = []
     for i,arch in enumerate(archs):
-        if time.time() > until:
+        if time.monotonic() > until:
             print('No time is left for the probes.', flush=True)
             return None, failed + [dict(arch=late, error='no time left') for late in archs[i:]]
         try: return make(arch), failed
@@ -51,7 +51,7 @@ def rank_probes(
     minutes:float=10., # after these, no further model starts
 )->pd.DataFrame:
     "The ranking of `compare_probes`; a model without weights is a row with its `error`"
-    until = time.time() + 60*minutes
+    until = time.monotonic() + 60*minutes
     card = get_card(dataset)
     options = dict(balanced=card.recipe['class_weights'], mirror=not card.never.get('flip'))
     side = size or card.recipe['size']
@@ -118,11 +118,11 @@ def describe_best(
 
 # %% ../nbs/07b_model_study.ipynb #3ca3df74
 def get_minutes_left(
-    until:float, # `time.time()` at which the budget ends
+    until:float, # `time.monotonic()` at which the budget ends
     models:int,  # number of models whose speed is measured afterwards, about 5 s each
 )->float:
     "Minutes that are left for training, not below 0"
-    return max(0., (until - time.time() - 5*models)/60)
+    return max(0., (until - time.monotonic() - 5*models)/60)
 
 # %% ../nbs/07b_model_study.ipynb #230ea2cd
 def _read_processor():
@@ -171,7 +171,7 @@ def _take_turns(models, sizes, rounds, seconds, until):
     import torch
     turns = {}
     for _ in range(rounds + 1):
-        if time.time() > until:
+        if time.monotonic() > until:
             print('The time is up: speed is measured with fewer turns or not at all.')
             break
         for (arch, model), n in product(models.items(), (1, 32)):
@@ -191,7 +191,7 @@ def measure_speed(
     sizes:dict,     # side in pixels of each arch
     rounds:int=3,   # turns
     seconds:float=.5, # of each turn
-    until:float=np.inf, # `time.time()` after which no further turn starts
+    until:float=np.inf, # `time.monotonic()` after which no further turn starts
 )->pd.DataFrame:
     "Medians: images per second, one (`one`) or 32 (`many`) at a time, and `joules` per image"
     import torch

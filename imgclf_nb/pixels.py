@@ -116,7 +116,7 @@ class _Writer:
         self.rows = self.take_intact(table)
         self.known = {row[0].decode() for row in self.rows}
         self.end = get_ends(table).max(initial=0)  # another process may read all that is listed
-        self.kept = time.time()
+        self.kept = time.monotonic()
         if not len(table): write_json(folder/'recipe.json', recipe)
         self.open_file()
 
@@ -150,7 +150,7 @@ def keep(self:_Writer):
         np.save(temporary, np.array(self.rows, ROW))
         os.replace(temporary, self.folder/'index.npy')
     finally: temporary.unlink(missing_ok=True)
-    self.kept = time.time()
+    self.kept = time.monotonic()
 
 # %% ../nbs/01c_pixels.ipynb #0589bd52
 @patch
@@ -161,7 +161,7 @@ def add(self:_Writer, sha256, a):
     self.known.add(sha256)
     self.rows.append(make_row(sha256, self.end, a))
     self.end += a.size
-    if time.time() - self.kept > 5: self.keep()
+    if time.monotonic() - self.kept > 5: self.keep()
 
 # %% ../nbs/01c_pixels.ipynb #86b8552f
 @patch

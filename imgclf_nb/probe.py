@@ -59,7 +59,7 @@ def get_probe(
     balanced:bool=False,# make every class count the same
     mirror:bool=True,   # use the mirrored images too
     cache:bool=True,    # False: decode the files
-    until:float=None,   # `time.time()` when its features must be ready
+    until:float=None,   # `time.monotonic()` when its features must be ready
     channels:int=3,     # 3 (RGB) or 1 (grey)
     **kw                # `doubt`, `refit` and `kind`, as for `fit_head`
 )->dict:
@@ -95,7 +95,7 @@ def _get_row(probe):
 # %% ../nbs/04a_probe.ipynb #3b1c3765
 def _try_probe(arch, make, until):
     "`(probe, row)` of one more model; if that is impossible, None and a row with the reason"
-    if time.time() > until: return None, dict(arch=arch, error='no time left')
+    if time.monotonic() > until: return None, dict(arch=arch, error='no time left')
     try: probe = make(arch)
     except UserError as e:
         print(e)
@@ -113,7 +113,7 @@ def compare_probes(
     first:dict,  # from `get_probe`
     others:list, # names of timm models
     make,        # `make(arch)` gives a probe
-    until:float, # `time.time()` after which no further model is begun
+    until:float, # `time.monotonic()` after which no further model is begun
 )->tuple:
     "`(best probe, ranking)`; the ranking has a row for each model, the best first"
     best = first

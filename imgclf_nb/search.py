@@ -110,14 +110,14 @@ class _Search:
     def __init__(self, study, base, space, trials, minutes, data_hash):
         self.study, self.base, self.space, self.trials = study, base, space, trials
         self.minutes, self.data_hash = minutes, data_hash
-        self.until = time.time() + 60*minutes
+        self.until = time.monotonic() + 60*minutes
         self.spent, self.failed = [], 0
 
     @property
     def done(self): return len(_list_trials(self.study, 'complete'))
 
     @property
-    def left(self): return self.until - time.time()
+    def left(self): return self.until - time.monotonic()
 
     @property
     def late(self):
@@ -147,13 +147,13 @@ def run_trial(self:_Search, trial, name:str, parameters:dict)->bool:
 @patch
 def step(self:_Search)->bool:
     "Run one trial; False where the time is up"
-    trial, began = self.study.ask(), time.time()
+    trial, began = self.study.ask(), time.monotonic()
     failed, parameters = self.failed, {**self.base, **suggest(trial, self.space)}
     if not self.run_trial(trial, name_run(parameters, self.data_hash), parameters):
         print('The time ended during a trial; the same command resumes it.')
         return False
     if self.failed > failed: return True
-    self.spent.append(time.time() - began)
+    self.spent.append(time.monotonic() - began)
     print(f'{self.done} of {self.trials} trials, {max(0, self.left):.0f} s left; '
         f'best log loss {self.study.best_value:.3f}', flush=True)
     return True

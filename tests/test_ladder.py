@@ -1,5 +1,5 @@
 "The ladder as a command: the first rung is always climbed, more minutes resume, a failure loses nothing"
-import json, os, subprocess, sys
+import json, os, signal, subprocess, sys, time
 
 import pandas as pd
 import pytest
@@ -10,11 +10,21 @@ from imgclf_nb.core import UserError
 GIVEN = ['pc_parts_mini', '--run', 'best', '-p', 'size', '64']
 
 
-def climb(places, *more):
-    "`imgclf_run` with these words: exit status and what it says"
+def start(places, *words):
+    "`imgclf_run` with these words, as a process group of its own"
     code = 'import sys; sys.argv[0] = "imgclf_run"; from imgclf_nb.commands import imgclf_run as run; sys.exit(run())'
-    r = subprocess.run([sys.executable, '-c', code, *GIVEN, *more], env={**os.environ, **places}, capture_output=True, text=True)
-    return r.returncode, r.stdout + r.stderr
+    return subprocess.Popen([sys.executable, '-c', code, *words], env={**os.environ, **places}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def finish(places, *words):
+    "Its exit status, and what it says"
+    process = start(places, *words)
+    said = process.communicate()[0]
+    return process.returncode, said
+
+
+def climb(places, *more): return finish(places, *GIVEN, *more)
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +75,7 @@ def test_a_failing_rung_is_left_out(first, places, monkeypatch):
     def fail(*args, **kw): raise UserError('One image does not fit into memory: give a smaller size or arch.')
     monkeypatch.setattr(module, 'run_notebook', fail)
     params = dict(read(places)['parameters'], minutes=5.)
-    made = module.climb_set(params, module.time.time())
+    made = module.climb_set(params, module.time.monotonic())
     assert made.rows[0]['kind'] == 'first' and not made.rows[0]['error']  # known from before
     assert len(made.rows) > 1 and all('does not fit into memory' in row['error'] for row in made.rows[1:])
     assert read(places)['status'] == 'done' and read(places)['chosen'] == 'best-first'
@@ -97,3 +107,21 @@ def test_a_probe_teaches(first, places, monkeypatch):
 def test_words_that_do_not_fit(places, words, part):
     status, said = climb(places, *words)
     assert status != 0 and part in said, said
+
+
+def test_a_killed_ladder_has_its_best_model_and_resumes(places, monkeypatch):
+    "kill -9 in the second rung: the first answer is complete, and the same command does not climb it again"
+    for name,place in places.items(): monkeypatch.setenv(name, place)
+    words = ['pc_parts_mini', '--run', 'killed', '-p', 'size', '32', '-p', 'early', 'False']
+    process = start(places, *words, '--minutes', '3')
+    assert any('next:' in line for line in process.stdout), 'the first rung never ended'
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    runs = Run(places['IMGCLF_RUNS']).path
+    record = Run(runs/'killed').record
+    assert record['status'] == 'done' and record['chosen'] == 'killed-first' and (runs/'killed'/'predictions.csv').exists()
+    began = Run(runs/'killed-first').record['started']
+    status, said = finish(places, *words, '--minutes', '.5')
+    assert status == 0 and Run(runs/'killed-first').record['started'] == began, said
+    assert list(pd.read_csv(runs/'killed'/'ladder.csv').kind)[:2] == ['first', 'ridge']

@@ -34,7 +34,7 @@ class Run:
         path, # the folder
     ):
         self.path = Path(path)
-        self.began = time.time()
+        self.began = time.monotonic()
         self.lock = None
         self.again = False  # whether an earlier attempt was interrupted
 
@@ -97,7 +97,8 @@ def resume(self:Run, epoch:int=0, step:int=0):
 def finish(self:Run, **values):
     "Mark the run as done, with these last entries, and release its lock"
     self.resume()  # work without epochs was restarted from its beginning
-    self.update(status='done', error=None, seconds=round(time.time() - self.began, 1), **values)
+    seconds = round(time.monotonic() - self.began, 1)
+    self.update(status='done', error=None, seconds=seconds, **values)
     self.close()
 
 # %% ../../nbs/base/01_runs.ipynb #87bcc52c
@@ -106,7 +107,7 @@ def fail(self:Run, error:Exception):
     "Record an error in run.json, or say why that is not possible, and release the lock"
     message = str(error) or type(error).__name__
     reason = dict(parameter=getattr(error, 'parameter', None), message=message)
-    seconds = round(time.time() - self.began, 1)
+    seconds = round(time.monotonic() - self.began, 1)
     try: self.update(status='failed', seconds=seconds, error=reason)
     except UserError as why: print(f'The error is not recorded in the run: {why}')
     finally: self.close()

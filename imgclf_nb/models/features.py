@@ -139,8 +139,8 @@ def choose_precision(
 # %% ../../nbs/models/01_features.ipynb #e24b483f
 def _check_time(arch, began, done, left, until):
     "`UserError` if the remaining images will not be ready in time"
-    needed = (time.time() - began)/done*left
-    available = until - time.time()
+    needed = (time.monotonic() - began)/done*left
+    available = until - time.monotonic()
     if needed <= available: return
     raise UserError(f"{arch} is left out: its features would take about {needed:.0f} s more, and "
         f"{max(0, available):.0f} s are left. What was computed is kept.", 'minutes')
@@ -150,7 +150,7 @@ def _watch_time(computed, arch, n, batch_size, ahead, until):
     "Yields the chunks of `n` images until `_check_time` stops it; `ahead` images will follow them"
     for number,chunk in enumerate(computed):
         yield chunk
-        if number == 0: began = time.time()  # the first chunk is slow and does not count
+        if number == 0: began = time.monotonic()  # the first chunk is slow and does not count
         else:
             left = max(0, n - (number + 1)*batch_size) + ahead
             _check_time(arch, began, number*batch_size, left, until)
@@ -182,13 +182,13 @@ def _compute(model, items, made, batch_size, mirror, precision):
 # %% ../../nbs/models/01_features.ipynb #5f8746e3
 def _keep_computed(computed, known, store):
     "Add the features to `known`, and write the store every 30 seconds and at the end"
-    kept = time.time()
+    kept = time.monotonic()
     try:
         for hashes,features in computed:
             known.update(zip(hashes, features))
-            if time.time() - kept > 30:  # a killed process loses some of its work, not all
+            if time.monotonic() - kept > 30:  # a killed process loses some of its work, not all
                 _write_store(store, known)
-                kept = time.time()
+                kept = time.monotonic()
     finally:
         if known: _write_store(store, known)
 
@@ -261,7 +261,7 @@ def get_frozen_features(
     batches=None,       # `batches(items, preprocessing, batch_size)` yields tensors
     model=None,         # the backbone, if it is loaded already; or a `FrozenBackbone`
     precision:str='fp32', # or bf16, or auto: from `choose_precision`
-    until:float=None,   # deadline as `time.time()`; `UserError` if it will be missed
+    until:float=None,   # deadline as `time.monotonic()`; `UserError` if it will be missed
     ahead:int=0,        # images that must follow these by the same deadline
     channels:int=3,     # 3 (RGB) or 1 (grey)
 )->np.ndarray:

@@ -262,7 +262,7 @@ def fit_head(
     balanced:bool=False, # every class has the same weight
     mirror:bool=True,    # use the mirrored images too
     cache:bool=True,     # False: decode the files
-    until:float=None,    # deadline as `time.time()`; `UserError` if it will be missed
+    until:float=None,    # deadline as `time.monotonic()`; `UserError` if it will be missed
     doubt:bool=False,    # images with improbable labels count less
     refit:bool=False,    # in the end, learn from the validation images too
     kind:str='logistic', # in `HEADS`
@@ -273,7 +273,7 @@ def fit_head(
     images, with `refit` by heads without their unit; `seen`: features, and `rows, sure`."""
     layer = get_linear_layer(model)
     if layer is None: return None
-    began = time.time()
+    began = time.monotonic()
     how = dict(cache=cache, precision=get_precision(items), until=until)
     train, valid = _see_splits(model, arch, items, preprocessing, mirror, refit, how)
     x, y, units, flipped = [train[name] for name in ('x', 'y', 'units', 'mirror')]
@@ -282,4 +282,4 @@ def fit_head(
     _set_layer(layer, head)
     found = {name: head.pop(name) for name in ('c', 'temperature', 'accuracy')}
     kept = dict(head, train=train['x'], valid=valid['x'])
-    return dict(found, probs=probs, seen=kept, seconds=time.time() - began)
+    return dict(found, probs=probs, seen=kept, seconds=time.monotonic() - began)

@@ -212,7 +212,7 @@ def _make_run(study, i, left):
     "Make run number i of the plan within `left` seconds, and record in its row how it ended"
     p, row = study.plan[i], study.rows[i]
     given = {k: v for k,v in p.items() if k != 'run'} | study._get_splits(i)
-    began = time.time()
+    began = time.monotonic()
     try: run_notebook(study.notebook, p['run'], quiet=True, seconds=left, **given)
     except TimeUp:
         state = _get_state(p['run'])  # it may have finished at the moment of the interrupt
@@ -224,23 +224,23 @@ def _make_run(study, i, left):
     except (UserError, RuntimeError, OSError) as e:
         row.update(status='failed', error=str(e) or type(e).__name__)
         print(f"{p['run']} failed: {row['error']}", flush=True)
-    else: row.update(status='done', error='', seconds=round(time.time() - began, 1))
+    else: row.update(status='done', error='', seconds=round(time.monotonic() - began, 1))
 
 # %% ../../nbs/results/04_studies.ipynb #275c287d
 def run_study(
     study:Study,  # the plan
 )->Study:
     "Make the missing runs in order within the budget; the next start resumes unfinished ones"
-    until = time.time() + 60*study.minutes
+    until = time.monotonic() + 60*study.minutes
     for i,row in enumerate(study.rows):
         if row['status'] != 'planned': continue
         expected = study._expect_seconds(i) or 0
-        left = until - time.time()
+        left = until - time.monotonic()
         if left < max(5, expected):
             row['error'] = 'no time left'
             continue
         _make_run(study, i, left)
-        study._report(i, until - time.time())
+        study._report(i, until - time.monotonic())
     late = sum(row['status'] == 'planned' for row in study.rows)
     if late:
         print(f"Not finished: {late} of {len(study.rows)} runs, for lack of time (budget: "

@@ -240,7 +240,7 @@ def note_failure(self:PredictionLog,
     self.engine.dispose()
     with self.changed: self.available, self.error = False, explain_fault(error, self.url)
     if self.away_since: return
-    self.away_since = time.time()
+    self.away_since = time.monotonic()
     _logger.warning('The prediction log cannot be written (%s): predictions continue, and up to '
         '%s rows wait.', self.error, f'{self.most:,}')
 
@@ -250,7 +250,7 @@ def note_success(self:PredictionLog):
     "The database answers; its return is told"
     with self.changed: self.available, self.error = True, ''
     if not self.away_since: return
-    seconds = time.time() - self.away_since
+    seconds = time.monotonic() - self.away_since
     self.away_since = None
     _logger.warning('The prediction log is written again after %.1f s.', seconds)
 
@@ -279,16 +279,16 @@ def attempt(self:PredictionLog)->bool:
 @patch
 def prune(self:PredictionLog):
     "Delete some of the rows and images that are too old, now and then"
-    if time.time() < self.next_prune: return
+    if time.monotonic() < self.next_prune: return
     with self.writing:
         limit = find_expired(self.engine, self.days, self.rows)
         ids = [] if limit is None else list_expired(self.engine, limit)
         for request_id in ids: delete_images(self.folder, request_id)
         if limit is not None: delete_expired(self.engine, ids, limit)
-    self.next_prune = time.time() + (0 if ids else PRUNE)
-    if self.days and time.time() > self.next_sweep:
+    self.next_prune = time.monotonic() + (0 if ids else PRUNE)
+    if self.days and time.monotonic() > self.next_sweep:
         delete_old_images(self.folder, self.days)
-        self.next_sweep = time.time() + SWEEP
+        self.next_sweep = time.monotonic() + SWEEP
 
 # %% ../../nbs/server/12_prediction_log.ipynb #747b64f0
 @patch
@@ -302,7 +302,7 @@ def wait(self:PredictionLog,
         if pause and is_closed(): self.changed.wait(PAUSES[0])
         elif pause: self.changed.wait_for(is_closed, pause)
         else:
-            until = max(0, self.next_prune - time.time())
+            until = max(0, self.next_prune - time.monotonic())
             self.changed.wait_for(lambda: is_closed() or self.queue, until)
             if self.queue: self.changed.wait_for(is_full, INTERVAL)
 

@@ -79,7 +79,7 @@ def _time_plans(model, plans, size, pictures, until):
             seconds[i] = min(seconds.get(i, math.inf), now)
         fastest = min(seconds.values())
         left = [i for i in left if seconds[i] < 1.3*fastest]  # the others are clearly slower
-        if len(left) < 2 or time.time() > until: break
+        if len(left) < 2 or time.monotonic() > until: break
     speeds = [round(pictures/seconds[i], 1) for i in range(len(plans))]
     measured = zip(plans, speeds)
     return [dict(plan, pictures=pictures, images_per_second=speed) for plan,speed in measured]
@@ -117,7 +117,7 @@ def _get_parts(few, batch_size):
 # %% ../../nbs/training/04_autotune.ipynb #bebed1f2
 def _find_plan(model, size, batch_size, precisions, whole, seconds=10):
     "`(plan, rows)` of the trial; larger passes only while they are faster per image"
-    until = time.time() + seconds
+    until = time.monotonic() + seconds
     few, *more = _get_parts(_get_trial_size(batch_size, get_device()), batch_size)
     rows = _time_plans(model, _list_plans(precisions), size, few, until)
     best = _choose(rows)

@@ -29,7 +29,7 @@ class EpochLine(Callback):
 @patch
 def before_epoch(self:EpochLine):
     "Start the epoch's clock and its sums"
-    self.t0 = time.time()
+    self.t0 = time.monotonic()
     self.total = 0.  # of the training loss over images
     self.n = 0  # training images
     self.seen = []  # outputs and targets of the validation batches
@@ -54,7 +54,7 @@ def _get_row(self:EpochLine):
     values[1] = self.learn.get_loss(torch.cat(outputs), torch.cat(targets))
     epoch = self.history[-1]['epoch'] + 1 if self.history else 1
     return dict(epoch=epoch, train_loss=self.total/max(1, self.n), valid_loss=values[1],
-        accuracy=values[2], seconds=time.time() - self.t0, images=self.n)
+        accuracy=values[2], seconds=time.monotonic() - self.t0, images=self.n)
 
 # %% ../../nbs/training/01a_callbacks.ipynb #bec125e8
 @patch
@@ -106,10 +106,10 @@ class StopInTime(Callback):
     order = 70
 
     def __init__(self, seconds): self.seconds = seconds
-    def before_fit(self): self.began = time.time()
+    def before_fit(self): self.began = time.monotonic()
 
     def after_epoch(self):
-        spent = time.time() - self.began
+        spent = time.monotonic() - self.began
         if self.epoch + 1 == self.n_epoch: return
         if spent + self.learn.history[-1]['seconds'] <= self.seconds: return
         print(f'Stopped after {spent:.0f} s: a further epoch would pass the limit of '

@@ -60,7 +60,7 @@ def finish(self:Checkpoint):
 @patch
 def _describe_state(self:Checkpoint, epoch, step):
     "The facts of the training, its key, its execution plan and the seconds it has taken"
-    spent = self.earlier + time.time() - self.began
+    spent = self.earlier + time.monotonic() - self.began
     facts = get_facts(self.learn, epoch, step)
     return {**facts, 'key': self.key, 'way': self.learn.way, 'spent': spent}
 
@@ -80,7 +80,7 @@ def _stop(self:Checkpoint, epoch, step, finite):
 @patch
 def write(self:Checkpoint, epoch, step):
     "Keep the state from which training resumes at this epoch and step, both counted from 0"
-    began = time.time()
+    began = time.monotonic()
     self.finish()
     facts = self._describe_state(epoch, step)
     finite = self.learn.is_finite()
@@ -91,7 +91,7 @@ def write(self:Checkpoint, epoch, step):
         self.learn.note('weights or running statistics became infinite or NaN: '
             'the last checkpoint with finite ones is kept')
     self.unsound = not finite
-    self.last = time.time()
+    self.last = time.monotonic()
     self.took += self.last - began
     if self.stopping: self._stop(epoch, step, finite)
 
@@ -100,7 +100,7 @@ def write(self:Checkpoint, epoch, step):
 def after_batch(self:Checkpoint):
     "Write if it is time or Ctrl-C came; after the last batch, `after_epoch` writes instead"
     if not self.training or self.learn.iter + 1 == self.n_iter: return
-    due = time.time() - self.last > self.every
+    due = time.monotonic() - self.last > self.every
     if self.stopping or due: self.write(self.learn.epoch, self.learn.iter + 1)
 
 # %% ../../nbs/training/03_checkpoints.ipynb #566a825f
@@ -245,7 +245,7 @@ def _check_and_resume(self:Checkpoint, tensors, facts):
 def before_fit(self:Checkpoint):
     "Resume if there is a checkpoint, and handle Ctrl-C"
     tensors, facts = read_checkpoint(self.path)
-    self.last = time.time()
+    self.last = time.monotonic()
     self.began = self.last
     if tensors is not None: self._check_and_resume(tensors, facts)
     run = self.learn.kept_in
@@ -262,7 +262,7 @@ def before_train(self:Checkpoint):
     sums = self.facts['counters']['epoch_line']
     line.total = sums['total']
     line.n = sums['n']
-    line.t0 = time.time() - self.facts['seconds']
+    line.t0 = time.monotonic() - self.facts['seconds']
     self.learn.pct_train = self.facts['pct_train']  # fastai computes it anew in each epoch
 
 # %% ../../nbs/training/03_checkpoints.ipynb #7e532bf0

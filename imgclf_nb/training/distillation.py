@@ -56,12 +56,15 @@ def ask_teacher(
     x,            # features of the training images `(n, d)`
     y,            # their classes as numbers `(n,)`
     units,        # what is never divided, `(n,)`
+    n_classes:int,# also those without training images, whose probability is 0
 )->np.ndarray:
-    "Calibrated probabilities of the classes of `y`, `(n, k)`, by heads without the image's unit"
+    "Calibrated probabilities `(n, n_classes)`, by heads without the image's unit"
     params = run.record['parameters']
     fit = HEADS[params.get('head', 'logistic')]
     p = cross_predict(x, y, units, run.record['head_c'], balanced=params['class_weights'], fit=fit)
-    return rescale(p, run.record['temperature'])
+    full = np.zeros((len(y), n_classes))
+    full[:,np.unique(y)] = rescale(p, run.record['temperature'])
+    return full
 
 # %% ../../nbs/training/09a_distillation.ipynb #c66f2640
 def get_soft_labels(
@@ -76,6 +79,5 @@ def get_soft_labels(
     train = items[items.split == 'train']
     x = _see(run, train, get_precision(items), cache)
     y = np.array([classes.index(label) for label in train.label])
-    p = np.zeros((len(y), len(classes)))  # a class without training images gets none
-    p[:,np.unique(y)] = ask_teacher(run, x, y, get_units(train))
+    p = ask_teacher(run, x, y, get_units(train), len(classes))
     return mix_labels(p, y, smoothing)

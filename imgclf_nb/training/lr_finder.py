@@ -121,13 +121,13 @@ def find_rate(
     "Test rates, once and not when training resumes; table and suggestion are kept. Its seconds"
     kept = (run.path/'lr_find.csv').exists() or (run.path/'checkpoint.safetensors').exists()
     if kept: return 0.
-    began = time.time()
+    began = time.monotonic()
     with keep_random(): rates = make().try_rates(steps, shares, callbacks)
     write_csv(run.path/'lr_find.csv', rates)
     found = dict(suggested=suggest_rate(rates), chosen=chosen, steps=len(rates))
     run.update(lr_find=found)
     print(describe_rate(found))
-    return time.time() - began
+    return time.monotonic() - began
 
 # %% ../../nbs/training/06_lr_finder.ipynb #78b3edbb
 def show_rates(

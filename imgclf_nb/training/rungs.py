@@ -33,7 +33,7 @@ class Rung:
 # %% ../../nbs/training/10_rungs.ipynb #76940aa5
 GAINS = dict(  # share of the validation errors that a rung is expected to remove
     first=0., ridge=.03, pair=.12, joint=.2, wide=.1, refit=.03,
-    tune=.04, both=.06, seed=.02, three=.02)
+    tune=.04, both=.06, seed=.02, soup=.02, souped=.02, three=.02)
 
 # %% ../../nbs/training/10_rungs.ipynb #cf14bf4d
 CANDIDATES = ('tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2',
@@ -142,20 +142,28 @@ def _list_trainings(params, epochs, done):
     return rungs
 
 # %% ../../nbs/training/10_rungs.ipynb #05efe29f
+def _combine(kind, title, names, done, params, average='logits'):
+    "The combination of the finished rungs of these names; None if one is missing"
+    if any(name not in done for name in names): return None
+    parents = [done[name] for name in names]
+    archs = [parent['arch'] for parent in parents]
+    arch = archs[0] if average == 'weights' else name_joint(archs)
+    given = dict(runs=[parent['run'] for parent in parents], average=average, cache=params['cache'])
+    return Rung(kind, title, '04c_combination', given, arch, params['larger'])
+
+# %% ../../nbs/training/10_rungs.ipynb #553cf78d
+_TRAINED = dict(both=['tune'], souped=['soup'], three=['tune', 'seed'])
+
 def _list_combinations(params, done):
-    "The mean of the best probe on larger images and the fine-tuned networks"
+    "The mean of the fine-tuned networks' weights, and means of them and the best probe"
+    rungs = [_combine('soup', 'mean of the weights of tune and seed', ['tune', 'seed'], done, params,
+        average='weights')]
     probe = _get_best(done, '04a_probe', params['larger'])
-    if probe is None: return []
-    rungs = []
-    for kind,trained in (('both', ['tune']), ('three', ['tune', 'seed'])):
-        if any(o not in done for o in trained): continue
-        parents = [done[o] for o in (probe, *trained)]
-        names = [parent['run'] for parent in parents]
-        arch = name_joint([parent['arch'] for parent in parents])
+    for kind,trained in _TRAINED.items():
+        if probe is None: continue
         title = f"mean of the probe and {' and '.join(trained)}"
-        rungs.append(Rung(f'{kind}-{probe}', title, '04c_combination',
-            dict(runs=names, cache=params['cache']), arch, params['larger']))
-    return rungs
+        rungs.append(_combine(f'{kind}-{probe}', title, [probe, *trained], done, params))
+    return [rung for rung in rungs if rung is not None]
 
 # %% ../../nbs/training/10_rungs.ipynb #4d65328a
 def _list_refits(params, done):

@@ -84,7 +84,7 @@ def get_facts(
         happened=learn.events,
         micro=learn.micro,
         scaler=learn.scaler.state_dict(),
-        seconds=time.time() - learn.epoch_line.t0,
+        seconds=time.monotonic() - learn.epoch_line.t0,
         counters=_get_counters(learn),
         python=random.getstate(),
         numpy=[position, has_gauss, gauss])
