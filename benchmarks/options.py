@@ -1,56 +1,97 @@
-"""What each option of 04 does to the validation loss and to the time: `.venv/bin/python benchmarks/options.py [--sets pc_parts] [--seeds 0]`
+"""What each option of 04 does to validation accuracy and time, against the recipe of the set's card
 
-Base: three epochs over all layers with the policy medium and without options; then each option alone. Measured is the best epoch before
-the blend. `loss_difference` and `accuracy_difference` are the option's minus the base's, paired by seed, on the same validation
-images; `time` is the option's seconds of training over the base's. Into runs/bench/options.json, and as a table.
+`.venv/bin/python benchmarks/options.py [--sets pc_parts] [--seeds 0 1 2] [--only base strong] [--again] [--keep]`
+
+Base: `04_train` with the card's recipe, to its last epoch; then each option alone. Measured is the model that is kept, on the validation
+images (the test split stays closed). `difference`: accuracy less that of the base, in percentage points, paired by image and seed, with its
+95 % interval over units (duplicates, patients, videos) and seeds. `time`: seconds of training over those of the base. `teacher` learns from
+a probe of the same network. Finished trainings are not repeated, unless --again. Into runs/bench/options.json, and as a table.
 """
-import json, shutil
+import shutil
 from statistics import mean
 
+import numpy as np
 import pandas as pd
 
-from common import get_folder, get_parser
-from kept import TITLES, keep_plain
-from imgclf_nb.base.runs import Run
-from imgclf_nb.data import get_items
-from imgclf_nb.core import write_json
+from common import FIVE, get_folder, get_parser
 from imgclf_nb.base.running import run_notebook
+from imgclf_nb.base.runs import Run
+from imgclf_nb.core import write_json
+from imgclf_nb.datasets.cards import get_card
+from imgclf_nb.results.artifacts import read_predictions
+from imgclf_nb.stats.paired_tests import Answers
+from kept import TITLES, keep_plain
+from minutes import get_accuracy, get_difference_points
 
-BASE = dict(epochs=3, lr=3e-4, policy='medium', layers='all', ema=0., mixup=0., label_smoothing=0., patience=100)
-OPTIONS = dict(base={}, late=dict(layers='late'), strong=dict(policy='strong'), ema=dict(ema=.98), mixup=dict(mixup=.3), cutmix=dict(cutmix=1.),
-    label_smoothing=dict(label_smoothing=.1), clip=dict(clip=1.), progressive=dict(progressive=True), class_weights=dict(class_weights=True),
-    fp32=dict(precision='fp32'), compile=dict(compile=True))
+BASE = dict(patience=0)
+OPTIONS = {'base': {}, 'label smoothing 0.1': dict(label_smoothing=.1), 'mixup': dict(mixup=.3), 'no mixup': dict(mixup=0.),
+    'cutmix': dict(cutmix=1.), 'policy light': dict(policy='light'), 'policy strong': dict(policy='strong'), 'no averaged weights': dict(ema=0.),
+    'progressive': dict(progressive=True), 'all layers': dict(layers='all'), 'late layers': dict(layers='late'), 'lr x 0.5': dict(lr=.5),
+    'lr x 2': dict(lr=2.), 'larger images': dict(size=256), 'teacher': dict(teacher='probe')}
 
 
-def train(name, dataset, seed, quick):
-    "Loss, accuracy and seconds of the best epoch of one training"
-    folder = get_folder(quick)/f'option_{name}_{dataset}_s{seed}'
-    shutil.rmtree(folder, ignore_errors=True)  # an earlier run of this benchmark
-    run_notebook('04_train', str(folder), quiet=True, dataset=dataset, seed=seed, **{**BASE, **OPTIONS[name], **(dict(epochs=1) if quick else {})})
-    r, h = Run(folder).record, pd.read_csv(folder/'history.csv')
-    last = next(b for b in r['blend'] if b['share'] == 1)  # the loss without smoothing
-    return dict(valid_loss=last['valid_loss'], accuracy=last['accuracy'], seconds=float(h.seconds[h.epoch > 0].sum()))
+def list_options(recipe):
+    "The parameters of each option, without those that the recipe has already"
+    found = {name: dict(o, lr=o['lr']*recipe['lr']) if 'lr' in o else o for name,o in OPTIONS.items()}
+    return {name: o for name,o in found.items() if not o or any(recipe.get(key) != value for key,value in o.items())}
+
+
+def run_once(notebook, folder, again, **given):
+    "The finished run in a folder, made now or before"
+    if again: shutil.rmtree(folder, ignore_errors=True)
+    run_notebook(notebook, str(folder), quiet=True, **given)
+    return Run(folder)
+
+
+def train(dataset, name, option, seed, options):
+    "The run of one training"
+    place = get_folder(options.quick)/'options'
+    place.mkdir(parents=True, exist_ok=True)
+    given = dict(BASE, **option, dataset=dataset, seed=seed, **(dict(epochs=1) if options.quick else {}))
+    if 'teacher' in given: given['teacher'] = str(run_once('04a_probe', place/f'{dataset}-probe', False, dataset=dataset).path)
+    return run_once('04_train', place/f"{dataset}-{name.replace(' ', '-')}-s{seed}", options.again, **given)
+
+
+def read_valid(run):
+    "`Answers` of a run to its validation images"
+    table = read_predictions(run).query("split == 'valid'").sort_values('path')
+    numbers = {label: i for i,label in enumerate(run.record['classes'])}
+    preds = table.predicted.map(numbers).to_numpy()
+    units = pd.factorize(table.group.where(table.group.fillna('') != '', table.path))[0]
+    return Answers(table.label.map(numbers).to_numpy(), preds, np.eye(len(numbers))[preds], units)
+
+
+def get_row(dataset, name, runs, base):
+    "A row of the results"
+    answers, plain = [[read_valid(run) for run in some] for some in (runs, base)]
+    times = [run.record['cost']['train_seconds']/other.record['cost']['train_seconds'] for run,other in zip(runs, base)]
+    return dict(set=dataset, title=TITLES.get(dataset, dataset), option=name, seeds=len(runs), accuracy=get_accuracy(answers),
+        difference=None if runs is base else get_difference_points(answers, plain), time=round(mean(times), 2),
+        images=len(answers[0].targs))
+
+
+def measure(dataset, options):
+    "The rows of a set"
+    base, rows = None, []
+    for name,option in list_options(get_card(dataset).recipe).items():
+        if name not in ['base', *options.only]: continue
+        runs = [train(dataset, name, option, seed, options) for seed in options.seeds]
+        base = base or runs
+        rows.append(get_row(dataset, name, runs, base))
+        print(rows[-1], flush=True)
+    return rows
 
 
 if __name__ == '__main__':
     a = get_parser(__doc__)
-    a.add_argument('--sets', nargs='+', default=['pc_parts'])
+    a.add_argument('--sets', nargs='+', default=FIVE)
     a.add_argument('--seeds', nargs='+', type=int, default=[0])
     a.add_argument('--only', nargs='+', default=list(OPTIONS), choices=list(OPTIONS))
-    a = a.parse_args()
-    path = get_folder(a.quick)/'options.json'
-    rows = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
-    for s in a.sets:
-        base = None
-        for name in dict.fromkeys(['base', *a.only]):
-            got = [train(name, s, seed, a.quick) for seed in a.seeds]
-            base = base or got
-            row = dict(set=s, option=name, seeds=len(got), valid_loss=round(mean(g['valid_loss'] for g in got), 4),
-                loss_difference=round(mean(g['valid_loss'] - b['valid_loss'] for g,b in zip(got, base)), 4),
-                accuracy_difference=round(mean(g['accuracy'] - b['accuracy'] for g,b in zip(got, base)), 4),
-                time=round(mean(g['seconds']/b['seconds'] for g,b in zip(got, base)), 2))
-            rows = [r for r in rows if (r['set'], r['option']) != (s, name)] + [row]
-            write_json(path, rows)
-            print(' '.join(f'{k} {v}' for k,v in row.items()), flush=True)
-            if a.keep: keep_plain('options', [dict(row, title=TITLES.get(s, s), images=len(get_items(s)))])
-    print(pd.DataFrame(rows).to_string(index=False))
+    a.add_argument('--again', action='store_true', help='train anew')
+    options, rows = a.parse_args(), []
+    for dataset in options.sets:
+        new = measure(dataset, options)
+        rows += new
+        write_json(get_folder(options.quick)/'options.json', rows)
+        if options.keep: keep_plain('options', new)
+    print(pd.DataFrame(rows).drop(columns='title').to_string(index=False))
