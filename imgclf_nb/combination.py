@@ -13,6 +13,7 @@ from .backbones import load_model
 from .base.architectures import join
 from .base.joint import JointNetwork, join_heads
 from .base.joint_names import name_joint, split_joint
+from .base.machine import get_device
 from .base.runs import check_done, open_run
 from .core import UserError
 from .images.preprocessing import Preprocessing
@@ -176,7 +177,8 @@ def see_joint(
     pre:Preprocessing, # the contract
     cache:bool=True,   # False: decode the files
 )->np.ndarray:
-    "Its features of the images, `(n, width)`"
+    "Its features of the images, `(n, width)`; it moves to the device"
+    network.to(get_device())
     return get_frozen_features(items, arch, pre.size, pre.resize, weights='none', model=network,
         batches=get_reader(cache, 'exact'), channels=pre.channels, precision=get_precision(items))
 

@@ -27,8 +27,8 @@ from .datasets.cards import fill_recipe, get_card, get_older
 from .results.artifacts import describe_data, read_predictions
 from .results.leaderboard import get_pareto_front
 from .stats.choice import get_chosen_share
-from .training.rungs import CANDIDATES, LEAST, Sizes, count_epochs, estimate_seconds
-from .training.rungs import expect_gain, find_archs, list_rungs
+from .training.rungs import CANDIDATES, LEAST, Rung, Sizes, count_epochs
+from .training.rungs import estimate_seconds, expect_gain, find_archs, list_rungs
 from .training.split_memory import take_splits
 
 # %% ../nbs/04b_ladder.ipynb #18f2a91c
@@ -67,22 +67,43 @@ def read_answers(
 _KEPT = ('model.safetensors', 'predictions.csv', 'history.csv', 'manifest.csv', 'split.csv',
     'decisions.csv', 'reference.npz', 'reference.json', 'model.json')
 
+def _take_files(run, best):
+    "Give the run the files of the chosen rung; all are copied before the first is replaced"
+    copied = []
+    for name in _KEPT:
+        if not (best.path/name).exists(): continue
+        copied.append((get_temporary(run.path/name), run.path/name))
+        shutil.copyfile(best.path/name, copied[-1][0])
+    for temporary,path in copied: replace_file(temporary, path)
+    for name in {*_KEPT, 'README.md'} - {path.name for _,path in copied}:
+        (run.path/name).unlink(missing_ok=True)  # of the model before
+    for name in ('export', 'figures'): shutil.rmtree(run.path/name, ignore_errors=True)
+
+# %% ../nbs/04b_ladder.ipynb #b894e51e
+def _is_adopted(run, best):
+    "Whether the run has the files of this rung already; `model.json` holds the hash of the weights"
+    ours, theirs = run.path/'model.json', best.path/'model.json'
+    same_name = run.record.get('chosen') == best.path.name
+    return same_name and ours.exists() and ours.read_bytes() == theirs.read_bytes()
+
+# %% ../nbs/04b_ladder.ipynb #16c9525f
+_OWN = ('archs', 'offered', 'ladder', 'splits')  # entries that stay when the model changes
+
 def adopt(
     run:Run,   # the ladder's
     best:Run,  # the chosen rung's
     **entries  # of run.json
 ):
-    "Give the run the files of the chosen rung"
-    for name in _KEPT:
-        if not (best.path/name).exists(): continue
-        temporary = get_temporary(run.path/name)
-        shutil.copyfile(best.path/name, temporary)
-        replace_file(temporary, run.path/name)
-    shutil.rmtree(run.path/'export', ignore_errors=True)  # of other weights
+    "Give the run the files of the chosen rung; what was evaluated on another model goes"
     record = best.record
     names = ('classes', 'positive_class', 'data_hash', 'split_hash', 'split_sizes', 'unreadable',
         'passed_over', 'decisions', 'left_out', 'train_by_class', 'wanted', 'cost', 'temperature',
         'arch', 'head_c', 'head_accuracy')
+    if not _is_adopted(run, best):
+        if run.record.get('summary'):
+            print(f'Another model is better now: imgclf_evaluate {run.path.name} evaluates it.')
+        run.forget(_OWN)
+        _take_files(run, best)
     own = {name: record[name] for name in names if name in record}
     parents = record.get('parents') or [best.path.name]
     run.update(**own, parents=parents, chosen=best.path.name, status='done', error=None, **entries)
@@ -122,7 +143,9 @@ def pace(self:Ladder)->float:
 @patch(as_prop=True)
 def more(self:Ladder)->dict:
     "What `find_more` gives, which is asked once, after the first rung"
-    if self.offered is None: self.offered = self.find_more()
+    if self.offered is None:
+        self.offered = self.run.record.get('offered') or self.find_more()
+        self.run.update(offered=self.offered)  # so that a further climb joins the same networks
     return self.offered
 
 # %% ../nbs/04b_ladder.ipynb #5fb8fbab
@@ -149,9 +172,12 @@ def _get_cost(self:Ladder, rung, new):
 @patch
 def _count_epochs(self:Ladder):
     "Epochs of fine-tuning for which there is time; 0 if it is too short for any"
-    if self.left < SHORT: return 0
+    if self.left < SHORT or 'tune' in self._list_failed(): return 0
     arch, size = self.params['arch'], self.params['larger']
-    cost = dict(self.measure(arch, size), training=self.measure_step(arch, size))
+    try: cost = dict(self.measure(arch, size), training=self.measure_step(arch, size))
+    except (UserError, RuntimeError) as error:
+        self._leave_out('tune', f'fine-tuning of {arch}', arch, size, error)
+        return 0
     return count_epochs(.85*self.left/self.pace, self.sizes, cost, self.params['epochs'])
 
 # %% ../nbs/04b_ladder.ipynb #e6db7dda
@@ -162,22 +188,51 @@ def _list_known(self:Ladder, size)->set:
     archs = [one['arch'] for one in probes if one['size'] == size]
     return {member for arch in archs for member in split_joint(arch) or [arch]}
 
+# %% ../nbs/04b_ladder.ipynb #d53b934f
+@patch
+def _list_failed(self:Ladder)->set:
+    "The kinds of the rungs that were left out in this climb"
+    return {row['kind'] for row in self.rows if row['error']}
+
+# %% ../nbs/04b_ladder.ipynb #d0d5f302
+@patch
+def _add(self:Ladder, row):
+    "Add a row, with the minutes that all rungs together took"
+    self.rows.append(row)
+    row['minutes'] = round(sum(o['seconds'] for o in self.rows)/60, 2)
+
+# %% ../nbs/04b_ladder.ipynb #f9cca5f4
+@patch
+def _leave_out(self:Ladder, kind, title, arch, size, error):
+    "Record and say that a rung cannot be measured, such as one that does not fit into memory"
+    self._add(dict(kind=kind, title=title, arch=arch, size=size, seconds=0., expected_seconds=0.,
+        expected_gain=0., gained=0., error=str(error), chosen=False))
+    self.say()
+
+# %% ../nbs/04b_ladder.ipynb #4bd2cb24
+@patch
+def _expect(self:Ladder, rung, new):
+    "The rung with its expected seconds and gain; `new`: its members without stored features"
+    cost = self._get_cost(rung, new)
+    rung.seconds = self.pace*estimate_seconds(rung, self.sizes, cost)
+    climbed = [row for row in self.rows if not row['error']]
+    rung.gain = expect_gain(rung, self.accuracy, climbed)
+    return rung
+
 # %% ../nbs/04b_ladder.ipynb #9fa5a8ce
 @patch
 def plan(self:Ladder)->list:
     "The rungs that can be climbed next, with their expected seconds and gain, the cheapest first"
     epochs = self._count_epochs()
-    failed = {row['kind'] for row in self.rows if row['error']}
     more = self.more if self.left > SHORT else {}
     rungs = []
     for rung in list_rungs(self.params, self.archs, self.done, epochs, more):
         new = set(split_joint(rung.arch) or [rung.arch]) - self._list_known(rung.size)
-        if rung.kind in failed or new and self.left < BRIEF: continue
-        if not self._fits(rung): continue
-        cost = self._get_cost(rung, new)
-        rung.seconds = self.pace*estimate_seconds(rung, self.sizes, cost)
-        rung.gain = expect_gain(rung, self.accuracy, self.rows)
-        rungs.append(rung)
+        if rung.kind in self._list_failed() or new and self.left < BRIEF: continue
+        try:
+            if self._fits(rung): rungs.append(self._expect(rung, new))
+        except (UserError, RuntimeError) as error:
+            self._leave_out(rung.kind, rung.title, rung.arch, rung.size, error)
     return _put_refits_last(sorted(rungs, key=_get_seconds), self.left)
 
 # %% ../nbs/04b_ladder.ipynb #869f21eb
@@ -233,7 +288,9 @@ def _run_rung(self:Ladder, rung):
     folder = self.run.path.with_name(name)
     old = Run(folder).record
     given = dict(rung.parameters)
-    if self._is_known(old, given): return Run(folder)
+    if self._is_known(old, given):
+        rung.seconds = 0.  # says nothing about the pace
+        return Run(folder)
     if rung.notebook == '04_train':
         given['budget_minutes'] = round(.9*self.left/60, 2)
         given |= {o: old['parameters'][o] for o in _BY_TIME if o in old.get('parameters', {})}
@@ -257,9 +314,9 @@ def climb_rung(self:Ladder, rung):
     except (UserError, RuntimeError, OSError) as error: row['error'] = str(error)
     if row['error'] and not self.done: raise UserError(row['error'])
     row['seconds'] = round(self.clock() - began, 1)
+    if not rung.seconds: row['expected_seconds'] = 0.
     if not row['error']: row |= self._describe(rung, before)
-    self.rows.append(row)
-    row['minutes'] = round(sum(o['seconds'] for o in self.rows)/60, 2)
+    self._add(row)
 
 # %% ../nbs/04b_ladder.ipynb #02f3097e
 @patch
@@ -272,6 +329,8 @@ def _is_known(self:Ladder, old, given):
 @patch
 def _record(self:Ladder, rung, run):
     "Remember a finished rung with its score"
+    if run.record.get('split_hash') != self.run.record.get('split_hash'):
+        raise UserError(f'{run.path.name} has another split: give another run name.', 'run')
     scores, correct, _ = read_answers([run])
     self.done[rung.kind] = dict(run=str(run.path), arch=rung.arch, size=rung.size,
         notebook=rung.notebook, parameters=rung.parameters, score=float(scores.mean()),
@@ -304,6 +363,30 @@ def keep(self:Ladder):
     adopt(self.run, runs[best], metrics=dict(valid=dict(accuracy=accuracy)), ladder=self.rows,
         seconds=round(self.clock() - self.begin, 1))
     write_csv(self.run.path/'ladder.csv', pd.DataFrame(self.rows))
+
+# %% ../nbs/04b_ladder.ipynb #a4c5fcc1
+@patch
+def _restore_rung(self:Ladder, row):
+    "A rung of an earlier climb, if it is still there, of these data, and within the limits"
+    record = Run(self.run.path.with_name(row['run'])).record
+    if record.get('status') != 'done' or record['data_hash'] != self.run.record['data_hash']: return
+    given = {name: value for name,value in record['parameters'].items() if name != 'run'}
+    rung = Rung(row['kind'], row['title'], record['notebook'], given, row['arch'], row['size'])
+    if not self._fits(rung): return
+    self._record(rung, Run(self.run.path.with_name(row['run'])))
+    self.rows.append(row)
+
+# %% ../nbs/04b_ladder.ipynb #fb18d165
+@patch
+def restore(self:Ladder):
+    "Begin with the rungs of an earlier climb, so that its best model stays the best"
+    rows = self.run.record.get('ladder') or []
+    for row in rows:
+        if not row['error']: self._restore_rung(row)
+    if not self.rows: return
+    self.keep()
+    count = f"{len(self.rows)} rung{'s'*(len(self.rows) > 1)}"
+    print(f"{self.rows[-1]['minutes']:5.1f} min  {count} of an earlier climb", flush=True)
 
 # %% ../nbs/04b_ladder.ipynb #e6d06292
 def describe_result(
@@ -407,6 +490,7 @@ def _keep_figure(self:Ladder):
 @patch
 def climb(self:Ladder)->str:
     "Climb until the time or the gain is used up; returns why it ended"
+    self.restore()
     while True:
         rung, reason = self.choose_next()
         if rung is None: return reason
@@ -452,7 +536,7 @@ def climb_set(
 )->Ladder:
     "The ladder of a data set, climbed; `.reason` says why it ended. What it has found stays found"
     run = get_run('04b_ladder', params, free=LIMITS, older=get_older(params['dataset']))
-    ladder = None
+    if run.record.get('chosen'): run.update(status='done')  # complete, whatever happens now
     try:
         items = take_splits(run, get_items(params['dataset'], params['strict']), params)
         describe_data(run, items, get_card(params['dataset']), params['positive'])

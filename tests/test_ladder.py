@@ -124,4 +124,43 @@ def test_a_killed_ladder_has_its_best_model_and_resumes(places, monkeypatch):
     began = Run(runs/'killed-first').record['started']
     status, said = finish(places, *words, '--minutes', '.5')
     assert status == 0 and Run(runs/'killed-first').record['started'] == began, said
-    assert list(pd.read_csv(runs/'killed'/'ladder.csv').kind)[:2] == ['first', 'ridge']
+    table = pd.read_csv(runs/'killed'/'ladder.csv')
+    assert list(table.kind)[:2] == ['first', 'ridge'] and table.run[table.chosen].item() == Run(runs/'killed').record['chosen']
+    status, said = finish(places, *words, '--minutes', '.001')  # no time for anything: what was found stays
+    assert status == 0 and f'{len(table)} rungs of an earlier climb' in said
+    again = pd.read_csv(runs/'killed'/'ladder.csv')
+    assert again.drop(columns='chosen').equals(table.drop(columns='chosen')) and again.chosen.equals(table.chosen)
+
+
+def test_another_model_has_no_evaluation(tmp_path, capsys):
+    "Operating point, summary, figures and model card were those of the model before; the count of openings stays"
+    from imgclf_nb.ladder import adopt
+    runs = {name: Run(tmp_path/name) for name in ('best', 'best-first', 'best-ridge')}
+    for name,run in runs.items():
+        (run.path/'figures').mkdir(parents=True)
+        for file in ('model.json', 'model.safetensors', 'predictions.csv', 'README.md'): (run.path/file).write_text(name)
+        run.update(run=name, status='done', metrics={}, cost=dict(parameters=1), test_opened=0)
+    best = runs['best']
+    adopt(best, runs['best-first'], metrics=dict(valid=dict(accuracy=.7)))
+    best.update(summary='good', operating_point=dict(threshold=.1), test_opened=1, metrics=dict(test=dict(accuracy=.7)))
+    adopt(best, runs['best-first'], metrics=dict(valid=dict(accuracy=.69)))  # the same model, corrected for more candidates
+    assert best.record['summary'] == 'good' and best.record['metrics'] == dict(valid=dict(accuracy=.69), test=dict(accuracy=.7))
+    (best.path/'figures').mkdir(exist_ok=True)
+    adopt(best, runs['best-ridge'], metrics=dict(valid=dict(accuracy=.72)))
+    record = best.record
+    assert record['chosen'] == 'best-ridge' and record['metrics'] == dict(valid=dict(accuracy=.72)) and record['test_opened'] == 1
+    assert not {'summary', 'operating_point'} & set(record) and 'imgclf_evaluate best evaluates it' in capsys.readouterr().out
+    assert not any((best.path/o).exists() for o in ('figures', 'README.md'))
+    assert (best.path/'model.safetensors').read_text() == 'best-ridge'
+
+
+def test_what_rungs_are_expected_to_bring_is_what_they_have_brought():
+    "The share of errors removed on all measured sets; at least .02, so that a rung is still tried elsewhere"
+    from imgclf_nb.results.measured import read_measured
+    from imgclf_nb.training.rungs import GAINS, GUESSED
+    rows = pd.DataFrame(read_measured('rungs').rows)
+    rows = rows[rows.machine == rows.machine[0]]  # whoever measures anew adds rows
+    summed = rows.groupby('rung')[['removed', 'errors_before']].sum()
+    share = (summed.removed/summed.errors_before).clip(lower=.02).round(2)
+    assert set(GAINS) - set(GUESSED) - {'first'} == set(share.index)
+    assert {kind: GAINS[kind] for kind in share.index} == pytest.approx(share.to_dict())
