@@ -1,13 +1,14 @@
 """What each option of 04 does to validation accuracy and time, against the recipe of the set's card
 
-`.venv/bin/python benchmarks/options.py [--sets pc_parts] [--seeds 0 1 2] [--only base strong] [--again] [--keep]`
+`.venv/bin/python benchmarks/options.py [--sets pc_parts] [--seeds 0 1 2] [--only 'policy strong'] [--again] [--keep]`
 
 Base: `04_train` with the card's recipe, to its last epoch; then each option alone. Measured is the model that is kept, on the validation
 images (the test split stays closed). `difference`: accuracy less that of the base, in percentage points, paired by image and seed, with its
-95 % interval over units (duplicates, patients, videos) and seeds. `time`: seconds of training over those of the base. `teacher` learns from
+95 % interval over units (duplicates, patients, videos) and seeds. `time`: seconds of the epochs over those of the base. `teacher` learns from
 a probe of the same network. Finished trainings are not repeated, unless --again. Into runs/bench/options.json, and as a table.
 """
 import shutil
+import sys
 from statistics import mean
 
 import numpy as np
@@ -19,8 +20,9 @@ from imgclf_nb.base.runs import Run
 from imgclf_nb.core import write_json
 from imgclf_nb.datasets.cards import get_card
 from imgclf_nb.results.artifacts import read_predictions
+from imgclf_nb.results.measured import get_run_provenance, keep_measured
 from imgclf_nb.stats.paired_tests import Answers
-from kept import TITLES, keep_plain
+from kept import TITLES, get_command, say_kept
 from minutes import get_accuracy, get_difference_points
 
 BASE = dict(patience=0)
@@ -61,13 +63,19 @@ def read_valid(run):
     return Answers(table.label.map(numbers).to_numpy(), preds, np.eye(len(numbers))[preds], units)
 
 
+def get_seconds(run):
+    "Seconds of all epochs of a training; what comes before them depends on what an earlier one has stored"
+    table = pd.read_csv(run.path/'history.csv')
+    return float(table.seconds[table.epoch > 0].sum())
+
+
 def get_row(dataset, name, runs, base):
     "A row of the results"
     answers, plain = [[read_valid(run) for run in some] for some in (runs, base)]
-    times = [run.record['cost']['train_seconds']/other.record['cost']['train_seconds'] for run,other in zip(runs, base)]
+    times = [get_seconds(run)/get_seconds(other) for run,other in zip(runs, base)]
     return dict(set=dataset, title=TITLES.get(dataset, dataset), option=name, seeds=len(runs), accuracy=get_accuracy(answers),
         difference=None if runs is base else get_difference_points(answers, plain), time=round(mean(times), 2),
-        images=len(answers[0].targs))
+        **get_run_provenance(runs[-1].record, get_command(sys.argv), len(answers[0].targs)))
 
 
 def measure(dataset, options):
@@ -93,5 +101,6 @@ if __name__ == '__main__':
         new = measure(dataset, options)
         rows += new
         write_json(get_folder(options.quick)/'options.json', rows)
-        if options.keep: keep_plain('options', new)
+        if options.keep: keep_measured('options', new)
+    if options.keep: say_kept(['options'])
     print(pd.DataFrame(rows).drop(columns='title').to_string(index=False))

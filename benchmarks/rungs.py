@@ -12,20 +12,27 @@ import pandas as pd
 
 from common import FIVE, get_folder, get_parser
 from imgclf_nb.core import write_json
-from kept import TITLES, keep_plain
-from minutes import get_place, name_cell
+from imgclf_nb.results.measured import keep_measured
+from kept import TITLES, say_kept
+from minutes import Store, get_place, name_cell
+
+
+ORIGIN = ('command', 'commit', 'machine', 'date')  # of the cell
 
 
 def read_ladders(dataset, options):
     "The climbed rungs of a set, with the number of errors before each and of those that it removed"
     ladders = []
     for seed in options.seeds:
-        folder = get_place(options.quick)/name_cell(dataset, 'ours', options.share, seed)
+        name = name_cell(dataset, 'ours', options.share, seed)
+        folder = get_place(options.quick)/name
         if not (folder/'run').exists(): continue
         rows = pd.read_csv(folder/'run'/'ladder.csv', keep_default_na=False)
         rows = rows[rows.error == '']
         n = len(pd.read_csv(folder/'answers_valid.csv'))
         before = 1 - rows.accuracy.astype(float) + rows.gained
+        cell = Store(get_place(options.quick)/'cells.json').read()[name]
+        rows = rows.assign(**{key: cell[key] for key in ORIGIN})
         ladders.append(rows.assign(seed=seed, images=n, before=(n*before).round(), removed=(n*rows.gained).round()))
     return pd.concat(ladders) if ladders else pd.DataFrame()
 
@@ -37,7 +44,8 @@ def get_rows(dataset, rungs):
         if kind == 'first': continue
         rows.append(dict(set=dataset, title=TITLES.get(dataset, dataset), rung=kind, seeds=int(some.seed.nunique()),
             seconds=round(mean(some.seconds), 1), accuracy=round(float(some.accuracy.astype(float).mean()), 4),
-            errors_before=int(some.before.sum()), removed=int(some.removed.sum()), images=int(some.images.iloc[0])))
+            errors_before=int(some.before.sum()), removed=int(some.removed.sum()), images=int(some.images.iloc[0]),
+            **{key: some[key].iloc[-1] for key in ORIGIN}))
     return rows
 
 
@@ -52,5 +60,7 @@ if __name__ == '__main__':
         if len(rungs): rows += get_rows(dataset, rungs)
         else: print(f'{dataset}: no ladder at {options.share:g} of the budget is here; minutes.py climbs them.')
     write_json(get_folder(options.quick)/'rungs.json', rows)
-    if options.keep: keep_plain('rungs', rows)
+    if options.keep:
+        keep_measured('rungs', rows)
+        say_kept(['rungs'])
     print(pd.DataFrame(rows).to_string(index=False))

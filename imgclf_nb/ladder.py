@@ -19,6 +19,7 @@ from .base.joint_names import split_joint
 from .base.machine import get_plt, set_allocator
 from .base.percentages import format_points, format_share, say_share
 from .base.running import TimeUp, get_defaults, run_notebook
+from .base.run_files import read_model_record
 from .base.runs import Run, get_run
 from .base.weights_at_hand import find_downloads
 from .core import UserError, get_temporary, replace_file, write_csv
@@ -29,6 +30,7 @@ from .results.leaderboard import get_pareto_front
 from .stats.choice import get_chosen_share
 from .training.rungs import CANDIDATES, LEAST, Rung, Sizes, count_epochs
 from .training.rungs import estimate_seconds, expect_gain, find_archs, list_rungs
+from .training.rungs import name_training
 from .training.split_memory import take_splits
 
 # %% ../nbs/04b_ladder.ipynb #18f2a91c
@@ -67,46 +69,53 @@ def read_answers(
 _KEPT = ('model.safetensors', 'predictions.csv', 'history.csv', 'manifest.csv', 'split.csv',
     'decisions.csv', 'reference.npz', 'reference.json', 'model.json')
 
-def _take_files(run, best):
-    "Give the run the files of the chosen rung; all are copied before the first is replaced"
+def _copy_files(run, best):
+    "Copies of the chosen rung's files beside those of the run: `(temporary file, final path)`s"
     copied = []
     for name in _KEPT:
         if not (best.path/name).exists(): continue
         copied.append((get_temporary(run.path/name), run.path/name))
         shutil.copyfile(best.path/name, copied[-1][0])
+    return copied
+
+# %% ../nbs/04b_ladder.ipynb #658bd2c1
+def _replace_files(run, copied):
+    "Put the copies in their places, and remove what only the model before had"
     for temporary,path in copied: replace_file(temporary, path)
     for name in {*_KEPT, 'README.md'} - {path.name for _,path in copied}:
-        (run.path/name).unlink(missing_ok=True)  # of the model before
+        (run.path/name).unlink(missing_ok=True)
     for name in ('export', 'figures'): shutil.rmtree(run.path/name, ignore_errors=True)
 
 # %% ../nbs/04b_ladder.ipynb #b894e51e
 def _is_adopted(run, best):
-    "Whether the run has the files of this rung already; `model.json` holds the hash of the weights"
-    ours, theirs = run.path/'model.json', best.path/'model.json'
-    same_name = run.record.get('chosen') == best.path.name
-    return same_name and ours.exists() and ours.read_bytes() == theirs.read_bytes()
+    "Whether the run has the weights of this rung already"
+    if run.record.get('chosen') != best.path.name: return False
+    hashes = [read_model_record(o.path).get('weights_sha256') for o in (run, best)]
+    return hashes[0] == hashes[1]
 
 # %% ../nbs/04b_ladder.ipynb #16c9525f
 _OWN = ('archs', 'offered', 'ladder', 'splits')  # entries that stay when the model changes
+_TAKEN = ('classes', 'positive_class', 'data_hash', 'split_hash', 'split_sizes', 'unreadable',
+    'passed_over', 'decisions', 'left_out', 'train_by_class', 'wanted', 'cost', 'temperature',
+    'arch', 'head_c', 'head_accuracy')  # from the chosen rung
 
 def adopt(
     run:Run,   # the ladder's
     best:Run,  # the chosen rung's
+    accuracy:dict, # on the validation images, corrected for the choice
     **entries  # of run.json
 ):
     "Give the run the files of the chosen rung; what was evaluated on another model goes"
-    record = best.record
-    names = ('classes', 'positive_class', 'data_hash', 'split_hash', 'split_sizes', 'unreadable',
-        'passed_over', 'decisions', 'left_out', 'train_by_class', 'wanted', 'cost', 'temperature',
-        'arch', 'head_c', 'head_accuracy')
-    if not _is_adopted(run, best):
-        if run.record.get('summary'):
-            print(f'Another model is better now: imgclf_evaluate {run.path.name} evaluates it.')
-        run.forget(_OWN)
-        _take_files(run, best)
-    own = {name: record[name] for name in names if name in record}
-    parents = record.get('parents') or [best.path.name]
-    run.update(**own, parents=parents, chosen=best.path.name, status='done', error=None, **entries)
+    if _is_adopted(run, best):
+        valid = {**run.record['metrics'].get('valid', {}), 'accuracy': accuracy}
+        return run.update(metrics=dict(valid=valid), status='done', error=None, **entries)
+    if run.record.get('summary'):
+        print(f'Another model is better now: imgclf_evaluate {run.path.name} evaluates it.')
+    _replace_files(run, _copy_files(run, best))
+    taken = {name: best.record[name] for name in _TAKEN if name in best.record}
+    parents = best.record.get('parents') or [best.path.name]
+    run.forget(_OWN, **taken, metrics=dict(valid=dict(accuracy=accuracy)), parents=parents,
+        chosen=best.path.name, status='done', error=None, **entries)
 
 # %% ../nbs/04b_ladder.ipynb #64c2455c
 @dataclass
@@ -122,6 +131,7 @@ class Ladder:
     begin:float = field(default_factory=time.monotonic)
     rows:list = field(default_factory=list) # a dictionary for each rung
     done:dict = field(default_factory=dict) # finished rungs by kind
+    aside:list = field(default_factory=list) # rows of an earlier climb that limits now exclude
     offered:dict = None # what `find_more` gave
 
     def clock(self): return time.monotonic()
@@ -197,9 +207,12 @@ def _list_failed(self:Ladder)->set:
 # %% ../nbs/04b_ladder.ipynb #d0d5f302
 @patch
 def _add(self:Ladder, row):
-    "Add a row, with the minutes that all rungs together took"
+    "Add a row; `minutes` of each is when it ended, all climbs together"
     self.rows.append(row)
-    row['minutes'] = round(sum(o['seconds'] for o in self.rows)/60, 2)
+    seconds = 0.
+    for row in self.rows:
+        seconds += row['seconds']
+        row['minutes'] = round(seconds/60, 2)
 
 # %% ../nbs/04b_ladder.ipynb #f9cca5f4
 @patch
@@ -290,10 +303,12 @@ def _run_rung(self:Ladder, rung):
     given = dict(rung.parameters)
     if self._is_known(old, given):
         rung.seconds = 0.  # says nothing about the pace
+        if 'epochs' in given: name_training(rung, old['parameters']['epochs'])
         return Run(folder)
     if rung.notebook == '04_train':
         given['budget_minutes'] = round(.9*self.left/60, 2)
         given |= {o: old['parameters'][o] for o in _BY_TIME if o in old.get('parameters', {})}
+        if given['epochs'] != rung.parameters['epochs']: name_training(rung, given['epochs'])
     limit = max(1, self.left + 6*self.params['minutes'] - END)  # a tenth more is allowed
     run_notebook(rung.notebook, str(folder), quiet=True, seconds=limit if self.done else None,
         **given)
@@ -314,7 +329,7 @@ def climb_rung(self:Ladder, rung):
     except (UserError, RuntimeError, OSError) as error: row['error'] = str(error)
     if row['error'] and not self.done: raise UserError(row['error'])
     row['seconds'] = round(self.clock() - began, 1)
-    if not rung.seconds: row['expected_seconds'] = 0.
+    if not rung.seconds: row |= dict(expected_seconds=0., title=rung.title)
     if not row['error']: row |= self._describe(rung, before)
     self._add(row)
 
@@ -360,30 +375,38 @@ def keep(self:Ladder):
     self.chosen = kinds[best]
     for row in self.rows: row['chosen'] = row['kind'] == self.chosen
     accuracy = {name: self.found[name] for name in ('value', 'low', 'high', 'plain', 'candidates')}
-    adopt(self.run, runs[best], metrics=dict(valid=dict(accuracy=accuracy)), ladder=self.rows,
+    adopt(self.run, runs[best], accuracy, ladder=self.rows + self.aside,
         seconds=round(self.clock() - self.begin, 1))
     write_csv(self.run.path/'ladder.csv', pd.DataFrame(self.rows))
 
 # %% ../nbs/04b_ladder.ipynb #a4c5fcc1
 @patch
 def _restore_rung(self:Ladder, row):
-    "A rung of an earlier climb, if it is still there, of these data, and within the limits"
-    record = Run(self.run.path.with_name(row['run'])).record
-    if record.get('status') != 'done' or record['data_hash'] != self.run.record['data_hash']: return
-    given = {name: value for name,value in record['parameters'].items() if name != 'run'}
+    "A rung of an earlier climb; `UserError` if it is not there any more, or has other data"
+    run = Run(self.run.path.with_name(row['run']))
+    record = run.record
+    is_whole = record.get('status') == 'done' and (run.path/'model.safetensors').exists()
+    if not is_whole or record['data_hash'] != self.run.record['data_hash']:
+        raise UserError(f'{run.path.name} is gone, incomplete, or of other data.', 'run')
+    given = {**record['parameters'], 'dataset': self.params['dataset']}
+    given.pop('run', None)
     rung = Rung(row['kind'], row['title'], record['notebook'], given, row['arch'], row['size'])
-    if not self._fits(rung): return
-    self._record(rung, Run(self.run.path.with_name(row['run'])))
-    self.rows.append(row)
+    if not self._fits(rung): return self.aside.append(row)
+    self._record(rung, run)
+    self._add(row)
 
 # %% ../nbs/04b_ladder.ipynb #fb18d165
 @patch
 def restore(self:Ladder):
     "Begin with the rungs of an earlier climb, so that its best model stays the best"
-    rows = self.run.record.get('ladder') or []
-    for row in rows:
-        if not row['error']: self._restore_rung(row)
-    if not self.rows: return
+    for row in self.run.record.get('ladder') or []:
+        if row['error']: continue
+        try: self._restore_rung(row)
+        except UserError as error:
+            if row['run'] != self.run.record.get('chosen'): print(error, flush=True)
+            else: raise UserError(f'{error} It is the best model so far: give another run name, or '
+                'bring that run back.', 'run') from None
+    if not self.done: return
     self.keep()
     count = f"{len(self.rows)} rung{'s'*(len(self.rows) > 1)}"
     print(f"{self.rows[-1]['minutes']:5.1f} min  {count} of an earlier climb", flush=True)
@@ -493,7 +516,9 @@ def climb(self:Ladder)->str:
     self.restore()
     while True:
         rung, reason = self.choose_next()
-        if rung is None: return reason
+        if rung is None:
+            self.keep()  # with the rungs that were left out since
+            return reason
         if self.done:
             print(f'           next: {rung.title}, about {rung.seconds:.0f} s, expected '
                 f'{format_points(rung.gain)} percentage points', flush=True)

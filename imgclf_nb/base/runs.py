@@ -189,10 +189,11 @@ def _get_record(notebook, parameters):
 @patch
 def forget(self:Run,
     keep=(), # names of further entries that stay
+    **values # new entries
 ):
-    "Remove what a model and its evaluation have added to run.json; the count of openings stays"
+    "Replace what a model and its evaluation have added to run.json; the count of openings stays"
     record = {name: self.record[name] for name in self.record if name in (*KEYS, *keep)}
-    write_json(self.path/'run.json', {**record, 'metrics': {}, 'cost': {}})
+    write_json(self.path/'run.json', {**record, 'metrics': {}, 'cost': {}, **values})
 
 # %% ../../nbs/base/01_runs.ipynb #abedd52b
 def is_refused(
@@ -250,14 +251,15 @@ def check_run(
     finally: run.close()
 
 # %% ../../nbs/base/01_runs.ipynb #9ca799ce
-_NEW = ('parameters', 'status', 'error', 'started', 'git_commit', 'environment')
+_NEW = ('notebook', 'dataset', 'seed', 'split_seed', 'parameters', 'status', 'error', 'started',
+    'git_commit', 'environment')
 
 def _write_beginning(run, notebook, parameters, old, keep):
     "Write run.json as a run begins; the entries of the old one are kept if `keep` is True"
     known = bool(old) and not is_refused(old)
     run.again = known and old.get('status') != 'done'  # then `resume` records where it resumes
     record = _get_record(notebook, parameters)
-    if keep: record.update({name: old[name] for name in old if name not in _NEW})
+    if keep and known: record.update({name: old[name] for name in old if name not in _NEW})
     record['run'] = run.path.name
     record['resumed'] = old.get('resumed') or []
     if known: record['began'] = old.get('began')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAINS', 'GUESSED', 'CANDIDATES', 'START', 'EXPORT', 'HEAD', 'SPEED', 'LEAST', 'Rung', 'find_archs', 'list_rungs',
-           'Sizes', 'estimate_seconds', 'count_epochs', 'expect_gain']
+           'name_training', 'Sizes', 'estimate_seconds', 'count_epochs', 'expect_gain']
 
 # %% ../../nbs/training/10_rungs.ipynb #fbac8cb7
 import dataclasses
@@ -132,28 +132,35 @@ def _choose_teacher(done):
     return '' if np.isnan(crossed) else best['run']
 
 # %% ../../nbs/training/10_rungs.ipynb #96a65e2b
-def _count_planned(name, done):
-    "Planned epochs of a finished fine-tuning; those of a mean of weights are in its name"
-    last = name.split('-')[-1]
-    return done[name]['parameters'].get('epochs') or (int(last) if last.isdigit() else 0)
+def name_training(
+    rung:Rung,  # a fine-tuning
+    epochs:int, # that it has
+):
+    "Set the epochs of a rung in its parameters and its title"
+    rung.parameters['epochs'] = epochs
+    seed = rung.parameters['seed']
+    rung.title = f'fine-tuning of {rung.arch}, {epochs} epochs, seed {seed}'
 
 # %% ../../nbs/training/10_rungs.ipynb #fd72074d
 def _find_longest(kind, done):
-    "The name of the finished rung of this kind with the most epochs; None if there is none"
+    "The name of the finished fine-tuning of this kind with the most epochs; None if there is none"
     names = [name for name in done if name.split('-')[0] == kind]
-    return max(names, key=lambda name: _count_planned(name, done), default=None)
+    return max(names, key=lambda name: done[name]['parameters']['epochs'], default=None)
 
 # %% ../../nbs/training/10_rungs.ipynb #8e0e0555
-def _is_trained(kind, epochs, done):
-    "Whether a finished fine-tuning of this kind had more than half of these epochs"
+def _name_next(kind, epochs, done):
+    "Such as tune, then tune-2 for at least twice its epochs; '' if that many are not planned"
     longest = _find_longest(kind, done)
-    return longest is not None and epochs < 2*_count_planned(longest, done)
+    if longest is None: return kind
+    if epochs < 2*done[longest]['parameters']['epochs']: return ''
+    return f"{kind}-{1 + sum(name.split('-')[0] == kind for name in done)}"
 
 # %% ../../nbs/training/10_rungs.ipynb #fff44bc3
-def _add_epochs(kind, names):
-    "The kind with the epochs in the names of its parents, if they have any"
-    more = [name.split('-')[-1] for name in names if name and name.split('-')[-1].isdigit()]
-    return '-'.join([kind, *more])
+def _add_rounds(kind, names):
+    "The kind with the numbers of its parents, such as souped-2-1, if one is not the first"
+    ends = [name.split('-')[-1] for name in names if name]
+    rounds = [end if end.isdigit() else '1' for end in ends]
+    return kind if set(rounds) <= {'1'} else '-'.join([kind, *rounds])
 
 # %% ../../nbs/training/10_rungs.ipynb #27d191b8
 def _list_trainings(params, epochs, done):
@@ -161,12 +168,12 @@ def _list_trainings(params, epochs, done):
     teacher = _choose_teacher(done)
     rungs = []
     for kind,seed in (('tune', params['seed']), ('seed', params['seed'] + 1)):
-        if _is_trained(kind, epochs, done): continue
-        if _find_longest(kind, done): kind = f'{kind}-{epochs}'
+        name = _name_next(kind, epochs, done)
+        if not name: continue
         given = dict(_pass_on(params, '04_train'), arch=params['arch'], size=params['larger'],
-            epochs=epochs, patience=0, seed=seed, teacher=teacher)
-        title = f"fine-tuning of {params['arch']}, {epochs} epochs, seed {seed}"
-        rungs.append(Rung(kind, title, '04_train', given, params['arch'], params['larger']))
+            patience=0, seed=seed, teacher=teacher)
+        rungs.append(Rung(name, '', '04_train', given, params['arch'], params['larger']))
+        name_training(rungs[-1], epochs)
     return rungs
 
 # %% ../../nbs/training/10_rungs.ipynb #05efe29f
@@ -182,21 +189,18 @@ def _combine(kind, title, names, done, params, average='logits'):
     return Rung(kind, title, '04c_combination', given, arch, params['larger'])
 
 # %% ../../nbs/training/10_rungs.ipynb #553cf78d
-_TRAINED = dict(both=['tune'], souped=['soup'], three=['tune', 'seed'])
-
 def _list_combinations(params, done):
     "The mean of the fine-tuned networks' weights, and means of them and the best probe"
-    longest = {kind: _find_longest(kind, done) for kind in ('tune', 'seed', 'soup')}
-    pair = [longest['tune'], longest['seed']]
-    rungs = [_combine(_add_epochs('soup', pair), 'mean of the weights of tune and seed', pair, done,
-        params, average='weights')]
+    pair = [_find_longest(kind, done) for kind in ('tune', 'seed')]
+    soup = _add_rounds('soup', pair)
+    rungs = [_combine(soup, 'mean of the weights of tune and seed', pair, done, params,
+        average='weights')]
     probe = _get_best(done, '04a_probe', params['larger'])
-    for kind,trained in _TRAINED.items():
+    for kind,trained in (('both', pair[:1]), ('souped', [soup]), ('three', pair)):
         if probe is None: continue
-        title = f"mean of the probe and {' and '.join(trained)}"
-        names = [longest[name] for name in trained]
-        kind = _add_epochs(f'{kind}-{probe}', names)
-        rungs.append(_combine(kind, title, [probe, *names], done, params))
+        title = f"mean of the probe and {' and '.join(map(str, trained))}"
+        name = _add_rounds(f'{kind}-{probe}', pair[:1] if kind == 'both' else pair)
+        rungs.append(_combine(name, title, [probe, *trained], done, params))
     return [rung for rung in rungs if rung is not None]
 
 # %% ../../nbs/training/10_rungs.ipynb #4d65328a
