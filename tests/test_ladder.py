@@ -134,7 +134,7 @@ def test_a_killed_ladder_has_its_best_model_and_resumes(places, monkeypatch):
 
 def test_another_model_has_no_evaluation(tmp_path, capsys):
     "Operating point, summary, figures and model card were those of the model before; the count of openings stays"
-    from imgclf_nb.ladder import adopt
+    from imgclf_nb.training.adoption import adopt
     runs = {name: Run(tmp_path/name) for name in ('best', 'best-first', 'best-ridge')}
     for name,run in runs.items():
         (run.path/'figures').mkdir(parents=True)

@@ -172,8 +172,8 @@ def make_run_folder(
             "make its parent writable, or give run=/a/writable/folder.", 'run') from None
 
 # %% ../../nbs/base/01_runs.ipynb #03a39e3f
-KEYS = '''run notebook dataset parameters status error began started seconds seed split_seed data_hash
-    split_hash git_commit environment split_sizes unreadable passed_over classes positive_class
+KEYS = '''run notebook dataset parameters status error began started seconds seed split_seed
+    data_hash split_hash git_commit environment split_sizes unreadable passed_over classes positive_class
     metrics test_opened resumed cost'''.split()  # of every run.json
 
 def _get_record(notebook, parameters):

@@ -32,9 +32,9 @@ class Rung:
 
 # %% ../../nbs/training/10_rungs.ipynb #76940aa5
 GAINS = dict(  # share of the validation errors that a rung is expected to remove
-    first=0., ridge=.02, pair=.14, joint=.02, wide=.1, refit=.02,
+    first=0., ridge=.02, pair=.11, joint=.02, wide=.1, refit=.02,
     tune=.02, both=.02, seed=.02, soup=.02, souped=.02, three=.02)
-GUESSED = ('wide', 'soup', 'souped', 'three')  # no measured ladder has climbed them
+GUESSED = ('wide', 'three')  # no measured ladder has climbed them
 
 # %% ../../nbs/training/10_rungs.ipynb #cf14bf4d
 CANDIDATES = ('tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2',
@@ -180,10 +180,10 @@ def _list_trainings(params, epochs, done):
 def _combine(kind, title, names, done, params, average='logits'):
     "The combination of the finished rungs of these names; None if one is missing"
     if any(name not in done for name in names): return None
-    if average == 'logits' and any(':' in done[name]['arch'].removeprefix(PREFIX) for name in names):
-        return None
     parents = [done[name] for name in names]
     archs = [parent['arch'] for parent in parents]
+    is_nameless = any(':' in arch.removeprefix(PREFIX) for arch in archs)
+    if average == 'logits' and is_nameless: return None
     arch = archs[0] if average == 'weights' else name_joint(archs)
     given = dict(runs=[parent['run'] for parent in parents], average=average, cache=params['cache'])
     return Rung(kind, title, '04c_combination', given, arch, params['larger'])
