@@ -5,10 +5,10 @@
 Same images and split, same weights of tf_efficientnet_lite0, size 224, batch 32; each cell (set, tool, share, seed) is a fresh process.
 The budget of a set is what stock fastai's `fine_tune(3)` takes, from after the imports to its end; a share is a part of it.
 `fastai`: one frozen epoch and as many others as come closest to the share, by the seconds of the budget's epochs. `huggingface`: as many
-steps as come closest, by the seconds of a few steps, and once more by its own speed if that was a tenth off; its time counts as that of fastai, and holds no evaluation. `huggingface_fast`: the
-same with a learning rate of 1e-3, since the example's 5e-5 is for transformers, and too small for this network. `ours`: the command
-`imgclf_run SET --minutes N` with N = share x budget, on the clock from its start to its end, with an empty cache but for the exports of
-backbones. `first_answer`: `imgclf_run SET --quick`, likewise.
+steps as come closest, by the seconds of a few steps, and once more by its own speed if that was a tenth off; its time counts as that of
+fastai, and holds no evaluation. `huggingface_fast`: the same with a learning rate of 1e-3, since the example's 5e-5 is for transformers,
+and too small for this network. `ours`: the command `imgclf_run SET --minutes N` with N = share x budget, on the clock from its start to
+its end, with an empty cache but for the exports of backbones. `first_answer`: `imgclf_run SET --quick`, likewise.
 
 Finished cells are remembered in runs/bench/minutes and not repeated, unless --again or the budget, the images or their split are others.
 Validation accuracy is that of the images on which ours has chosen its model. --test opens the test split, once all cells are there: it
