@@ -166,7 +166,8 @@ def _add(self:Ladder, row):
 def _leave_out(self:Ladder, kind, title, arch, size, error):
     "Record and say that a rung cannot be measured, such as one that does not fit into memory"
     self._add(dict(kind=kind, title=title, arch=arch, size=size, seconds=0., expected_seconds=0.,
-        expected_gain=0., gained=0., error=str(error), chosen=False))
+        expected_gain=0., gained=0., error=str(error)))
+    self.keep()
     self.say()
 
 # %% ../nbs/04b_ladder.ipynb #4bd2cb24
@@ -398,9 +399,7 @@ def climb(self:Ladder)->str:
     self.restore()
     while True:
         rung, reason = self.choose_next()
-        if rung is None:
-            self.keep()  # with the rungs that were left out since
-            return reason
+        if rung is None: return reason
         if self.done:
             print(f'           next: {rung.title}, about {rung.seconds:.0f} s, expected '
                 f'{format_points(rung.gain)} percentage points', flush=True)

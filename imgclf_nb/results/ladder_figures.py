@@ -21,6 +21,20 @@ def _plot_shares(t, x, ax):
     ax.set_ylabel('validation accuracy')
     return ax
 
+# %% ../../nbs/results/14_ladder_figures.ipynb #805740a4
+def _name_rung(ax, kind, x, y, above=5):
+    "Write a rung's name beside its point, so many typographic points above it"
+    ax.annotate(kind, (x, y), xytext=(5, above), textcoords='offset points', fontsize=8)
+
+# %% ../../nbs/results/14_ladder_figures.ipynb #870c91bd
+def _label_axis(ax, label):
+    "Name the axis from 0, with room for the last name; the `Axes`"
+    ax.set_xlabel(label)
+    ax.margins(x=.3)
+    ax.set_xlim(left=0)
+    ax.legend(loc='lower right')
+    return ax
+
 # %% ../../nbs/results/14_ladder_figures.ipynb #ebd78bdc
 def plot_ladder(
     rows,    # ladder.csv
@@ -32,13 +46,8 @@ def plot_ladder(
     ax.step(t.minutes, t.accuracy.cummax(), where='post', color='#D55E00', label='best so far')
     for number,row in enumerate(t.itertuples()):
         above = 5 if number % 2 else -12  # neighbours would lie on each other
-        ax.annotate(row.kind, (row.minutes, row.accuracy), xytext=(5, above),
-            textcoords='offset points', fontsize=8)
-    ax.set_xlabel('minutes')
-    ax.margins(x=.3)
-    ax.set_xlim(left=0)
-    ax.legend(loc='lower right')
-    return ax
+        _name_rung(ax, row.kind, row.minutes, row.accuracy, above)
+    return _label_axis(ax, 'minutes')
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #604d43b2
 def find_front(
@@ -59,13 +68,8 @@ def plot_front(
     front = find_front(rows)
     ax.step(front.milliseconds, front.accuracy, where='post', color='#D55E00', label='Pareto front')
     for row in front.itertuples():
-        ax.annotate(row.kind, (row.milliseconds, row.accuracy), xytext=(5, 5),
-            textcoords='offset points', fontsize=8)
-    ax.set_xlabel('milliseconds for one image (PyTorch)')
-    ax.margins(x=.2)
-    ax.set_xlim(left=0)
-    ax.legend(loc='lower right')
-    return ax
+        _name_rung(ax, row.kind, row.milliseconds, row.accuracy)
+    return _label_axis(ax, 'milliseconds for one image (PyTorch)')
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #721955b7
 def describe_front(
