@@ -8,7 +8,7 @@ import os, subprocess, sys
 from common import HERE, get_folder, get_parser, plot_rows, read_rows, select_speeds, show_table
 
 SHORT = (['loaders.py'], ['steps.py'], ['steps.py', '--data', 'pc_parts'], ['start.py'], ['kernels.py'])
-LONG = (['sets.py'], ['paths.py'], ['options.py'], ['memory.py'], ['gpu.py'])
+LONG = (['sets.py'], ['paths.py'], ['memory.py'], ['gpu.py'])
 
 if __name__ == '__main__':
     a = get_parser(__doc__)

@@ -1,10 +1,11 @@
-"""What a linear head gains by ridge regression, and by doubting improbable labels
+"""What a linear head gains by ridge regression, by doubting improbable labels, and by dropping contradicting images
 
 `.venv/bin/python benchmarks/heads.py [--sets pc_parts chest_xray] [--divisions 3] [--keep]`
 
 Frozen features of one network at 224 pixels and of three at 256, of the images and their mirror images, as a probe has them. Every head
 is fitted on four fifths of the units (duplicates, patients, videos) and judged on the rest, five times, for each division; its strength
-of regularisation is chosen in the four fifths. The given or remembered test split is left out, so nothing here opens it.
+of regularisation is chosen in the four fifths. The given or remembered test split is left out, so nothing here opens it. `dropped`: images of which an
+identical file has another label are no training images; they are judged all the same.
 
 `difference`: accuracy less that of logistic regression with all labels in full, in percentage points, paired by image and division, with
 its 95 % interval over units. Into runs/bench/heads.json, and as a table.
@@ -32,7 +33,8 @@ from minutes import get_difference_points
 LITE = [f'tf_efficientnet_lite{i}' for i in range(3)]
 NETWORKS = {'lite0, 224': (LITE[0], 224), 'lite0 to lite2, 256': (name_joint(LITE), 256)}
 HEADS = {'logistic regression': dict(), 'logistic regression, doubt': dict(doubt=True),
-    'ridge regression': dict(head='ridge'), 'ridge regression, doubt': dict(head='ridge', doubt=True)}
+    'logistic regression, dropped': dict(), 'ridge regression': dict(head='ridge'), 'ridge regression, doubt': dict(head='ridge', doubt=True),
+    'ridge regression, dropped': dict(head='ridge')}
 
 
 def read_items(dataset, quick):
@@ -50,10 +52,16 @@ def see(items, dataset, arch, size):
     return x, None if recipe['policy'] == 'xray' else get_frozen_features(items, mirror=True, **how)
 
 
-def predict(x, mirror, y, units, head, seed):
-    "The class of each image by heads without its unit"
+def find_contradicting(items):
+    "Whether an identical file has another label: a boolean for each image"
+    return (items.groupby('sha256').label.transform('nunique') > 1).to_numpy()
+
+
+def predict(x, mirror, y, units, head, seed, left_out):
+    "The class of each image by heads without its unit; those that are `left_out` train none"
     k, predicted = y.max() + 1, np.zeros(len(y), int)
     for train,rest in StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(x, y, units):
+        train = train[~left_out[train]]
         flipped = None if mirror is None else mirror[train]
         w, b, _ = get_linear_head(x[train], y[train], units[train], k, mirror=flipped, **head)
         predicted[rest] = (x[rest] @ w.T + b).argmax(1)
@@ -77,10 +85,12 @@ def measure(items, dataset, network, divisions):
     "The rows of a set and a network"
     x, mirror = see(items, dataset, *NETWORKS[network])
     y, units = pd.factorize(items.label, sort=True)[0], get_units(items)
+    contradicting = find_contradicting(items)
     rows, plain = [], None
     for name,head in HEADS.items():
+        left_out = contradicting & name.endswith('dropped')
         began = time.perf_counter()
-        preds = [predict(x, mirror, y, units, head, seed) for seed in range(divisions)]
+        preds = [predict(x, mirror, y, units, head, seed, left_out) for seed in range(divisions)]
         seconds = (time.perf_counter() - began)/divisions/5
         answers = [Answers(y, one, np.eye(y.max() + 1)[one], units) for one in preds]
         plain = plain or answers

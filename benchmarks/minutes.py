@@ -355,16 +355,29 @@ def read_all(bench, tool, share, split):
     return None if any(one is None for one in answers) else answers
 
 
+def say_work(tool, share, cells, budgets):
+    "What most of the cells have done; for ours the mean of the minutes"
+    if tool == 'ours': return f'--minutes {share*mean(budgets)/60:.2f}'
+    return Counter(cell['work'] for cell in cells).most_common(1)[0][0]
+
+
+def say_command(bench, tool, share):
+    "The command that makes this row alone"
+    seeds = ' '.join(map(str, bench.options.seeds))
+    shares = f' --shares {share:g}' if share else ''
+    return f'python benchmarks/minutes.py --sets {bench.name} --seeds {seeds}{shares} --tools {tool}'
+
+
 def get_row(bench, tool, share, cells):
     "A row of the results; with the test images once all tools have predicted them"
     valid, test = [read_all(bench, tool, share, split) for split in ('valid', 'test')]
     compared = share and tool != 'ours' and 'ours' in bench.options.tools
     ours = read_all(bench, 'ours', share, 'test') if compared else None
-    work = Counter(cell['work'] for cell in cells).most_common(1)[0][0]
-    origin = {key: cells[-1][key] for key in ('command', 'commit', 'machine', 'date', 'images')}
     budgets = [bench.get_budget(seed)['seconds'] for seed in bench.options.seeds]
+    origin = {key: cells[-1][key] for key in ('commit', 'machine', 'date', 'images')}
     return dict(set=bench.name, title=TITLES.get(bench.name, bench.name), tool=tool, name=NAMES[tool], share=share, seeds=len(cells),
-        work=work, budget=round(mean(budgets), 1), seconds=round(mean(cell['seconds'] for cell in cells), 1),
+        work=say_work(tool, share, cells, budgets), command=say_command(bench, tool, share), budget=round(mean(budgets), 1),
+        seconds=round(mean(cell['seconds'] for cell in cells), 1),
         valid=get_accuracy(valid), test=test and get_accuracy(test),
         difference_points=get_difference_points(ours, test) if ours and test else None, **origin)
 

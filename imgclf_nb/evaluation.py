@@ -89,6 +89,12 @@ def show_mistakes(
         ax.set_title(f'{row.label}\npredicted {row.predicted} {row.probability:.2f}', fontsize=6)
     return fig
 
+# %% ../nbs/05_evaluation.ipynb #96c64348
+def _keep_choice(record, metrics):
+    "The metrics; validation accuracy that was corrected for a choice (04b) stays corrected"
+    if not record.get('choice') or 'valid' not in metrics: return metrics
+    return {**metrics, 'valid': {**metrics['valid'], 'accuracy': record['choice']}}
+
 # %% ../nbs/05_evaluation.ipynb #f55bc997
 def keep_evaluation(
     run,              # a `Run`
@@ -102,5 +108,6 @@ def keep_evaluation(
     model = read_model_record(run.path)
     threshold = operating_point['threshold'] if operating_point else None
     write_model_record(run.path, model | dict(temperature=temperature, threshold=threshold))
+    entries['metrics'] = _keep_choice(run.record, entries.get('metrics', {}))
     run.update(operating_point=operating_point, temperature=temperature, **entries)
     write_card(run)

@@ -36,25 +36,32 @@ def _forget_kernel():
 class TimeUp(UserError):
     "A notebook was stopped at the end of its time; the same command resumes it"
 
+# %% ../../nbs/base/04_running.ipynb #2c323e93
+_KILL = getattr(signal, 'SIGKILL', signal.SIGTERM)
+
 # %% ../../nbs/base/04_running.ipynb #aecc3440
-def _interrupt_after(seconds, again, late, over):
-    "Interrupt the notebook's process after some seconds, and again until `over` is set"
+def _interrupt_after(seconds, stop, again, most, late, over):
+    """Interrupt the cell at work after some seconds, and again until `over` is set; a process that
+    does not stop for `most` interrupts is killed"""
     wait = seconds
+    sent = 0
     while not over.wait(wait):
         late.append(1)
         pid = _get_pid()
-        if pid:
-            with suppress(ProcessLookupError): os.kill(pid, signal.SIGINT)
-        wait = again if pid else 1  # an interrupt is lost at the start and between two cells
+        wait = .5  # before and between cells, an interrupt would be lost
+        if not pid or stop.phase != 'cell': continue
+        with suppress(ProcessLookupError): os.kill(pid, _KILL if sent == most else signal.SIGINT)
+        sent += 1
+        wait = again
 
 # %% ../../nbs/base/04_running.ipynb #59cb870c
 @contextmanager
-def _limit(seconds, again=20):
+def _limit(seconds, stop, again=20, most=3):
     "A time limit for the notebook's process; yields a list that is empty until the time is over"
     late = []
     over = threading.Event()
     if seconds and os.name == 'posix':  # Windows would end the process
-        given = seconds, again, late, over
+        given = seconds, stop, again, most, late, over
         threading.Thread(target=_interrupt_after, args=given, daemon=True).start()
     try: yield late
     finally: over.set()
@@ -184,7 +191,7 @@ def _run(notebook, tmp, out, parameters, quiet, seconds):
     "Execute a notebook into `tmp`; errors are raised with their meaning, and `tmp` is kept"
     start_waiting()  # before papermill, which takes a second to load
     from papermill.exceptions import PapermillExecutionError
-    with _listen() as stop, _limit(seconds) as late:
+    with _listen() as stop, _limit(seconds, stop) as late:
         try: _execute(notebook, tmp, parameters, quiet, stop)
         except PapermillExecutionError as error:
             _raise_cell_error(error, _keep_failed(tmp, out), late, stop)

@@ -66,5 +66,5 @@ def find_downloads(
         try: found[arch] = _ask_hub(_get_repository(arch))
         except Exception as error:  # the client raises those of several libraries
             reason = f'{type(error).__name__} of the hub'
-    if reason: print(f'No more networks from the hub: {reason}.')
+    if reason: print(f'No more networks from the hub: {reason}. Those at hand are used.')
     return found

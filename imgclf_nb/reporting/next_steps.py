@@ -37,6 +37,7 @@ _COMMANDS = dict(
     evaluate='imgclf_evaluate {run}',
     predict='imgclf_predict {run} /path/to/new/images',
     compare='imgclf_compare {run} {other}',
+    minutes='imgclf_run {dataset} --minutes 30',
     lab='jupyter lab nbs/START.ipynb')
 _TARGETS = dict(
     train='make train DATASET={dataset}',
@@ -44,6 +45,7 @@ _TARGETS = dict(
     evaluate='make evaluate RUN={run}',
     predict='.venv/bin/imgclf_predict {run} /path/to/new/images',
     compare='make compare A={run} B={other}',
+    minutes='make train DATASET={dataset} ARGS="--minutes 30"',
     lab='make lab')
 
 # %% ../../nbs/reporting/03_next_steps.ipynb #cff278ee
@@ -73,20 +75,26 @@ _NEXT_ON_MINIATURE = (
     ('evaluate', 'how robust this model is, what it looks at, and its model card'))
 _NEXT_ON_IMAGES = (
     ('evaluate', 'how robust this model is, what it looks at, and its model card'),
+    ('minutes', 'the best model for half an hour: several networks, cheap steps first'),
     ('other', 'train a second network on the same split'),
     ('compare', 'is one better than the other, or is it chance?'),
     ('predict', 'class, probability and decision for new images, in predictions.csv'))
+_NEXT_AFTER_MINUTES = (
+    ('evaluate', 'open the test split: metrics, robustness, what the model looks at, model card'),
+    _NEXT_ON_IMAGES[-1])
 
 # %% ../../nbs/reporting/03_next_steps.ipynb #12063fc2
 def describe_next(
-    run,            # a `Run`, trained and evaluated
+    run,            # a `Run`, trained and evaluated, or of a ladder
     parameters:dict,# the given parameters, at least `dataset`
+    ladder:bool=False, # whether it is the result of a ladder
 )->str:
     "What to do next, each thing with its command"
     from imgclf_nb.datasets.miniatures import MINIATURES
     is_mini = parameters['dataset'] in MINIATURES
     arch, other = _get_other(parameters)
     steps = _NEXT_ON_MINIATURE if is_mini else _NEXT_ON_IMAGES
+    if ladder: steps = _NEXT_AFTER_MINUTES
     dataset = '/path/to/images' if is_mini else parameters['dataset']
     lines = _get_lines([name for name,_ in steps], dataset=dataset, arch=arch, other=other,
         run=_get_short_name(run))

@@ -7,6 +7,7 @@ __all__ = ['FACTS', 'SECTIONS', 'describe_model', 'describe_use', 'say_kept', 'd
            'describe_limits', 'describe_openings']
 
 # %% ../../nbs/reporting/01_sections.ipynb #a831a68f
+from ..base.percentages import format_share
 from .facts import SPLITS
 from .result_sections import describe_abstention, describe_calibration
 from .result_sections import describe_explanation, describe_groups
@@ -209,12 +210,25 @@ def _describe_environment(o):
             f'{escape(packages)}.',
         _describe_lock(env.get('lock'))]
 
+# %% ../../nbs/reporting/01_sections.ipynb #6c1fd6c3
+def _describe_choice(o):
+    "Of which runs the model was made, and among how many it was chosen; each a sentence or ''"
+    parents = o.at('parents')
+    names = ', '.join(make_code(name) for name in parents or [])
+    n, value, plain = [o.number(f'choice.{name}') for name in ('candidates', 'value', 'plain')]
+    chosen = n and n > 1 and value is not None and plain is not None
+    return [
+        parents and f'Made by: {names}.',
+        chosen and f'It is the best of {n:.0f} models on the validation images. That choice '
+            f'flatters: corrected for it, their accuracy is {format_share(value)} '
+            f'(uncorrected {format_share(plain)}).']
+
 # %% ../../nbs/reporting/01_sections.ipynb #dc2bdff7
 def describe_training(
     o, # from `collect`
 )->str:
     "Cost, environment and parameters of the training"
-    text = make_bullets([_describe_cost(o), *_describe_environment(o)])
+    text = make_bullets([_describe_cost(o), *_describe_choice(o), *_describe_environment(o)])
     named = {k: v for k,v in o.p.items() if k not in ('dataset', 'run', 'arch') and v is not None}
     if not named: return text
     rows = [(make_code(k), escape(v)) for k,v in named.items()]

@@ -6,7 +6,7 @@
 __all__ = ['plot_ladder', 'find_front', 'plot_front', 'describe_front']
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #4d8a6b6a
-import pandas as pd
+import numpy as np, pandas as pd
 
 from ..base.machine import get_plt
 from ..base.percentages import format_share
@@ -35,10 +35,20 @@ def _label_axis(ax, label):
     ax.legend(loc='lower right')
     return ax
 
+# %% ../../nbs/results/14_ladder_figures.ipynb #8e4ef683
+def _plot_planned(t, planned, ax):
+    "Draw the rung that is next where it is expected to end"
+    minutes = t.minutes.iloc[-1] + planned.seconds/60
+    accuracy = t.accuracy.max() + planned.gain
+    ax.plot([t.minutes.iloc[-1], minutes], [t.accuracy.max(), accuracy], 'o:', color='#999999',
+        markevery=[1], label='next, expected')
+    _name_rung(ax, planned.kind, minutes, accuracy)
+
 # %% ../../nbs/results/14_ladder_figures.ipynb #ebd78bdc
 def plot_ladder(
-    rows,    # ladder.csv
-    ax=None, # matplotlib `Axes`
+    rows,         # ladder.csv
+    ax=None,      # matplotlib `Axes`
+    planned=None, # the `Rung` that is next, drawn where it is expected to end
 ):
     "Validation accuracy with its 95 % interval by minutes; the `Axes`"
     t = rows[rows.error == '']
@@ -47,16 +57,23 @@ def plot_ladder(
     for number,row in enumerate(t.itertuples()):
         above = 5 if number % 2 else -12  # neighbours would lie on each other
         _name_rung(ax, row.kind, row.minutes, row.accuracy, above)
+    if planned is not None: _plot_planned(t, planned, ax)
     return _label_axis(ax, 'minutes')
+
+# %% ../../nbs/results/14_ladder_figures.ipynb #40bb3be5
+def _get_timed(rows):
+    "The finished rungs whose network was timed"
+    return rows[rows.error == ''].dropna(subset='milliseconds')
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #604d43b2
 def find_front(
     rows, # ladder.csv
 )->pd.DataFrame:
     "The rungs that no other one beats in both accuracy and milliseconds, the fastest first"
-    t = rows[rows.error == '']
+    t = _get_timed(rows)
     on_front = get_pareto_front(t.assign(value=t.accuracy), 'milliseconds')
-    return t[on_front].sort_values('milliseconds').drop_duplicates(['milliseconds', 'accuracy'])
+    front = t[np.asarray(on_front, bool)].sort_values('milliseconds')
+    return front.drop_duplicates(['milliseconds', 'accuracy'])
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #23bdcc1b
 def plot_front(
@@ -64,12 +81,12 @@ def plot_front(
     ax=None, # matplotlib `Axes`
 ):
     "Validation accuracy with its 95 % interval by milliseconds, and the Pareto front; the `Axes`"
-    ax = _plot_shares(rows[rows.error == ''], 'milliseconds', ax)
+    ax = _plot_shares(_get_timed(rows), 'milliseconds', ax)
     front = find_front(rows)
     ax.step(front.milliseconds, front.accuracy, where='post', color='#D55E00', label='Pareto front')
     for row in front.itertuples():
         _name_rung(ax, row.kind, row.milliseconds, row.accuracy)
-    return _label_axis(ax, 'milliseconds for one image (PyTorch)')
+    return _label_axis(ax, 'milliseconds for one image')
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #721955b7
 def describe_front(
@@ -79,4 +96,4 @@ def describe_front(
     lines = [f'{row.milliseconds:8.0f} ms an image, {format_share(row.accuracy)}: {row.run}'
         for row in find_front(rows).itertuples()]
     return '\n'.join(['Each of these is a complete run, and no other is both faster and better '
-        '(PyTorch, one image at a time):', *lines])
+        '(one image at a time, as exported):', *lines])

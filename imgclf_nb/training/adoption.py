@@ -56,11 +56,12 @@ def adopt(
     "Give the run the files of the chosen rung; what was evaluated on another model goes"
     if _is_adopted(run, best):
         valid = {**run.record['metrics'].get('valid', {}), 'accuracy': accuracy}
-        return run.update(metrics=dict(valid=valid), status='done', error=None, **entries)
+        return run.update(metrics=dict(valid=valid), choice=accuracy, status='done', error=None,
+            **entries)
     if run.record.get('summary'):
-        print(f'Another model is better now: imgclf_evaluate {run.path.name} evaluates it.')
+        print('Another model is better now: it is not evaluated yet, unlike the one before.')
     _replace_files(run, _copy_files(run, best))
     taken = {name: best.record[name] for name in _TAKEN if name in best.record}
     parents = best.record.get('parents') or [best.path.name]
-    run.forget(_OWN, **taken, metrics=dict(valid=dict(accuracy=accuracy)), parents=parents,
-        chosen=best.path.name, status='done', error=None, **entries)
+    run.forget(_OWN, **taken, metrics=dict(valid=dict(accuracy=accuracy)), choice=accuracy,
+        parents=parents, chosen=best.path.name, status='done', error=None, **entries)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAINS', 'GUESSED', 'CANDIDATES', 'START', 'EXPORT', 'HEAD', 'SPEED', 'LEAST', 'Rung', 'find_archs', 'list_rungs',
-           'name_training', 'Sizes', 'estimate_seconds', 'count_epochs', 'expect_gain']
+           'name_training', 'Sizes', 'estimate_overhead', 'estimate_seconds', 'count_epochs', 'expect_gain']
 
 # %% ../../nbs/training/10_rungs.ipynb #fbac8cb7
 import dataclasses
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..base.architectures import get_safe_name
 from ..base.joint_names import PREFIX, name_joint, split_joint
 from ..base.running import get_defaults
 from ..base.weights_at_hand import is_at_hand
@@ -26,15 +27,17 @@ class Rung:
     parameters:dict# of the notebook
     arch:str       # the network that answers
     size:int       # side of its image, pixels
-    seconds:float = 0.  # that it is expected to take
-    gain:float = 0.     # share of the errors that it is expected to remove
+    estimate:float = 0. # seconds, by the trials of its networks
+    seconds:float = 0.  # that it is expected to take: the estimate at the pace of those before
+    overhead:float = 0. # seconds of these before and after the epochs of a fine-tuning
+    gain:float = 0.     # accuracy that it is expected to bring
     download:int = 0    # bytes of weights
 
 # %% ../../nbs/training/10_rungs.ipynb #76940aa5
 GAINS = dict(  # share of the validation errors that a rung is expected to remove
-    first=0., ridge=.02, pair=.11, joint=.02, wide=.1, refit=.02,
+    first=0., ridge=.02, alone=.05, pair=.11, joint=.02, wide=.1, refit=.02,
     tune=.02, both=.02, seed=.02, soup=.02, souped=.02, three=.02)
-GUESSED = ('wide', 'three')  # no measured ladder has climbed them
+GUESSED = ('alone', 'wide', 'three')  # no measured ladder has climbed them
 
 # %% ../../nbs/training/10_rungs.ipynb #cf14bf4d
 CANDIDATES = ('tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2',
@@ -61,7 +64,7 @@ def list_rungs(
     archs:list,  # from `find_archs`
     done:dict,   # finished rungs by kind: `dict(run, score, crossed)`
     epochs:int,  # of fine-tuning, for which there is time; 0: none
-    more:dict={},# other networks, and the bytes of weights to download
+    more:dict=None, # other networks, and the bytes of weights to download
 )->list:
     "The rungs that could be climbed next"
     rungs = [_make_first(params)]
@@ -92,8 +95,9 @@ def _list_probes(params, archs, done, more):
     ridge = dict(first.parameters, head='ridge')
     rungs = [dataclasses.replace(first, kind='ridge', parameters=ridge,
         title='the same features, ridge regression')]
-    archs = [arch for arch in archs if ':' not in arch]  # from a hub or a folder: cannot be joined
     head = 'ridge' if _is_better(done, 'ridge', 'first') else 'logistic'
+    rungs += _list_alone(params, archs, head)
+    archs = [arch for arch in archs if ':' not in arch]  # from a hub or a folder: cannot be joined
     if len(archs) > 1: rungs.append(_join_probes('pair', params, archs[:2], head))
     if len(archs) > 2: rungs.append(_join_probes('joint', params, archs, head))
     if more: rungs.append(_widen(params, archs, head, more))
@@ -106,6 +110,21 @@ def _join_probes(kind, params, archs, head):
     given = dict(_pass_on(params, '04a_probe'), arch=arch, size=params['larger'], head=head)
     title = f"probe of {' + '.join(archs)} at {params['larger']} pixels"
     return Rung(kind, title, '04a_probe', given, arch, params['larger'])
+
+# %% ../../nbs/training/10_rungs.ipynb #e9a90eed
+def _list_alone(params, archs, head):
+    """Probes of other networks alone: of names that cannot be joined, and of all where limits may
+    exclude several networks together"""
+    is_limited = params['max_ms'] or params['max_mb']
+    rungs = []
+    for arch in archs[1:]:
+        if not is_limited and ':' not in arch: continue
+        kind = f'alone-{get_safe_name(arch)}'
+        title = f"probe of {arch} at {params['larger']} pixels"
+        given = dict(_pass_on(params, '04a_probe'), arch=arch, size=params['larger'], head=head)
+        rungs.append(Rung(kind, title, '04a_probe', given, arch, params['larger']))
+    return rungs
+
 
 # %% ../../nbs/training/10_rungs.ipynb #64d866d4
 def _widen(params, archs, head, more):
@@ -138,8 +157,8 @@ def name_training(
 ):
     "Set the epochs of a rung in its parameters and its title"
     rung.parameters['epochs'] = epochs
-    seed = rung.parameters['seed']
-    rung.title = f'fine-tuning of {rung.arch}, {epochs} epochs, seed {seed}'
+    rounds = f"{epochs} epoch{'s'*(epochs > 1)}"
+    rung.title = f"fine-tuning of {rung.arch}, {rounds}, seed {rung.parameters['seed']}"
 
 # %% ../../nbs/training/10_rungs.ipynb #fd72074d
 def _find_longest(kind, done):
@@ -147,12 +166,19 @@ def _find_longest(kind, done):
     names = [name for name in done if name.split('-')[0] == kind]
     return max(names, key=lambda name: done[name]['parameters']['epochs'], default=None)
 
+# %% ../../nbs/training/10_rungs.ipynb #0067150e
+def _count_longest(kind, done):
+    "The epochs of the longest finished fine-tuning of this kind; 0 if there is none"
+    name = _find_longest(kind, done)
+    return done[name]['parameters']['epochs'] if name else 0
+
+
 # %% ../../nbs/training/10_rungs.ipynb #8e0e0555
 def _name_next(kind, epochs, done):
     "Such as tune, then tune-2 for at least twice its epochs; '' if that many are not planned"
-    longest = _find_longest(kind, done)
-    if longest is None: return kind
-    if epochs < 2*done[longest]['parameters']['epochs']: return ''
+    longest = _count_longest(kind, done)
+    if not longest: return kind
+    if epochs < 2*longest: return ''
     return f"{kind}-{1 + sum(name.split('-')[0] == kind for name in done)}"
 
 # %% ../../nbs/training/10_rungs.ipynb #fff44bc3
@@ -167,13 +193,14 @@ def _list_trainings(params, epochs, done):
     "Fine-tuning of the recipe's network by the best probe, and the same with another seed"
     teacher = _choose_teacher(done)
     rungs = []
-    for kind,seed in (('tune', params['seed']), ('seed', params['seed'] + 1)):
-        name = _name_next(kind, epochs, done)
+    same = min(epochs, _count_longest('tune', done) or epochs)  # the other seed does as much
+    for kind,seed,n in (('tune', params['seed'], epochs), ('seed', params['seed'] + 1, same)):
+        name = _name_next(kind, n, done)
         if not name: continue
         given = dict(_pass_on(params, '04_train'), arch=params['arch'], size=params['larger'],
             patience=0, seed=seed, teacher=teacher)
         rungs.append(Rung(name, '', '04_train', given, params['arch'], params['larger']))
-        name_training(rungs[-1], epochs)
+        name_training(rungs[-1], n)
     return rungs
 
 # %% ../../nbs/training/10_rungs.ipynb #05efe29f
@@ -238,12 +265,25 @@ def _estimate_probe(rung, sizes, cost):
     head = each*sizes.train*width*sizes.classes*fits
     return START + rung.download/SPEED + features + head
 
+# %% ../../nbs/training/10_rungs.ipynb #c3b908ad
+def _estimate_epoch(sizes, cost):
+    "Seconds of an epoch of fine-tuning"
+    return sizes.train*cost['training'] + sizes.valid*cost['features']
+
+
+# %% ../../nbs/training/10_rungs.ipynb #c053b3fb
+def estimate_overhead(
+    sizes:Sizes, # of the data
+    cost:dict,   # from `measure_network`
+)->float:
+    "Seconds of a fine-tuning before and after its epochs: its plan, head and reference"
+    return START + 10 + (2*sizes.train + 2*sizes.valid)*cost['features']
+
+
 # %% ../../nbs/training/10_rungs.ipynb #c806450f
 def _estimate_training(rung, sizes, cost):
     "Seconds for a fine-tuning"
-    epoch = sizes.train*cost.get('training', 0) + sizes.valid*cost['features']
-    once = 10 + (2*sizes.train + 2*sizes.valid)*cost['features']  # plan, head and reference
-    return START + once + rung.parameters['epochs']*epoch
+    return estimate_overhead(sizes, cost) + rung.parameters['epochs']*_estimate_epoch(sizes, cost)
 
 # %% ../../nbs/training/10_rungs.ipynb #1489dccf
 def estimate_seconds(
@@ -263,14 +303,11 @@ def count_epochs(
     seconds:float, # that there are
     sizes:Sizes,   # of the data
     cost:dict,     # from `measure_network`
-    most:int,      # of the recipe
+    most:int,      # epochs
 )->int:
-    "Epochs of fine-tuning for which there is time, 1 to `most`; 0 if a step does not fit in memory"
-    rung = Rung('tune', '', '04_train', dict(epochs=0), '', 0)
-    epoch = sizes.train*cost['training'] + sizes.valid*cost['features']
-    if not np.isfinite(epoch): return 0
-    left = seconds - _estimate_training(rung, sizes, cost)
-    return int(np.clip(left//epoch, 1, most))
+    "Epochs of fine-tuning for which there is time, 1 to `most`"
+    left = seconds - estimate_overhead(sizes, cost)
+    return int(np.clip(left//_estimate_epoch(sizes, cost), 1, most))
 
 # %% ../../nbs/training/10_rungs.ipynb #0666af6e
 LEAST = .001  # a gain in accuracy below which it is not worth the time
