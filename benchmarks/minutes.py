@@ -365,7 +365,8 @@ def say_command(bench, tool, share):
     "The command that makes this row alone"
     seeds = ' '.join(map(str, bench.options.seeds))
     shares = f' --shares {share:g}' if share else ''
-    return f'python benchmarks/minutes.py --sets {bench.name} --seeds {seeds}{shares} --tools {tool}'
+    test = ' --test' if bench.options.test else ''
+    return f'python benchmarks/minutes.py --sets {bench.name} --seeds {seeds}{shares} --tools {tool}{test}'
 
 
 def get_row(bench, tool, share, cells):

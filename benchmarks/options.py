@@ -5,7 +5,7 @@
 Base: `04_train` with the card's recipe, to its last epoch; then each option alone. Measured is the model that is kept, on the validation
 images (the test split stays closed). `difference`: accuracy less that of the base, in percentage points, paired by image and seed, with its
 95 % interval over units (duplicates, patients, videos) and seeds. `time`: seconds of the epochs over those of the base. `teacher` learns from
-a probe of the same network. Finished trainings are not repeated, unless --again. Into runs/bench/options.json, and as a table.
+a probe of the same network, `joint teacher` from one of three networks on larger images. Finished trainings are not repeated, unless --again. Into runs/bench/options.json, and as a table.
 """
 import shutil
 import sys
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from common import FIVE, get_folder, get_parser
+from imgclf_nb.base.joint_names import name_joint
 from imgclf_nb.base.running import run_notebook
 from imgclf_nb.base.runs import Run
 from imgclf_nb.core import write_json
@@ -22,6 +23,7 @@ from imgclf_nb.datasets.cards import get_card
 from imgclf_nb.results.artifacts import read_predictions
 from imgclf_nb.results.measured import get_run_provenance, keep_measured
 from imgclf_nb.stats.paired_tests import Answers
+from heads import LITE
 from kept import TITLES, get_command, say_kept
 from minutes import get_accuracy, get_difference_points
 
@@ -29,7 +31,9 @@ BASE = dict(patience=0)
 OPTIONS = {'base': {}, 'label smoothing 0.1': dict(label_smoothing=.1), 'mixup': dict(mixup=.3), 'no mixup': dict(mixup=0.),
     'cutmix': dict(cutmix=1.), 'policy light': dict(policy='light'), 'policy strong': dict(policy='strong'), 'no averaged weights': dict(ema=0.),
     'progressive': dict(progressive=True), 'all layers': dict(layers='all'), 'late layers': dict(layers='late'), 'lr x 0.5': dict(lr=.5),
-    'lr x 2': dict(lr=2.), 'larger images': dict(size=256), 'teacher': dict(teacher='probe')}
+    'lr x 2': dict(lr=2.), 'larger images': dict(size=256), 'teacher': dict(teacher='probe'),
+    'joint teacher': dict(teacher='joint')}
+TEACHERS = dict(probe={}, joint=dict(arch=name_joint(LITE), size=256, head='ridge'))
 
 
 def list_options(recipe):
@@ -45,12 +49,17 @@ def run_once(notebook, folder, again, **given):
     return Run(folder)
 
 
+def make_teacher(dataset, name, place):
+    "The run of a probe that teaches"
+    return run_once('04a_probe', place/f'{dataset}-{name}', False, dataset=dataset, **TEACHERS[name])
+
+
 def train(dataset, name, option, seed, options):
     "The run of one training"
     place = get_folder(options.quick)/'options'
     place.mkdir(parents=True, exist_ok=True)
     given = dict(BASE, **option, dataset=dataset, seed=seed, **(dict(epochs=1) if options.quick else {}))
-    if 'teacher' in given: given['teacher'] = str(run_once('04a_probe', place/f'{dataset}-probe', False, dataset=dataset).path)
+    if 'teacher' in given: given['teacher'] = str(make_teacher(dataset, given['teacher'], place).path)
     return run_once('04_train', place/f"{dataset}-{name.replace(' ', '-')}-s{seed}", options.again, **given)
 
 

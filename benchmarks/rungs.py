@@ -29,6 +29,7 @@ def read_ladders(dataset, options):
         if not (folder/'run').exists(): continue
         rows = pd.read_csv(folder/'run'/'ladder.csv', keep_default_na=False)
         rows = rows[rows.error == '']
+        if 'teaches' in rows: rows = rows[~rows.teaches]  # no candidates
         n = len(pd.read_csv(folder/'answers_valid.csv'))
         before = 1 - rows.accuracy.astype(float) + rows.gained
         cell = Store(get_place(options.quick)/'cells.json').read()[name]

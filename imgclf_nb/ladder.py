@@ -24,7 +24,7 @@ from .results.artifacts import describe_data, read_predictions
 from .results.ladder_figures import describe_front, plot_front, plot_ladder
 from .stats.choice import get_chosen_share
 from .training.adoption import adopt
-from .training.planning import Ladder
+from .training.planning import TEACHERS, Ladder
 from .training.rungs import CANDIDATES, Rung, Sizes, find_archs, name_training
 from .training.split_memory import take_splits
 
@@ -95,6 +95,7 @@ def _run_rung(self:Ladder, rung):
         return Run(folder)
     if rung.notebook == '04_train': self._give_time(rung, given, old.get('parameters', {}))
     run_notebook(rung.notebook, str(folder), quiet=True, seconds=self._get_limit(rung), **given)
+    if old: rung.estimate = 0.  # a part was done before
     return Run(folder)
 
 # %% ../nbs/04b_ladder.ipynb #a327d518
@@ -121,7 +122,8 @@ def climb_rung(self:Ladder, rung):
     if error and not self.done: raise UserError(error)
     row = dict(kind=rung.kind, title=rung.title, arch=rung.arch, size=rung.size,
         seconds=round(self.clock() - began, 1), estimated_seconds=round(rung.estimate, 1),
-        expected_seconds=round(rung.seconds, 1), expected_gain=rung.gain, gained=0., error=error)
+        expected_seconds=round(rung.seconds, 1), expected_gain=rung.gain, gained=0.,
+        teaches=rung.teaches, error=error)
     if not error: row |= self._describe(rung, before)
     self.add(row)
 
@@ -139,7 +141,8 @@ def _record(self:Ladder, rung, run):
     if run.record.get('split_hash') != self.run.record.get('split_hash'):
         raise UserError(f'{run.path.name} has another split: give another run name.', 'run')
     scores, correct, _ = read_answers([run])
-    self.done[rung.kind] = dict(run=str(run.path), arch=rung.arch, size=rung.size,
+    found = self.teachers if rung.teaches else self.done
+    found[rung.kind] = dict(run=str(run.path), arch=rung.arch, size=rung.size,
         notebook=rung.notebook, parameters=rung.parameters, score=float(scores.mean()),
         accuracy=float(correct.mean()), crossed=run.record.get('head_accuracy'))
 
@@ -159,10 +162,10 @@ def _measure_done(self:Ladder, rung):
 @patch
 def _describe(self:Ladder, rung, before):
     "What a finished rung adds to its row"
-    record = Run(self.done[rung.kind]['run']).record
-    accuracy = record['metrics']['valid']['accuracy']
-    gained = self.done[rung.kind]['accuracy'] - before if before else 0.
-    return dict(run=Path(self.done[rung.kind]['run']).name, accuracy=accuracy['value'],
+    found = (self.teachers if rung.teaches else self.done)[rung.kind]
+    accuracy = Run(found['run']).record['metrics']['valid']['accuracy']
+    gained = found['accuracy'] - before if before and not rung.teaches else 0.
+    return dict(run=Path(found['run']).name, accuracy=accuracy['value'],
         low=accuracy['low'], high=accuracy['high'], gained=gained, **self._measure_done(rung))
 
 # %% ../nbs/04b_ladder.ipynb #d7b8fa59
@@ -175,7 +178,7 @@ def keep(self:Ladder):
     self.found = get_chosen_share(scores, correct, units)
     best = int(scores.sum(1).argmax())
     self.chosen = kinds[best]
-    for row in self.rows: row['chosen'] = row['kind'] == self.chosen
+    for row in self.rows: row['chosen'] = row['kind'] == self.chosen and not row['teaches']
     accuracy = {name: self.found[name] for name in ('value', 'low', 'high', 'plain', 'candidates')}
     adopt(self.run, runs[best], accuracy, ladder=self.rows + self.aside,
         seconds=round(self.clock() - self.begin, 1))
@@ -193,9 +196,10 @@ def _restore_rung(self:Ladder, row):
     given = {**record['parameters'], 'dataset': self.params['dataset']}
     given.pop('run', None)
     rung = Rung(row['kind'], row['title'], record['notebook'], given, row['arch'], row['size'])
-    if not self.fits(rung.arch, rung.size): return self.aside.append(dict(row, chosen=False))
-    self._record(rung, run)
-    self.add(row)
+    rung.teaches = not self.fits(rung.arch, rung.size)
+    if not rung.teaches or row['kind'] in TEACHERS: self._record(rung, run)
+    if rung.teaches: self.aside.append(dict(row, chosen=False, teaches=True))
+    else: self.add({**row, 'teaches': False, **self._measure_done(rung)})
 
 # %% ../nbs/04b_ladder.ipynb #fb18d165
 @patch
@@ -233,6 +237,7 @@ def say(self:Ladder, row):
     said = f"{row['minutes']:5.1f} min  {row['title']}"
     if row['error']: return print(f"{said}: left out, {row['error']}", flush=True)
     mark = 'best so far' if row['chosen'] else 'not better'
+    if row['teaches']: mark = 'exceeds the limits, but may teach'
     share = say_share(dict(value=row['accuracy'], low=row['low'], high=row['high']))
     print(f'{said}: validation accuracy {share}, {mark}', flush=True)
 

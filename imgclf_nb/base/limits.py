@@ -20,7 +20,7 @@ def add_limits(
 ):
     "Add `--minutes` and the limits that it has"
     parser.add_argument('--minutes', type=float, help='the best model for so many minutes: '
-        'cheap steps first, each measured, at most a tenth more; the same command goes on')
+        'cheap steps first, each measured; the same command goes on')
     for name,what in LIMITS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=what)
 

@@ -52,11 +52,11 @@ def _interrupt_after(seconds, stop, again, most, late, over):
         if not pid or stop.phase != 'cell': continue
         with suppress(ProcessLookupError): os.kill(pid, _KILL if sent == most else signal.SIGINT)
         sent += 1
-        wait = again
+        wait = again  # more than the ten seconds in which a second one means: at once
 
 # %% ../../nbs/base/04_running.ipynb #59cb870c
 @contextmanager
-def _limit(seconds, stop, again=20, most=3):
+def _limit(seconds, stop, again=11, most=2):
     "A time limit for the notebook's process; yields a list that is empty until the time is over"
     late = []
     over = threading.Event()
@@ -143,7 +143,8 @@ def rescue_notebooks(
 # %% ../../nbs/base/04_running.ipynb #ae10381f
 def _raise_time_up(folder):
     "Raise the error of a run whose time is over"
-    raise TimeUp(f'The time for {folder.name} is over. The same command resumes it.') from None
+    error = TimeUp(f'The time for {folder.name} is over. The same command resumes it.')
+    raise _record_end(folder, error) from None
 
 # %% ../../nbs/base/04_running.ipynb #d911f360
 def _raise_cell_error(error, kept, late, stop):
@@ -177,7 +178,7 @@ def _raise_kernel_error(error, tmp, out, late, stop):
     "Raise the meaning of an error outside the cells: time is up, a signal, or an ended kernel"
     from nbclient.exceptions import DeadKernelError
     _keep_failed(tmp, out)
-    if late: _raise_time_up(out.parent)  # the kernel was still starting
+    if late: _raise_time_up(out.parent)  # it was still starting, or deaf and killed
     if stop.number: raise _record_end(out.parent, Stopped(number=stop.number)) from None
     if isinstance(error, DeadKernelError):
         raise _record_end(out.parent, UserError(_killed)) from None

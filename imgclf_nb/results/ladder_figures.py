@@ -35,6 +35,11 @@ def _label_axis(ax, label):
     ax.legend(loc='lower right')
     return ax
 
+# %% ../../nbs/results/14_ladder_figures.ipynb #e379bf24
+def _get_finished(rows):
+    "The finished rungs, without those that exceed the limits and only teach"
+    return rows[(rows.error == '') & ~rows.teaches]
+
 # %% ../../nbs/results/14_ladder_figures.ipynb #8e4ef683
 def _plot_planned(t, planned, ax):
     "Draw the rung that is next where it is expected to end"
@@ -51,7 +56,7 @@ def plot_ladder(
     planned=None, # the `Rung` that is next, drawn where it is expected to end
 ):
     "Validation accuracy with its 95 % interval by minutes; the `Axes`"
-    t = rows[rows.error == '']
+    t = _get_finished(rows)
     ax = _plot_shares(t, 'minutes', ax)
     ax.step(t.minutes, t.accuracy.cummax(), where='post', color='#D55E00', label='best so far')
     for number,row in enumerate(t.itertuples()):
@@ -63,7 +68,7 @@ def plot_ladder(
 # %% ../../nbs/results/14_ladder_figures.ipynb #40bb3be5
 def _get_timed(rows):
     "The finished rungs whose network was timed"
-    return rows[rows.error == ''].dropna(subset='milliseconds')
+    return _get_finished(rows).dropna(subset='milliseconds')
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #604d43b2
 def find_front(

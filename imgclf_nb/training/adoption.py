@@ -59,7 +59,7 @@ def adopt(
         return run.update(metrics=dict(valid=valid), choice=accuracy, status='done', error=None,
             **entries)
     if run.record.get('summary'):
-        print('Another model is better now: it is not evaluated yet, unlike the one before.')
+        print('Another model is the result now: it is not evaluated yet, unlike the one before.')
     _replace_files(run, _copy_files(run, best))
     taken = {name: best.record[name] for name in _TAKEN if name in best.record}
     parents = best.record.get('parents') or [best.path.name]

@@ -21,7 +21,8 @@ from ..base.reading import keep_cached, read_cached
 from ..base.weights_at_hand import is_at_hand
 from ..core import UserError, get_cache, write_json
 from ..models.freezing import convert
-from ..models.frozen import add_suffix, can_freeze, compile_network, open_frozen
+from ..models.frozen import add_suffix, can_freeze, compile_network, get_versions
+from ..models.frozen import open_frozen
 from .autotune import time_steps
 
 # %% ../../nbs/training/09_network_costs.ipynb #975107bb
@@ -58,6 +59,7 @@ def _get_store(arch, size, channels, what):
     key = dict(what=what, arch=arch, size=size, channels=channels, device=get_device(),
         machine=get_processor(), torch=torch.__version__)
     key['exported'] = bool(_open_export(arch, size, channels))
+    if can_freeze(): key |= get_versions()
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     return get_cache('tuning')/f'costs-{get_safe_name(arch)}-{size}-{digest}.json'
 
@@ -96,7 +98,7 @@ def measure_network(
 def _time_export(model, frozen, size, channels):
     "Seconds of one image alone in OpenVINO, the shortest of some trials after one to warm up"
     shape = (1, channels, size, size)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder)/'network.xml'
         if frozen: path = add_suffix(frozen.stem, '.xml')
         else: convert(model, shape[1:], path)
@@ -163,10 +165,22 @@ def measure_training(
 
 # %% ../../nbs/training/09_network_costs.ipynb #45395e71
 class NetworkCosts:
-    "What networks cost on this machine"
-    def __init__(self, channels=3): self.channels = channels
-    def get(self, arch, size): return measure_network(arch, size, self.channels)
-    def get_step(self, arch, size): return measure_training(arch, size, self.channels)
+    "What networks cost on this machine; it remembers until `forget`, since it hashes large files"
+    def __init__(self, channels=3):
+        self.channels = channels
+        self.known = {}
+
+    def forget(self): self.known.clear()
+
+    def _recall(self, measure, arch, size):
+        key = measure.__name__, arch, size
+        if key not in self.known: self.known[key] = measure(arch, size, self.channels)
+        return self.known[key]
+
+    def get(self, arch, size): return self._recall(measure_network, arch, size)
+    def get_step(self, arch, size): return self._recall(measure_training, arch, size)
 
     def get_milliseconds(self, arch, size, again=False):
+        if not again: return self._recall(measure_milliseconds, arch, size)
+        self.forget()
         return measure_milliseconds(arch, size, self.channels, again)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['GAINS', 'GUESSED', 'CANDIDATES', 'START', 'EXPORT', 'HEAD', 'SPEED', 'LEAST', 'Rung', 'find_archs', 'list_rungs',
-           'name_training', 'Sizes', 'estimate_overhead', 'estimate_seconds', 'count_epochs', 'expect_gain']
+           'name_training', 'Sizes', 'estimate_epoch', 'estimate_overhead', 'estimate_seconds', 'count_epochs',
+           'expect_gain']
 
 # %% ../../nbs/training/10_rungs.ipynb #fbac8cb7
 import dataclasses
@@ -32,6 +33,7 @@ class Rung:
     overhead:float = 0. # seconds of these before and after the epochs of a fine-tuning
     gain:float = 0.     # accuracy that it is expected to bring
     download:int = 0    # bytes of weights
+    teaches:bool = False# exceeds the limits, so it can only be a teacher
 
 # %% ../../nbs/training/10_rungs.ipynb #76940aa5
 GAINS = dict(  # share of the validation errors that a rung is expected to remove
@@ -65,14 +67,16 @@ def list_rungs(
     done:dict,   # finished rungs by kind: `dict(run, score, crossed)`
     epochs:int,  # of fine-tuning, for which there is time; 0: none
     more:dict=None, # other networks, and the bytes of weights to download
+    teachers:dict=None, # finished probes that exceed the limits, by kind
 )->list:
     "The rungs that could be climbed next"
+    known = {**(teachers or {}), **done}
     rungs = [_make_first(params)]
     if 'first' in done: rungs += _list_probes(params, archs, done, more)
-    if 'first' in done and epochs: rungs += _list_trainings(params, epochs, done)
+    if 'first' in done and epochs: rungs += _list_trainings(params, epochs, known)
     if 'tune' in done: rungs += _list_combinations(params, done)
     if 'first' in done: rungs += _list_refits(params, done)
-    return [rung for rung in rungs if rung.kind not in done]
+    return [rung for rung in rungs if rung.kind not in known]
 
 # %% ../../nbs/training/10_rungs.ipynb #82035ab0
 def _make_first(params):
@@ -119,7 +123,7 @@ def _list_alone(params, archs, head):
     rungs = []
     for arch in archs[1:]:
         if not is_limited and ':' not in arch: continue
-        kind = f'alone-{get_safe_name(arch)}'
+        kind = f'alone-{get_safe_name(arch)[-60:]}'
         title = f"probe of {arch} at {params['larger']} pixels"
         given = dict(_pass_on(params, '04a_probe'), arch=arch, size=params['larger'], head=head)
         rungs.append(Rung(kind, title, '04a_probe', given, arch, params['larger']))
@@ -266,7 +270,10 @@ def _estimate_probe(rung, sizes, cost):
     return START + rung.download/SPEED + features + head
 
 # %% ../../nbs/training/10_rungs.ipynb #c3b908ad
-def _estimate_epoch(sizes, cost):
+def estimate_epoch(
+    sizes:Sizes, # of the data
+    cost:dict,   # from `measure_network`, and its `training`
+)->float:
     "Seconds of an epoch of fine-tuning"
     return sizes.train*cost['training'] + sizes.valid*cost['features']
 
@@ -283,7 +290,7 @@ def estimate_overhead(
 # %% ../../nbs/training/10_rungs.ipynb #c806450f
 def _estimate_training(rung, sizes, cost):
     "Seconds for a fine-tuning"
-    return estimate_overhead(sizes, cost) + rung.parameters['epochs']*_estimate_epoch(sizes, cost)
+    return estimate_overhead(sizes, cost) + rung.parameters['epochs']*estimate_epoch(sizes, cost)
 
 # %% ../../nbs/training/10_rungs.ipynb #1489dccf
 def estimate_seconds(
@@ -307,7 +314,7 @@ def count_epochs(
 )->int:
     "Epochs of fine-tuning for which there is time, 1 to `most`"
     left = seconds - estimate_overhead(sizes, cost)
-    return int(np.clip(left//_estimate_epoch(sizes, cost), 1, most))
+    return int(np.clip(left//estimate_epoch(sizes, cost), 1, most))
 
 # %% ../../nbs/training/10_rungs.ipynb #0666af6e
 LEAST = .001  # a gain in accuracy below which it is not worth the time
