@@ -140,6 +140,14 @@ def rescue_notebooks(
         rescued.append(out)
     return rescued
 
+# %% ../../nbs/base/04_running.ipynb #45f84d23
+def _record_end(folder, error):
+    "Record in the run why its kernel ended, unless the kernel has recorded an end itself"
+    with suppress(UserError):  # a damaged run.json is reported by what reads it next
+        run = Run(folder)
+        if run.record.get('status') == 'running': run.fail(error)
+    return error
+
 # %% ../../nbs/base/04_running.ipynb #ae10381f
 def _raise_time_up(folder):
     "Raise the error of a run whose time is over"
@@ -157,14 +165,6 @@ def _raise_cell_error(error, kept, late, stop):
     message = error.evalue if ours else f'{error.ename}: {error.evalue}'
     cause = None if ours else error
     raise UserError(f'{message} (The executed notebook is {kept}.)') from cause
-
-# %% ../../nbs/base/04_running.ipynb #45f84d23
-def _record_end(folder, error):
-    "Record in the run why its kernel ended, unless the kernel has recorded an end itself"
-    with suppress(UserError):  # a damaged run.json is reported by what reads it next
-        run = Run(folder)
-        if run.record.get('status') == 'running': run.fail(error)
-    return error
 
 # %% ../../nbs/base/04_running.ipynb #71539763
 _killed = ("The notebook's process was ended from outside, usually for lack of memory: "
