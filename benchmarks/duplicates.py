@@ -8,7 +8,7 @@ Kinds: `distinct`, images that have nothing in common; `camera`, frames of a fix
 near-duplicates; `forms`, one printed form filled in by hand, alike but few of them near-duplicates; `chain`, one scene that fades into
 the next every 40 frames, so that a frame is like its neighbours only.
 """
-import argparse, json, resource, sys, tempfile, time
+import argparse, json, resource, tempfile, time
 from functools import lru_cache, partial
 from pathlib import Path
 

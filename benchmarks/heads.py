@@ -28,7 +28,7 @@ from imgclf_nb.splitting import get_splits
 from imgclf_nb.stats.intervals import get_units
 from imgclf_nb.stats.paired_tests import Answers
 from kept import TITLES, keep_plain
-from minutes import get_difference_points
+from paired import get_difference_points
 
 LITE = [f'tf_efficientnet_lite{i}' for i in range(3)]
 NETWORKS = {'lite0, 224': (LITE[0], 224), 'lite0 to lite2, 256': (name_joint(LITE), 256)}

@@ -5,7 +5,7 @@ and about photos of 400 pixels and more, in fresh processes with as many threads
 side once. `loop` is what tutorials write: Pillow, torchvision's transforms, timm, eager fp32, inference_mode, batches of 32.
 `fastai` is get_preds on a test DataLoader. `decoding` is the share of the time of one thread that goes into pixels.
 """
-import json, os, statistics, sys, tempfile, time
+import json, os, statistics, tempfile, time
 from pathlib import Path
 
 from common import ask, get_parser

@@ -35,9 +35,10 @@ from imgclf_nb.data import get_items
 from imgclf_nb.results.artifacts import get_split_hash
 from imgclf_nb.results.measured import describe_machine, get_provenance, keep_measured, read_measured
 from imgclf_nb.splitting import get_splits
-from imgclf_nb.stats.intervals import get_unit_share, get_units, resample_units
-from imgclf_nb.stats.paired_tests import Answers, compare_answers, get_bounds, get_replicates
+from imgclf_nb.stats.intervals import get_units
+from imgclf_nb.stats.paired_tests import Answers
 from kept import TITLES, get_command, say_kept
+from paired import get_accuracy, get_difference_points
 from sets import ARCH, SIZE
 
 NAMES = dict(ours='ours, `--minutes`', first_answer='ours, `--quick`', fastai='fastai', huggingface='Hugging Face Trainer',
@@ -330,23 +331,6 @@ def read_answers(folder, split, items):
     numbers = {label: i for i,label in enumerate(classes)}
     targs, preds = asked.label.map(numbers).to_numpy(), predicted.map(numbers).to_numpy()
     return Answers(targs, preds, np.eye(len(classes))[preds], get_units(asked))
-
-
-def get_accuracy(answers):
-    "`value, low, high` over units, and over seeds where there are several"
-    if len(answers) == 1:
-        right = answers[0].preds == answers[0].targs
-        return get_unit_share(right, np.ones(len(right), bool), answers[0].units)
-    n = int(answers[0].units.max()) + 1
-    counts = resample_units(n)
-    return get_bounds(np.stack([get_replicates(o, 'accuracy', counts) for o in answers]), n)
-
-
-def get_difference_points(ours, theirs):
-    "Percentage points of accuracy by which ours is better, paired by image and seed"
-    found = compare_answers(ours, theirs)
-    points = {key: round(100*found[key], 2) for key in ('difference', 'low', 'high')}
-    return dict(value=points.pop('difference'), **points)
 
 
 def read_all(bench, tool, share, split):

@@ -11,7 +11,6 @@ is chosen once, on the first labels. The given or remembered test split is left 
 that of random labels, in percentage points, mean over the six rounds, with the t interval over seeds. `needed`: labels after which a
 method's mean accuracy is that of random labels at the end. Into runs/bench/next_labels.json, and as a table.
 """
-import json
 import time
 from statistics import mean
 

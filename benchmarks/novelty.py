@@ -20,7 +20,6 @@ from imgclf_nb.base.running import run_notebook
 from imgclf_nb.base.runs import open_run
 from imgclf_nb.core import get_data_root
 from imgclf_nb.data import get_items
-from imgclf_nb.datasets.cards import get_card
 from imgclf_nb.datasets.folders import is_image
 from imgclf_nb.images.inputs import take_input
 from imgclf_nb.images.preprocessing import Preprocessing

@@ -25,7 +25,7 @@ from imgclf_nb.results.measured import get_run_provenance, keep_measured
 from imgclf_nb.stats.paired_tests import Answers
 from heads import LITE
 from kept import TITLES, get_command, say_kept
-from minutes import get_accuracy, get_difference_points
+from paired import get_accuracy, get_difference_points
 
 BASE = dict(patience=0)
 OPTIONS = {'base': {}, 'label smoothing 0.1': dict(label_smoothing=.1), 'mixup': dict(mixup=.3), 'no mixup': dict(mixup=0.),
