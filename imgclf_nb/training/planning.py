@@ -17,7 +17,8 @@ from ..base.percentages import format_share
 from ..base.runs import Run
 from ..core import UserError
 from .rungs import LEAST, Sizes, count_epochs, estimate_epoch
-from .rungs import estimate_overhead, estimate_seconds, expect_gain, list_rungs
+from .rungs import estimate_overhead, estimate_seconds, expect_gain
+from .rungs import find_second, list_rungs
 
 # %% ../../nbs/training/10a_planning.ipynb #c81cedb4
 @dataclass
@@ -88,7 +89,7 @@ def pace(self:Ladder)->float:
 def _get_pace(self:Ladder, notebook):
     "The pace for a rung; until a fine-tuning was timed, stored features do not make one faster"
     timed = [row for row in self.rows if row.get('estimated_seconds') and not row['error']]
-    trained = any(row['kind'].split('-')[0] in ('tune', 'seed') for row in timed)
+    trained = any(row['kind'].split('-')[0] in ('tune', 'seed', 'second') for row in timed)
     return self.pace if trained or notebook != '04_train' else max(1., self.pace)
 
 # %% ../../nbs/training/10a_planning.ipynb #73376e9e
@@ -150,7 +151,7 @@ def _say_costs(self:Ladder, arch):
 @patch
 def _choose_first(self:Ladder):
     "The first rung; `UserError` if its network exceeds limits that are new to this run"
-    rung = list_rungs(self.params, self.archs, {}, 1)[0]
+    rung = list_rungs(self.params, self.archs, {}, {})[0]
     if self.fits(rung.arch, rung.size): return rung
     raise UserError(f'{self._say_costs(rung.arch)} which exceeds the limits of this run: raise '
         'max_ms or max_mb, or give another run name.', 'max_ms')
@@ -196,16 +197,25 @@ def _get_cost(self:Ladder, rung, new):
 
 # %% ../../nbs/training/10a_planning.ipynb #245e0570
 @patch
-def _count_epochs(self:Ladder):
-    "Epochs of fine-tuning for which there is time; 0 if it is too short for any"
-    if self.left < SHORT or 'tune' in self._list_failed(): return 0
-    arch, size = self.params['arch'], self.params['larger']
+def _count_epochs(self:Ladder, kind, arch):
+    "Epochs of fine-tuning a network for which there is time; 0 if it is too short for any"
+    if self.left < SHORT or kind in self._list_failed(): return 0
+    size = self.params['larger']
     try: cost = dict(self.costs.get(arch, size), training=self.costs.get_step(arch, size))
     except (UserError, RuntimeError) as error:
-        self.leave_out('tune', f'fine-tuning of {arch}', arch, size, error)
+        self.leave_out(kind, f'fine-tuning of {arch}', arch, size, error)
         return 0
-    most = self.params['epochs']*(2 if 'tune' in self.done else 1)
+    most = self.params['epochs']*(2 if kind in self.done else 1)
     return count_epochs(.85*self.left/self._get_pace('04_train'), self.sizes, cost, most)
+
+# %% ../../nbs/training/10a_planning.ipynb #03b5e760
+@patch
+def _plan_epochs(self:Ladder)->dict:
+    "Epochs by network: of the first, and after it of a second"
+    second = find_second(self.archs)
+    epochs = {self.params['arch']: self._count_epochs('tune', self.params['arch'])}
+    if second and 'tune' in self.done: epochs[second] = self._count_epochs('second', second)
+    return epochs
 
 # %% ../../nbs/training/10a_planning.ipynb #cd7ca5dd
 @patch
@@ -227,7 +237,8 @@ TEACHERS = ('pair', 'joint')  # kinds of rungs
 def _may_teach(self:Ladder, rung):
     "Whether there is time for a fine-tuning that learns from this probe of several networks"
     arch, size = self.params['arch'], self.params['larger']
-    if rung.kind not in TEACHERS or 'tune' in self.done or not self.fits(arch, size): return False
+    is_late = 'tune' in self.done or 'tune' in self._list_failed()
+    if rung.kind not in TEACHERS or is_late or not self.fits(arch, size): return False
     cost = dict(self.costs.get(arch, size), training=self.costs.get_step(arch, size))
     student = estimate_overhead(self.sizes, cost) + estimate_epoch(self.sizes, cost)
     return rung.seconds + self._get_pace('04_train')*student <= self.left
@@ -236,7 +247,7 @@ def _may_teach(self:Ladder, rung):
 @patch
 def plan(self:Ladder)->list:
     "The rungs that can be climbed next, with their expected seconds and gain, the cheapest first"
-    epochs = self._count_epochs()
+    epochs = self._plan_epochs()
     more = self.more if self.left > SHORT else {}
     rungs = []
     for rung in list_rungs(self.params, self.archs, self.done, epochs, more, self.teachers):
@@ -245,7 +256,7 @@ def plan(self:Ladder)->list:
         try:
             rung.teaches = not self.fits(rung.arch, rung.size)
             self._expect(rung, new)
-            if not rung.teaches or epochs and self._may_teach(rung): rungs.append(rung)
+            if not rung.teaches or self._may_teach(rung): rungs.append(rung)
         except (UserError, RuntimeError) as error:
             self.leave_out(rung.kind, rung.title, rung.arch, rung.size, error)
     return _put_refits_last(sorted(rungs, key=_get_seconds), self.left)
