@@ -120,6 +120,7 @@ def climb_rung(self:Ladder, rung):
     before = self.accuracy
     error = self._try_rung(rung)
     if error and not self.done: raise UserError(error)
+    self.costs.forget()  # the network may be exported now
     row = dict(kind=rung.kind, title=rung.title, arch=rung.arch, size=rung.size,
         seconds=round(self.clock() - began, 1), estimated_seconds=round(rung.estimate, 1),
         expected_seconds=round(rung.seconds, 1), expected_gain=rung.gain, gained=0.,
@@ -299,7 +300,10 @@ def open_ladder(
     costs = NetworkCosts(params['channels'])
     ladder = Ladder(run, dict(params, arch=archs[0]), archs, sizes, costs, find_more, begin)
     if not run.record.get('archs'): ladder.put_first()
-    run.update(archs=ladder.archs)  # weights that come later are no reason to climb rungs anew
+    second = run.record.get('second')
+    if second is None: second = ladder.choose_second()
+    ladder.params['second'] = second
+    run.update(archs=ladder.archs, second=second)  # weights that come later change no rungs
     return ladder
 
 # %% ../nbs/04b_ladder.ipynb #773f970f

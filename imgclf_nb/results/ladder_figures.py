@@ -41,13 +41,13 @@ def _get_finished(rows):
     return rows[(rows.error == '') & ~rows.teaches]
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #8e4ef683
-def _plot_planned(t, planned, ax):
+def _plot_planned(rows, planned, ax):
     "Draw the rung that is next where it is expected to end"
-    minutes = t.minutes.iloc[-1] + planned.seconds/60
-    accuracy = t.accuracy.max() + planned.gain
-    ax.plot([t.minutes.iloc[-1], minutes], [t.accuracy.max(), accuracy], 'o:', color='#999999',
-        markevery=[1], label='next, expected')
-    _name_rung(ax, planned.kind, minutes, accuracy)
+    begin, best = rows.minutes.iloc[-1], _get_finished(rows).accuracy.max()
+    end, accuracy = begin + planned.seconds/60, best + planned.gain
+    ax.plot([begin, end], [best, accuracy], 'o:', color='#999999', markevery=[1],
+        label='next, expected')
+    _name_rung(ax, planned.kind, end, accuracy)
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #ebd78bdc
 def plot_ladder(
@@ -62,7 +62,7 @@ def plot_ladder(
     for number,row in enumerate(t.itertuples()):
         above = 5 if number % 2 else -12  # neighbours would lie on each other
         _name_rung(ax, row.kind, row.minutes, row.accuracy, above)
-    if planned is not None: _plot_planned(t, planned, ax)
+    if planned is not None: _plot_planned(rows, planned, ax)
     return _label_axis(ax, 'minutes')
 
 # %% ../../nbs/results/14_ladder_figures.ipynb #40bb3be5

@@ -42,7 +42,7 @@ def _is_adopted(run, best):
     return hashes[0] == hashes[1]
 
 # %% ../../nbs/training/11_adoption.ipynb #16c9525f
-_OWN = ('archs', 'offered', 'ladder', 'splits')  # entries that stay when the model changes
+_OWN = ('archs', 'second', 'offered', 'ladder', 'splits')  # entries that stay when the model changes
 _TAKEN = ('classes', 'positive_class', 'data_hash', 'split_hash', 'split_sizes', 'unreadable',
     'passed_over', 'decisions', 'left_out', 'train_by_class', 'wanted', 'cost', 'temperature',
     'arch', 'head_c', 'head_accuracy')  # from the chosen rung
