@@ -93,7 +93,7 @@ audit: setup ## find a set's problems and its label ceiling; ends with a page
 	@$(WORDS) $(BIN)/imgclf_audit -- "$$DATASET"
 
 train: setup ## train and evaluate: a name, a folder of class folders, or a CSV
-##= make train DATASET=/my/images [ARCH=resnet18] [RUN=name] [ARGS="-p epochs 5"] [ARGS="--minutes 30"]
+##= make train DATASET=/my/images [ARCH=resnet18] [RUN=name] [ARGS="--minutes 5"]
 	@$(WORDS) $(BIN)/imgclf_run $${ARCH:+"--arch=$$ARCH"} $${RUN:+"--run=$$RUN"} -- "$$DATASET"
 
 evaluate: setup ## evaluate a run in full: metrics, robustness, saliency maps, model card
