@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..backbones import get_backbone
 from ..base.architectures import get_first_line, get_safe_name
@@ -86,20 +87,25 @@ def _get_others(before, after):
     seconds, busy, own = [now - then for now,then in zip(after, before)]
     return (busy - own)/(max(seconds, .01)*os.cpu_count())
 
-# %% ../../nbs/training/09_network_costs.ipynb #f3201144
-_KINDS = dict(features=float, exported=bool, megabytes=float)
+# %% ../../nbs/training/09_network_costs.ipynb #43dbeb43
 _passing = {}  # costs beside other work, by file: they hold for this process only
 
-def _recall(store, kinds, measure):
-    "What a file holds, else what `measure()` gives, which is stored if the machine was quiet"
-    found = read_cached(store, 'the network is measured again', kinds)
-    if found: return {name: found[name] for name in kinds}
-    if store in _passing: return _passing[store]
+def _measure_now(store, measure):
+    "What `measure()` gives; stored if the machine was quiet, else kept for this process"
     before = _read_clocks()
     costs = measure()
     if _get_others(before, _read_clocks()) < QUIET: return _store(store, costs)
     _passing[store] = costs
     return costs
+
+# %% ../../nbs/training/09_network_costs.ipynb #f3201144
+_KINDS = dict(features=float, exported=bool, megabytes=float)
+
+def _recall(store, kinds, measure):
+    "What a file holds, or this process has measured, else what `measure()` gives"
+    found = read_cached(store, 'the network is measured again', kinds)
+    if found: return {name: found[name] for name in kinds}
+    return _passing.get(store) or _measure_now(store, measure)
 
 # %% ../../nbs/training/09_network_costs.ipynb #defdbdb7
 def measure_network(
@@ -159,8 +165,8 @@ def measure_milliseconds(
     store = _get_store(arch, size, channels, 'milliseconds')
     known = _recall(store, dict(milliseconds=float), measure)['milliseconds']
     if not again: return known
-    fastest = min(known, _time_one(arch, size, channels))
-    return _store(store, dict(milliseconds=fastest))['milliseconds']
+    def measure_again(): return dict(milliseconds=min(known, _time_one(arch, size, channels)))
+    return _measure_now(store, measure_again)['milliseconds']
 
 # %% ../../nbs/training/09_network_costs.ipynb #352b861a
 PLAN = dict(layout='channels_last', precision='fp32', micro=8)  # of the trial
@@ -203,7 +209,10 @@ class NetworkCosts:
     def get(self, arch, size): return self._recall(measure_network, arch, size)
     def get_step(self, arch, size): return self._recall(measure_training, arch, size)
 
-    def get_milliseconds(self, arch, size, again=False):
-        if not again: return self._recall(measure_milliseconds, arch, size)
-        self.forget()
-        return measure_milliseconds(arch, size, self.channels, again)
+# %% ../../nbs/training/09_network_costs.ipynb #468f6009
+@patch
+def get_milliseconds(self:NetworkCosts, arch, size, again=False):
+    "As `measure_milliseconds`"
+    if not again: return self._recall(measure_milliseconds, arch, size)
+    self.forget()
+    return measure_milliseconds(arch, size, self.channels, again)
