@@ -183,7 +183,7 @@ def keep(self:Ladder):
     accuracy = {name: self.found[name] for name in ('value', 'low', 'high', 'plain', 'candidates')}
     adopt(self.run, runs[best], accuracy, ladder=self.rows + self.aside,
         seconds=round(self.clock() - self.begin, 1))
-    write_csv(self.run.path/'ladder.csv', pd.DataFrame(self.rows))
+    write_csv(self.run.path/'ladder.csv', pd.DataFrame(self.rows + self.aside))
 
 # %% ../nbs/04b_ladder.ipynb #a4c5fcc1
 @patch

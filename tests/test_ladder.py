@@ -122,9 +122,11 @@ def test_a_killed_ladder_has_its_best_model_and_resumes(places, monkeypatch):
     record = Run(runs/'killed').record
     assert record['status'] == 'done' and record['chosen'] == 'killed-first' and (runs/'killed'/'predictions.csv').exists()
     began = Run(runs/'killed-first').record['started']
-    status, said = finish(places, *words, '--minutes', '.5')
-    assert status == 0 and Run(runs/'killed-first').record['started'] == began, said
-    table = pd.read_csv(runs/'killed'/'ladder.csv', keep_default_na=False, dtype=str).query("error == ''")
+    for minutes in ('.5', '1.5', '4'):  # a busy machine needs more time for its second rung
+        status, said = finish(places, *words, '--minutes', minutes)
+        assert status == 0 and Run(runs/'killed-first').record['started'] == began, said
+        table = pd.read_csv(runs/'killed'/'ladder.csv', keep_default_na=False, dtype=str).query("error == ''")
+        if len(table) > 1: break
     assert list(table.kind)[:2] == ['first', 'ridge'] and table.run[table.chosen == 'True'].item() == Run(runs/'killed').record['chosen']
     status, said = finish(places, *words, '--minutes', '.001')  # no time for anything: what was found stays
     assert status == 0 and f'{len(table)} rungs of an earlier climb' in said

@@ -314,7 +314,7 @@ def choose_next(self:Ladder)->tuple:
     if self.found['value'] >= wanted: return None, f'{format_share(wanted, 0)} is reached'
     if self.left <= 0: return None, 'the time is used up'
     rungs = self.plan()
-    if not rungs: return None, 'all rungs are climbed'
+    if not rungs: return None, self._say_complete()
     worth = [rung for rung in rungs if rung.gain >= LEAST or not self.params['early']]
     if not worth: return None, 'no rung is expected to bring a tenth of a percentage point'
     possible = [rung for rung in worth if rung.seconds <= self.left]
@@ -325,3 +325,12 @@ def _say_too_long(rung, left):
     "That a rung takes longer than the seconds that are left"
     return (f'the next one, {rung.title}, would take about {rung.seconds:.0f} s, and '
         f'{max(0, left):.0f} s are left')
+
+# %% ../../nbs/training/10a_planning.ipynb #c0b7dd80
+@patch
+def _say_complete(self:Ladder):
+    "Why there is no rung left"
+    arch = self.params['arch']
+    if 'first' in self.done: return 'all rungs are climbed'
+    return (f'{self._say_costs(arch)} which now exceeds the limits, and the others are climbed; '
+        'another run name begins with a network that keeps them')

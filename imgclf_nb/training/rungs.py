@@ -8,7 +8,7 @@ __all__ = ['GAINS', 'GUESSED', 'CANDIDATES', 'START', 'EXPORT', 'HEAD', 'SPEED',
            'expect_gain']
 
 # %% ../../nbs/training/10_rungs.ipynb #fbac8cb7
-import dataclasses
+import dataclasses, zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,6 +116,12 @@ def _join_probes(kind, params, archs, head):
     title = f"probe of {' + '.join(archs)} at {params['larger']} pixels"
     return Rung(kind, title, '04a_probe', given, arch, params['larger'])
 
+# %% ../../nbs/training/10_rungs.ipynb #5b1fa3c7
+def _shorten(name, most=60):
+    "A part of a folder's name: of a long name the end, and a number that tells it from others"
+    if len(name) <= most: return name
+    return f'{name[9 - most:]}-{zlib.crc32(name.encode()):08x}'
+
 # %% ../../nbs/training/10_rungs.ipynb #e9a90eed
 def _list_alone(params, archs, head):
     """Probes of other networks alone: of names that cannot be joined, and of all where limits may
@@ -124,7 +130,7 @@ def _list_alone(params, archs, head):
     rungs = []
     for arch in archs[1:]:
         if not is_limited and ':' not in arch: continue
-        kind = f'alone-{get_safe_name(arch)[-60:]}'
+        kind = f'alone-{_shorten(get_safe_name(arch))}'
         title = f"probe of {arch} at {params['larger']} pixels"
         given = dict(_pass_on(params, '04a_probe'), arch=arch, size=params['larger'], head=head)
         rungs.append(Rung(kind, title, '04a_probe', given, arch, params['larger']))
