@@ -43,7 +43,7 @@ def answer(checkout, dataset, cache, name):
 
 
 def forget(cache):
-    "Delete what was read, decoded and computed; the exports of backbones, and which precision is faster, stay"
+    "Delete what was read, decoded and computed; what belongs to the machine stays: exports of backbones, costs of networks, execution plans"
     for part in (cache/'cache').iterdir():
         if part.name not in ('backbones', 'tuning'): shutil.rmtree(part)
 

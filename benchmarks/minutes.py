@@ -2,17 +2,18 @@
 
 `.venv/bin/python benchmarks/minutes.py [--sets instruments] [--shares .25 1 4] [--seeds 0] [--tools ours fastai] [--test] [--keep]`
 
-Same images and split, same weights of tf_efficientnet_lite0, size 224, batch 32; each cell (set, tool, share, seed) is a fresh process.
-The budget of a set is what stock fastai's `fine_tune(3)` takes, from after the imports to its end; a share is a part of it.
+Same images and split; each cell (set, tool, share, seed) is a fresh process. The others fine-tune tf_efficientnet_lite0 at 224 pixels in
+batches of 32; ours begins with it, and may join it with other networks that are at hand, on larger images. The budget of a set is what stock fastai's `fine_tune(3)` takes, from after the imports to its end; a share is a part of it.
 `fastai`: one frozen epoch and as many others as come closest to the share, by the seconds of the budget's epochs. `huggingface`: as many
 steps as come closest, by the seconds of a few steps, and once more by its own speed if that was a tenth off; its time counts as that of
 fastai, and holds no evaluation. `huggingface_fast`: the same with a learning rate of 1e-3, since the example's 5e-5 is for transformers,
 and too small for this network. `ours`: the command `imgclf_run SET --minutes N` with N = share x budget, on the clock from its start to
-its end, with an empty cache but for the exports of backbones. `first_answer`: `imgclf_run SET --quick`, likewise.
+its end, with an empty cache but for what belongs to the machine (exports of backbones, costs of networks, execution plans).
+`first_answer`: `imgclf_run SET --quick`, likewise.
 
 Finished cells are remembered in runs/bench/minutes and not repeated, unless --again or the budget, the images or their split are others.
 Validation accuracy is that of the images on which ours has chosen its model. --test opens the test split, once all cells are there: it
-lets each model predict the test images. Into runs/bench/minutes: rows.json, minutes.png, and printed as a table.
+lets each model predict the test images. Into runs/bench/minutes/MACHINE: rows.json, minutes.png, and printed as a table.
 """
 import json
 import os

@@ -32,7 +32,7 @@ OPTIONS = {'base': {}, 'label smoothing 0.1': dict(label_smoothing=.1), 'mixup':
     'cutmix': dict(cutmix=1.), 'policy light': dict(policy='light'), 'policy strong': dict(policy='strong'), 'no averaged weights': dict(ema=0.),
     'progressive': dict(progressive=True), 'all layers': dict(layers='all'), 'late layers': dict(layers='late'), 'lr x 0.5': dict(lr=.5),
     'lr x 2': dict(lr=2.), 'larger images': dict(size=256), 'teacher': dict(teacher='probe'),
-    'joint teacher': dict(teacher='joint')}
+    'joint teacher': dict(teacher='joint'), 'joint teacher, no mixup': dict(teacher='joint', mixup=0.)}
 TEACHERS = dict(probe={}, joint=dict(arch=name_joint(LITE), size=256, head='ridge'))
 
 

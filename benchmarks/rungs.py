@@ -3,8 +3,8 @@
 `.venv/bin/python benchmarks/rungs.py [--sets pc_parts] [--share 1] [--seeds 0 1 2] [--keep]`
 
 Nothing is trained here: a rung's row says how many validation images the best model before it had wrong, and how many fewer the rung has
-(negative: more), added up over the seeds in which it was climbed. `GAINS` of imgclf_nb.training.rungs are the sums of these over all sets.
-Into runs/bench/rungs.json, and as a table.
+(negative: more), added up over the seeds in which it was climbed. `GAINS` of imgclf_nb.training.rungs are the
+shares of errors that were removed, all sets together, at least 2 %, and guesses where there is no row. Into runs/bench/rungs.json, and as a table.
 """
 from statistics import mean
 

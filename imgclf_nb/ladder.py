@@ -235,7 +235,7 @@ def describe_result(
 @patch
 def say(self:Ladder, row):
     "Print what a rung brought"
-    said = f"{row['minutes']:5.1f} min  {row['title']}"
+    said = f"{row['minutes']:5.1f} min  {row['kind']}, {row['title']}"
     if row['error']: return print(f"{said}: left out, {row['error']}", flush=True)
     mark = 'best so far' if row['chosen'] else 'not better'
     if row['teaches']: mark = 'exceeds the limits, but may teach'
@@ -264,7 +264,7 @@ def _report(self:Ladder, known):
 def _announce(self:Ladder, rung):
     "Print what the next rung is expected to take and to bring; it is in the figure too"
     if not self.done: return
-    print(f'           next: {rung.title}, about {rung.seconds:.0f} s, expected '
+    print(f'           next: {rung.kind}, {rung.title}, about {rung.seconds:.0f} s, expected '
         f'{format_points(rung.gain)} percentage points', flush=True)
     self._keep_figures(rung)
 

@@ -10,7 +10,7 @@ from ..core import UserError
 
 # %% ../../nbs/base/07a_limits.ipynb #deda978d
 LIMITS = dict(  # of `--minutes`
-    until='with --minutes: stop when validation accuracy reaches this, e.g. .95',
+    until='with --minutes: stop when the corrected validation accuracy reaches this, e.g. .95',
     max_ms='with --minutes: longest time for one image on this machine, milliseconds',
     max_mb='with --minutes: largest file of weights, megabytes')
 

@@ -100,5 +100,6 @@ def describe_front(
     "The runs on the Pareto front, a line each"
     lines = [f'{row.milliseconds:8.0f} ms an image, {format_share(row.accuracy)}: {row.run}'
         for row in find_front(rows).itertuples()]
+    if not lines: return 'No model could be timed, so nothing is said of faster ones.'
     return '\n'.join(['Each of these is a complete run, and no other is both faster and better '
-        '(one image at a time, as exported):', *lines])
+        '(one image at a time, as exported; accuracies without the correction):', *lines])

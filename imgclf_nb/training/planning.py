@@ -331,6 +331,7 @@ def _say_too_long(rung, left):
 def _say_complete(self:Ladder):
     "Why there is no rung left"
     arch = self.params['arch']
-    if 'first' in self.done: return 'all rungs are climbed'
+    if self.left < SHORT: return f'no rung fits into the {self.left:.0f} s that are left'
+    if 'first' in self.done: return 'all rungs are climbed or left out'
     return (f'{self._say_costs(arch)} which now exceeds the limits, and the others are climbed; '
         'another run name begins with a network that keeps them')

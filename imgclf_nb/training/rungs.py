@@ -63,9 +63,9 @@ def _pass_on(params, notebook):
 
 # %% ../../nbs/training/10_rungs.ipynb #0ad027fc
 def list_rungs(
-    params:dict, # of this chapter, complete
+    params:dict, # of chapter 04b, complete
     archs:list,  # from `find_archs`
-    done:dict,   # finished rungs by kind: `dict(run, score, crossed)`
+    done:dict,   # finished rungs by kind: `dict(run, arch, size, notebook, parameters, score, crossed)`
     epochs:dict, # of fine-tuning by network, for which there is time
     more:dict=None, # other networks, and the bytes of weights to download
     teachers:dict=None, # finished probes that exceed the limits, by kind
@@ -238,7 +238,7 @@ def _join_best(kind, trained, done, params):
     probe = _get_best(done, '04a_probe', params['larger'])
     if probe is None or None in trained: return None
     name = _add_rounds(f'{kind}-{probe}', trained)
-    title = f"mean of the probe and {' and '.join(trained)}"
+    title = f"mean of {' and '.join([probe, *trained])}"
     return _combine(name, title, [probe, *trained], done, params)
 
 # %% ../../nbs/training/10_rungs.ipynb #553cf78d
@@ -259,7 +259,7 @@ def _list_refits(params, done):
     best = _get_best(done, '04a_probe')
     if best.startswith('refit'): return []
     given = dict(done[best]['parameters'], refit=True)
-    return [Rung(f'refit-{best}', f'{best}, which learns from the validation images too',
+    return [Rung(f'refit-{best}', f'the probe {best}, with the validation images to learn from too',
         '04a_probe', given, done[best]['arch'], done[best]['size'])]
 
 # %% ../../nbs/training/10_rungs.ipynb #27cee701
