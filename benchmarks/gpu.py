@@ -9,6 +9,7 @@ learner with one random batch that stays on the device; `fastai` the same model 
 its default workers). An epoch shows the training images as often as it takes. Rows `gpu_resnet50_224`: the cache against the other two.
 """
 import json, os, sys
+from functools import partial
 
 os.environ['CUDA_VISIBLE_DEVICES'] = '' if 'cpu' in sys.argv else os.environ.get('CUDA_VISIBLE_DEVICES') or '0'  # common.py hides GPUs from the others
 from common import UNSET, ask, get_parser, get_row, interleave, keep_rows
@@ -63,26 +64,75 @@ def get_synthetic_dls(classes, size, batch, n):
     return dls
 
 
+def make_stock_learner(items, arch, model, size, batch):
+    "fastai as it comes, in half precision on a GPU"
+    expected = get_expected(arch)
+    dls = get_stock_dls(items, [expected['mean'], expected['std']], size, batch)
+    learn = Learner(dls, model, loss_func=torch.nn.CrossEntropyLoss(), metrics=accuracy)
+    return learn.to_fp16() if get_device() == 'cuda' else learn
+
+
+def make_own_learner(dls, model):
+    "Ours in the layout and precision that are usually fastest"
+    precision = 'fp16' if get_device() == 'cuda' else 'bf16'
+    way = dict(layout='channels_last', precision=precision, micro=None)
+    return get_learner(dls, model, way=way, splitter=split_model, wd=.01)
+
+
+def make_own_dls(side, items, pre, batch, steps):
+    "From the pixel cache, or images that are already there"
+    if side == 'cache': return get_cached_dls(items, pre, batch)
+    return get_synthetic_dls(len(pre.classes), pre.size, batch, steps)
+
+
 def measure_one(side, arch, size, batch, warm, steps, dataset):
     "Images a second of one side in this process"
     set_seed(0)
     items = get_many(dataset, batch*(warm + steps))
     classes = sorted(items.label.unique())
     model = get_backbone(arch, len(classes), 'none').train()
+    clock = Clock(warm + steps)
+    resident = False
     if side == 'fastai':
-        dls = get_stock_dls(items, [get_expected(arch)[k] for k in ('mean', 'std')], size, batch)
-        learn = Learner(dls, model, loss_func=torch.nn.CrossEntropyLoss(), metrics=accuracy)
-        if get_device() == 'cuda': learn.to_fp16()
+        learn = make_stock_learner(items, arch, model, size, batch)
+        learn.add_cb(clock)
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-3)
     else:
         set_allocator()
         pre = get_preprocessing(arch, size, classes, get_card(dataset).resize)
-        dls = get_cached_dls(items, pre, batch) if side == 'cache' else get_synthetic_dls(len(classes), size, batch, warm + steps)
-        way = dict(layout='channels_last', precision='fp16' if get_device() == 'cuda' else 'bf16', micro=None)
-        learn = get_learner(dls, model, way=way, splitter=split_model, wd=.01)
-    learn.add_cb(clock := Clock(warm + steps))
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-3) if side == 'fastai' else learn.fit_all(1, 1e-3, pretrained=False)
-    resident = side == 'cache' and dls.train.maker.resident is not None
-    return dict(images_per_second=batch*steps/(clock.times[-1] - clock.times[warm-1]), device=get_processor(), resident=resident)
+        dls = make_own_dls(side, items, pre, batch, warm + steps)
+        learn = make_own_learner(dls, model)
+        learn.add_cb(clock)
+        with learn.no_bar(), learn.no_logging(): learn.fit_all(1, 1e-3, pretrained=False)
+        resident = side == 'cache' and dls.train.maker.resident is not None
+    seconds = clock.times[-1] - clock.times[warm-1]
+    return dict(images_per_second=batch*steps/seconds, device=get_processor(), resident=resident)
+
+
+def get_job(options):
+    "Network and size, and `(batch, warm, steps, dataset)`"
+    if options.quick: return ('mobilenetv3_small_050', 64), (8, 1, 3, 'pc_parts_mini')
+    return ('resnet50', 224), (options.batch, 10, 60, options.data)
+
+
+def compare(options):
+    "Measure the sides in turn, keep the rows and print the speed of ours"
+    (arch, size), (batch, warm, steps, _) = get_job(options)
+    more = ['--data', options.data, '--batch', batch, '--device', options.device, *['--quick']*options.quick]
+    seen = {}
+
+    def measure(side):
+        seen[side] = ask('gpu.py', '--one', side, *more, env=UNSET)
+        return seen[side]['images_per_second']
+
+    measure('cache')  # fills the cache, and is not counted
+    rates = interleave({side: partial(measure, side) for side in SIDES}, 1 if options.quick else options.rounds)
+    own = seen['cache']
+    facts = dict(device=own['device'], resident=own['resident'], batch_size=batch, **PUBLISHED)
+    rows = [get_row(f'gpu_{arch}_{size}', side, rates['cache'], rates[side], **facts) for side in SIDES[1:]]
+    keep_rows(rows, options, batch*steps)
+    published = f"about {PUBLISHED['published_images_per_second']} on an {PUBLISHED['published_on']}"
+    print(f"{rates['cache'][0]:.0f} images a second on {own['device']}; published: {published}")
 
 
 if __name__ == '__main__':
@@ -93,14 +143,9 @@ if __name__ == '__main__':
     a.add_argument('--one', choices=SIDES, help='measure this side here, and print JSON')
     a = a.parse_args()
     if a.device == 'cpu' and not a.quick: sys.exit('On a processor these rows would say nothing: give --quick, or leave --device out.')
-    if a.device == 'cuda' and get_device() != 'cuda': print('There is no CUDA device here: the rows gpu_resnet50_224 stay open.'); sys.exit()
-    arch, size = ('mobilenetv3_small_050', 64) if a.quick else ('resnet50', 224)
-    batch, warm, steps, data = (8, 1, 3, 'pc_parts_mini') if a.quick else (a.batch, 10, 60, a.data)
-    if a.one: print(json.dumps(measure_one(a.one, arch, size, batch, warm, steps, data))); sys.exit()
-    more, seen = ['--data', data, '--batch', batch, '--device', a.device, *['--quick']*a.quick], {}
-    def side(s): seen[s] = ask('gpu.py', '--one', s, *more, env=UNSET); return seen[s]['images_per_second']
-    side('cache')  # fills the cache, and is not counted
-    r = interleave({s: lambda s=s: side(s) for s in SIDES}, 1 if a.quick else a.rounds)
-    facts = dict(device=seen['cache']['device'], resident=seen['cache']['resident'], batch_size=batch, **PUBLISHED)
-    keep_rows([get_row(f'gpu_{arch}_{size}', s, r['cache'], r[s], **facts) for s in SIDES[1:]], a, batch*steps)
-    print(f"{r['cache'][0]:.0f} images a second on {facts['device']}; published: about {PUBLISHED['published_images_per_second']} on an {PUBLISHED['published_on']}")
+    if a.device == 'cuda' and get_device() != 'cuda':
+        print('There is no CUDA device here: the rows gpu_resnet50_224 stay open.')
+    elif a.one:
+        network, work = get_job(a)
+        print(json.dumps(measure_one(a.one, *network, *work)))
+    else: compare(a)

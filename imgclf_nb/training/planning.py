@@ -221,7 +221,8 @@ SHORT, BRIEF = 45, 15  # seconds in which no fine-tuning, no other network is wo
 def _get_cost(self:Ladder, rung, new):
     "The costs of a rung's network, also of its `new` members alone and of its training"
     cost = dict(self.costs.get(rung.arch, rung.size))
-    cost['new'] = sum(self.costs.get(arch, rung.size)['features'] for arch in new)
+    members = rung.fresh or new
+    cost['new'] = sum(self.costs.get(arch, rung.size)['features'] for arch in members)
     if rung.notebook == '04_train': cost['training'] = self.costs.get_step(rung.arch, rung.size)
     return cost
 

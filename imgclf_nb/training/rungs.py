@@ -34,6 +34,7 @@ class Rung:
     gain:float = 0.     # accuracy that it is expected to bring
     download:int = 0    # bytes of weights
     teaches:bool = False# exceeds the limits, so it can only be a teacher
+    fresh:tuple = ()    # fine-tuned networks of a combination, whose features are not stored
 
 # %% ../../nbs/training/10_rungs.ipynb #76940aa5
 GAINS = dict(  # share of the validation errors that a rung is expected to remove
@@ -65,7 +66,7 @@ def _pass_on(params, notebook):
 def list_rungs(
     params:dict, # of chapter 04b, complete
     archs:list,  # from `find_archs`
-    done:dict,   # finished rungs by kind: `dict(run, arch, size, notebook, parameters, score, crossed)`
+    done:dict,   # finished rungs by kind: run, arch, size, notebook, score, ...
     epochs:dict, # of fine-tuning by network, for which there is time
     more:dict=None, # other networks, and the bytes of weights to download
     teachers:dict=None, # finished probes that exceed the limits, by kind
@@ -228,9 +229,12 @@ def _combine(kind, title, names, done, params, average='logits'):
     archs = [parent['arch'] for parent in parents]
     is_nameless = any(':' in arch.removeprefix(PREFIX) for arch in archs)
     if average == 'logits' and is_nameless: return None
-    arch = archs[0] if average == 'weights' else name_joint(archs)
+    is_soup = average == 'weights'
+    trained = [parent['arch'] for parent in parents if parent['notebook'] != '04a_probe']
+    arch = archs[0] if is_soup else name_joint(archs)
     given = dict(runs=[parent['run'] for parent in parents], average=average, cache=params['cache'])
-    return Rung(kind, title, '04c_combination', given, arch, params['larger'])
+    fresh = trained[:1] if is_soup else trained
+    return Rung(kind, title, '04c_combination', given, arch, params['larger'], fresh=tuple(fresh))
 
 # %% ../../nbs/training/10_rungs.ipynb #1d269985
 def _join_best(kind, trained, done, params):
@@ -315,14 +319,12 @@ def _estimate_training(rung, sizes, cost):
 def estimate_seconds(
     rung:Rung,   # any
     sizes:Sizes, # of the data
-    cost:dict,   # from `measure_network`; `new`: its `features` of the members that are not stored
+    cost:dict,   # from `measure_network`; `new`: the `features` of the members that are not stored
 )->float:
     "Seconds that a rung is expected to take, before the pace corrects them"
     if rung.notebook == '04a_probe': return _estimate_probe(rung, sizes, cost)
     if rung.notebook == '04_train': return _estimate_training(rung, sizes, cost)
-    members = split_joint(rung.arch) or [rung.arch]
-    new = (len(rung.parameters['runs']) - 1)/len(members)  # fine-tuned ones
-    return START + 5 + new*(sizes.train + sizes.valid)*cost['features']
+    return START + 5 + (sizes.train + sizes.valid)*cost['new']
 
 # %% ../../nbs/training/10_rungs.ipynb #239d3e4b
 def count_epochs(
