@@ -4,8 +4,9 @@
 
 Base: `04_train` with the card's recipe, to its last epoch; then each option alone. Measured is the model that is kept, on the validation
 images (the test split stays closed). `difference`: accuracy less that of the base, in percentage points, paired by image and seed, with its
-95 % interval over units (duplicates, patients, videos) and seeds. `time`: seconds of the epochs over those of the base. `teacher` learns from
-a probe of the same network, `joint teacher` from one of three networks on larger images. Finished trainings are not repeated, unless --again. Into runs/bench/options.json, and as a table.
+95 % interval over units (duplicates, patients, videos) and seeds. `log_loss`: mean cross-entropy of the calibrated probabilities, in nats.
+`time`: seconds of the epochs over those of the base. `teacher` learns from a probe of the same network, `joint teacher` from one of three
+networks on larger images. Finished trainings are not repeated, unless --again. Into runs/bench/options.json, and as a table.
 """
 import shutil
 import sys
@@ -32,6 +33,7 @@ OPTIONS = {'base': {}, 'label smoothing 0.1': dict(label_smoothing=.1), 'mixup':
     'cutmix': dict(cutmix=1.), 'policy light': dict(policy='light'), 'policy strong': dict(policy='strong'), 'no averaged weights': dict(ema=0.),
     'progressive': dict(progressive=True), 'all layers': dict(layers='all'), 'late layers': dict(layers='late'), 'lr x 0.5': dict(lr=.5),
     'lr x 2': dict(lr=2.), 'larger images': dict(size=256), 'teacher': dict(teacher='probe'),
+    'class weights': dict(class_weights=True), 'clipped gradients': dict(clip=1.), 'float32': dict(precision='fp32'),
     'joint teacher': dict(teacher='joint'), 'joint teacher, no mixup': dict(teacher='joint', mixup=0.)}
 TEACHERS = dict(probe={}, joint=dict(arch=name_joint(LITE), size=256, head='ridge'))
 
@@ -72,18 +74,35 @@ def read_valid(run):
     return Answers(table.label.map(numbers).to_numpy(), preds, np.eye(len(numbers))[preds], units)
 
 
+def get_log_loss(run):
+    "Mean cross-entropy of the calibrated probabilities of the validation images, in nats"
+    table = read_predictions(run).query("split == 'valid'")
+    own = table.columns.get_indexer([f'p_{label}' for label in table.label])
+    p = table.to_numpy()[np.arange(len(table)), own].astype(float)
+    return float(-np.log(p.clip(1e-7)).mean())
+
+
 def get_seconds(run):
     "Seconds of all epochs of a training; what comes before them depends on what an earlier one has stored"
     table = pd.read_csv(run.path/'history.csv')
     return float(table.seconds[table.epoch > 0].sum())
 
 
+def describe_base(record):
+    "The recipe in words, since a card may have another one later"
+    parameters = record['parameters']
+    shown = ('epochs', 'size', 'lr', 'policy', 'layers', 'ema', 'mixup')
+    return 'base: ' + ', '.join(f'{name} {parameters[name]}' for name in shown)
+
+
 def get_row(dataset, name, runs, base):
     "A row of the results"
+    if runs is base: name = describe_base(runs[-1].record)
     answers, plain = [[read_valid(run) for run in some] for some in (runs, base)]
     times = [get_seconds(run)/get_seconds(other) for run,other in zip(runs, base)]
     return dict(set=dataset, title=TITLES.get(dataset, dataset), option=name, seeds=len(runs), accuracy=get_accuracy(answers),
         difference=None if runs is base else get_difference_points(answers, plain), time=round(mean(times), 2),
+        log_loss=round(mean(get_log_loss(run) for run in runs), 3),
         **get_run_provenance(runs[-1].record, get_command(sys.argv), len(answers[0].targs)))
 
 
