@@ -2,6 +2,7 @@
 
 A benchmark with --keep calls `keep_results`; a row becomes one with its title, its interval, and where it comes from.
 """
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def get_command(argv):
     "What a user types for this call: without --keep, and of a folder only its name"
     script, *options = argv
     shown = [Path(o).name if Path(o).is_absolute() else o for o in options if o != '--keep']
-    return ' '.join(['python', f'benchmarks/{Path(script).name}', *shown])
+    return shlex.join(['python', f'benchmarks/{Path(script).name}', *shown])
 
 
 def get_ratio(row):

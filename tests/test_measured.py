@@ -50,6 +50,12 @@ def test_each_row_of_a_benchmark_has_its_file(folder):
     assert [row['accuracy_points'] for row in read_measured('fast_path', folder).rows[-3:]] == [0., 2., 1.]
 
 
+def test_a_row_has_a_command_that_can_be_typed(folder):
+    from kept import get_command
+    words = get_command(['/a/options.py', '--only', 'joint teacher, no mixup', '--keep', '/data/images'])
+    assert words == "python benchmarks/options.py --only 'joint teacher, no mixup' images"
+
+
 def value(x): return dict(value=x, low=x - .1, high=x + .05)
 
 
