@@ -66,7 +66,7 @@ _BY_TIME = ('epochs', 'budget_minutes', 'teacher')  # of a training: depend on t
 @patch
 def _give_time(self:Ladder, rung, given, old):
     "Add what depends on the time to a fine-tuning's parameters; one that was begun keeps its own"
-    seconds = max(1, .9*self.left - rung.overhead)
+    seconds = max(1, self.usable - rung.overhead)
     given['budget_minutes'] = round(seconds/60, 2)
     given |= {name: old[name] for name in _BY_TIME if name in old}
     if given['epochs'] != rung.parameters['epochs']: name_training(rung, given['epochs'])
