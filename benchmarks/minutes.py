@@ -8,7 +8,8 @@ batches of 32; ours begins with it, and may join it with other networks that are
 steps as come closest, by the seconds of a few steps, and once more by its own speed if that was a tenth off; its time counts as that of
 fastai, and holds no evaluation. `huggingface_fast`: the same with a learning rate of 1e-3, since the example's 5e-5 is for transformers,
 and too small for this network. `ours`: the command `imgclf_run SET --minutes N` with N = share x budget, on the clock from its start to
-its end, with an empty cache but for what belongs to the machine (exports of backbones, costs of networks, execution plans).
+its end, with an empty cache but for what belongs to the machine (exports of backbones, costs of networks, execution plans); the longest
+share is measured first, so that the others find the exports.
 `first_answer`: `imgclf_run SET --quick`, likewise.
 
 Finished cells are remembered in runs/bench/minutes and not repeated, unless --again or the budget, the images or their split are others.
@@ -369,9 +370,9 @@ def get_row(bench, tool, share, cells):
 
 
 def list_cells(options):
-    "`(tool, share)` of each cell, the shortest first; the first answer has no share"
+    "`(tool, share)` of each cell, the longest first, so that backbones are exported once; the first answer has no share"
     first = [('first_answer', None)]*('first_answer' in options.tools)
-    return first + [(tool, share) for share in sorted(options.shares) for tool in options.tools if tool != 'first_answer']
+    return first + [(tool, share) for share in sorted(options.shares, reverse=True) for tool in options.tools if tool != 'first_answer']
 
 
 def run_set(dataset, options):
