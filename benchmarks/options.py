@@ -21,7 +21,7 @@ from imgclf_nb.base.running import run_notebook
 from imgclf_nb.base.runs import Run
 from imgclf_nb.core import write_json
 from imgclf_nb.datasets.cards import get_card
-from imgclf_nb.results.artifacts import read_predictions
+from imgclf_nb.results.artifacts import get_true_probabilities, read_predictions
 from imgclf_nb.results.measured import get_run_provenance, keep_measured
 from imgclf_nb.stats.paired_tests import Answers
 from heads import LITE
@@ -77,9 +77,7 @@ def read_valid(run):
 def get_log_loss(run):
     "Mean cross-entropy of the calibrated probabilities of the validation images, in nats"
     table = read_predictions(run).query("split == 'valid'")
-    own = table.columns.get_indexer([f'p_{label}' for label in table.label])
-    p = table.to_numpy()[np.arange(len(table)), own].astype(float)
-    return float(-np.log(p.clip(1e-7)).mean())
+    return float(-np.log(get_true_probabilities(table).clip(1e-7)).mean())
 
 
 def get_seconds(run):

@@ -14,6 +14,7 @@ from .base.run_files import read_model_record, write_model_record
 from .core import write_csv
 from .images.preprocessing import open_image
 from .reporting.model_card import write_card
+from .results.artifacts import get_true_probabilities
 from .stats.calibration import set_temperature
 import imgclf_nb.baseline  # registers our own networks with timm
 
@@ -68,7 +69,7 @@ def get_mistakes(
 )->pd.DataFrame:
     "Incorrect predictions, the most confident first"
     mistakes = predictions[predictions.label != predictions.predicted].copy()
-    mistakes['p_true'] = [row[f'p_{row.label}'] for _,row in mistakes.iterrows()]
+    mistakes['p_true'] = get_true_probabilities(mistakes)
     return mistakes.nlargest(n, 'probability')[['path','label','predicted','probability','p_true']]
 
 # %% ../nbs/05_evaluation.ipynb #c2c6b915

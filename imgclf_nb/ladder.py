@@ -20,7 +20,7 @@ from .base.weights_at_hand import find_downloads
 from .core import UserError, write_csv
 from .data import get_items
 from .datasets.cards import fill_recipe, get_card, get_older
-from .results.artifacts import describe_data, read_predictions
+from .results.artifacts import describe_data, get_true_probabilities, read_predictions
 from .results.ladder_figures import describe_front, plot_front, plot_ladder
 from .stats.choice import get_chosen_share
 from .training.adoption import adopt
@@ -53,10 +53,8 @@ def read_answers(
     for run in runs:
         table = read_predictions(run).query("split == 'valid'").sort_values('path')
         right = (table.label == table.predicted).to_numpy()
-        own = table.columns.get_indexer([f'p_{label}' for label in table.label])
-        p = table.to_numpy()[np.arange(len(table)), own].astype(float)
         correct.append(right)
-        scores.append(right + .1*p)
+        scores.append(right + .1*get_true_probabilities(table))
     names = table.group.where(table.group.fillna('') != '', table.path)
     return np.array(scores), np.array(correct), pd.factorize(names)[0]
 
