@@ -74,6 +74,12 @@ def _label_panels(axs, split):
     figure.legend(known.values(), known, fontsize=9, ncols=min(3, 1 + len(axs)),
         loc='outside upper center', frameon=False)
 
+# %% ../../nbs/results/06f_measured_minutes.ipynb #ef53ca48
+def _choose_split(rows):
+    "`(split, rows)`: the rows with a test accuracy where there are any, else all by validation"
+    tested = [row for row in rows if row['test']]
+    return ('test', tested) if tested else ('valid', rows)
+
 # %% ../../nbs/results/06f_measured_minutes.ipynb #84d848d2
 def _say_unmeasured():
     "`Axes` of a figure that says that there are no rows"
@@ -87,11 +93,10 @@ def plot_minutes(
     tables:list, # `minutes`
 ):
     "Accuracy against minutes, a panel for each set and machine; the first `Axes`"
-    rows = tables[0].rows
-    if not rows: return _say_unmeasured()
+    if not tables[0].rows: return _say_unmeasured()
+    split, rows = _choose_split(tables[0].rows)
     sets = {}
     for row in rows: sets.setdefault((row['set'], row['machine']), []).append(row)
-    split = 'test' if all(row['test'] for row in rows) else 'valid'
     axs = _start_panels(len(sets))
     for ax,chosen in zip(axs, sets.values()): _plot_set(ax, chosen, split)
     _label_panels(axs, 'test' if split == 'test' else 'validation')
